@@ -1,0 +1,60 @@
+# The book's commands. `make help` lists them. Nothing needs to be installed by hand: Python 3.10 or newer, pip and make are enough.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+TEXT   ?= Hello, I am a talking head made of formulas.
+OUT    ?= out/demo.mp4
+
+# Golden vectors (see tests/golden/README.md): a fuller set is used where the variable, or a shared folder, points to one.
+export TALKER_T2AV_GOLDEN := $(or $(TALKER_T2AV_GOLDEN),$(CURDIR)/tests/golden)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lab docs export refresh bench clean
+
+help:  ## list these commands
+	@echo "make demo TEXT=\"...\"   say a sentence: writes $(OUT), a face with sound"
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | grep -v '^demo' | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 23
+
+setup: $(STAMP)  ## create .venv and install everything (the other commands do this when needed)
+
+$(STAMP): settings.ini setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else f"Python 3.10 or newer is needed, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12 ...")'
+	@echo "== First use: creating $(VENV) and installing what the book needs (about 2 GB; a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "No venv module: on Debian or Ubuntu, apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check --prefer-binary -e ".[dev]"
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@echo "== Making $(OUT)"
+	@$(BIN)/talker-t2av demo "$(subst ",\",$(TEXT))" -o "$(OUT)"
+
+test: $(STAMP)  ## all checks: package equals notebooks, site builds, notebooks run, tests pass
+	@echo "== 1/4 The house: package and notebooks agree and are clean"
+	@$(BIN)/python -m pytest tests/test_house.py
+	@echo "== 2/4 The site builds without warnings"
+	@$(BIN)/python docs/build.py
+	@echo "== 3/4 Every notebook runs from top to bottom (cells flagged slow or cuda excepted)"
+	@OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/nbdev_test --n_workers 2 --do_print --timing
+	@echo "== 4/4 Tests"
+	@$(BIN)/python -m pytest tests
+
+lab: $(STAMP)  ## open the book in JupyterLab
+	@$(BIN)/jupyter lab nbs/index.ipynb
+
+docs: $(STAMP)  ## build the site: docs/_build/html/index.html
+	@$(BIN)/python docs/build.py
+
+export: $(STAMP)  ## write talker_t2av/ from the notebooks and clean their metadata
+	@$(BIN)/nbdev_export && $(BIN)/nbdev_clean && echo "talker_t2av/ is up to date"
+
+refresh: $(STAMP)  ## run every notebook in place and store fresh outputs
+	@cd nbs && for name in *.ipynb; do echo "== $$name"; ../$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace $$name || exit 1; done
+	@$(BIN)/nbdev_clean
+
+bench: $(STAMP)  ## measure speeds: prints a table and writes data/results/benchmarks.json
+	@$(BIN)/python benchmarks/run.py
+
+clean:  ## remove what the commands made, except .venv
+	@rm -rf out docs/_build docs/_pages _proc

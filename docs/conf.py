@@ -1,0 +1,39 @@
+"""Sphinx settings. Run through docs/build.py, which makes the pages from the notebooks."""
+
+from latex2mathml.converter import convert
+
+project = "talker_t2av"
+author = "The talker_t2av developers"
+copyright = "2026, the talker_t2av developers; Apache-2.0"
+
+extensions = ["myst_nb"]
+nb_execution_mode = "off"  # the outputs that are stored in the notebooks are shown
+nb_merge_streams = True
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
+myst_heading_anchors = 3
+
+html_theme = "sphinx_book_theme"
+html_title = "Talker-T2AV, a book you can run"
+html_static_path = ["_build/static"]
+html_css_files = ["book.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "show_toc_level": 2, "home_page_in_toc": True, "show_navbar_depth": 1, "navbar_persistent": []}
+html_math_renderer = "mathml"
+
+
+def visit_inline_math(self, node):
+    self.body.append(convert(node.astext()))
+
+
+def visit_block_math(self, node):
+    self.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+
+
+def depart(self, node):
+    """convert() gave the whole element; nothing is left to close."""
+
+
+def setup(app):
+    # Formulas become MathML when the site is built: readers need no network and no script to see them.
+    app.add_html_math_renderer("mathml", (visit_inline_math, depart), (visit_block_math, depart))
