@@ -54,6 +54,14 @@ def process(path: Path) -> tuple[dict, str, str | None]:
     return json.loads(json.dumps(nb)), title, module
 
 
+def still(output: dict) -> dict | None:
+    """A live widget has no still picture: say where sliders live, leave progress bars out, keep everything else."""
+    data = output.get("data", {})
+    if "application/vnd.jupyter.widget-view+json" not in data:
+        return output
+    return output | {"data": {"text/plain": SLIDER}} if "interactive(" in "".join(data.get("text/plain", "")) else None
+
+
 def page(path: Path) -> str | None:
     """Write the page of one notebook into docs/_pages; return the name of its module, if it has one."""
     nb, title, module = process(path)
@@ -68,9 +76,8 @@ def page(path: Path) -> str | None:
             continue
         if cell["cell_type"] == "code" and "#| output: asis" in "".join(cell["source"]):  # show_doc: the result without its call
             cell["metadata"]["tags"] = ["remove-input"]
-        for output in cell.get("outputs", []):  # a live slider has no still picture: say where it lives
-            if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
-                output["data"] = {"text/plain": SLIDER}
+        if cell["cell_type"] == "code":
+            cell["outputs"] = [kept for output in cell["outputs"] if (kept := still(output))]
         cells.append({key: value for key, value in cell.items() if not key.endswith("_")})
     nb = {"cells": cells, "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5}
     (PAGES / path.name).write_text(json.dumps(nb), encoding="utf-8")

@@ -1,0 +1,118 @@
+"""The training loop survives SIGKILL at random moments, and two processes do what one would do."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from talker_t2av.training_loop import EMA, StepSampler, TrainConfig, fit, learning_rate_at, load_checkpoint, save_checkpoint, shuffled_batches
+
+SCRIPT = '''
+import sys, time
+import torch
+from torch import nn
+from talker_t2av.training_loop import TrainConfig, fit, shuffled_batches
+
+out, resume, steps, pause, dropout = sys.argv[1], sys.argv[2] == "1", int(sys.argv[3]), float(sys.argv[4]), float(sys.argv[5])
+torch.set_num_threads(1)
+torch.manual_seed(3)
+x = torch.randn(64, 8)
+model = nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Dropout(dropout), nn.Linear(32, 8))
+
+def loss_fn(model, batch, generator):
+    time.sleep(pause)
+    noise = torch.randn(batch[0].shape, generator=generator) if dropout else 0
+    return {"loss": (model(batch[0] + 0.1 * noise) - batch[0].flip(-1)).square().mean()}
+
+config = TrainConfig(steps=steps, warmup_steps=5, save_every=7, bf16=False, ema_decay=0.9, seed=11)
+data = torch.utils.data.TensorDataset(x)
+fit(model, loss_fn, shuffled_batches(data, 16, seed=11), config, out, resume=resume, progress=False)
+'''
+
+
+def run_script(script: Path, out: Path, resume: bool, *, steps=60, pause=0.0, dropout=0.1, launcher=()):
+    return subprocess.Popen([*launcher, *([] if launcher else [sys.executable]), script, out, "1" if resume else "0", str(steps), str(pause), str(dropout)],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "train.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def test_sigkill_and_resume_is_bit_exact(script, tmp_path):
+    """Killed three times at random moments and resumed, the run ends with the bytes of the undisturbed run."""
+    whole = run_script(script, tmp_path / "whole", False)
+    assert whole.wait(120) == 0, whole.stdout.read()
+    rng, out = random.Random(0), tmp_path / "killed"
+    for attempt in range(3):
+        steps_seen = {path.name for path in out.glob("checkpoint-*")}
+        process = run_script(script, out, attempt > 0, pause=0.01)
+        wait_for(lambda: {path.name for path in out.glob("checkpoint-*")} - steps_seen, process)
+        time.sleep(0.1 * rng.random())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    last = run_script(script, out, True)
+    assert last.wait(120) == 0, last.stdout.read()
+    for name in ("model", "ema", "optimizer"):
+        expected, got = (load_file(folder / "checkpoint-00000060" / f"{name}.safetensors") for folder in (tmp_path / "whole", out))
+        assert expected.keys() == got.keys() and all(torch.equal(expected[key], got[key]) for key in expected), name
+
+
+def test_two_processes_equal_one(script, tmp_path):
+    """The same command on two processes, each with half of every batch, learns the same weights (up to the order of sums)."""
+    launcher = [Path(sys.executable).parent / "accelerate", "launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    for out, how in (("one", ()), ("two", launcher)):
+        process = run_script(script, tmp_path / out, False, steps=20, dropout=0.0, launcher=how)
+        assert process.wait(180) == 0, process.stdout.read()
+    one, two = (load_file(tmp_path / out / "checkpoint-00000020" / "model.safetensors") for out in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
+
+
+def test_half_written_checkpoint_is_ignored(tmp_path):
+    model = nn.Linear(2, 2)
+    optimizer, ema, config = torch.optim.AdamW(model.parameters()), EMA(model, 0.9), TrainConfig(steps=10)
+    save_checkpoint(tmp_path, 3, model, ema, optimizer, config, [])
+    (tmp_path / ".partial-00000004").mkdir()
+    assert load_checkpoint(tmp_path, model, ema, optimizer, config) == (3, [])
+
+
+def test_sampler_covers_every_epoch_exactly():
+    """12 items in batches of 4: each epoch of three steps visits every item once, in another order."""
+    steps = [batch for batch, _ in zip(StepSampler(12, 4, seed=5), range(9))]
+    epochs = [sum(steps[i : i + 3], []) for i in (0, 3, 6)]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs) and epochs[0] != epochs[1]
+
+
+def test_a_loss_that_is_no_number_stops_the_run():
+    with pytest.raises(FloatingPointError, match="step 0"):
+        data = torch.utils.data.TensorDataset(torch.randn(8, 2))
+        fit(nn.Linear(2, 2), lambda model, batch, generator: {"loss": model(batch[0]).sum() * float("nan")}, shuffled_batches(data, 4), TrainConfig(steps=3), progress=False)
+
+
+@pytest.mark.parametrize("kwargs", [{"steps": 0}, {"steps": 5, "learning_rate": 0}, {"steps": 5, "ema_decay": 1.0}, {"steps": 5, "save_every": 0}])
+def test_bad_settings(kwargs):
+    with pytest.raises(ValueError):
+        TrainConfig(**kwargs)
+
+
+def test_one_step_schedule():
+    assert learning_rate_at(0, TrainConfig(steps=1, warmup_steps=0)) == 1e-3
