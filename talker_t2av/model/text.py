@@ -7,11 +7,8 @@ __all__ = ['BYTE_TO_CHAR', 'CHAR_TO_BYTE', 'BYTE_IDS', 'PATTERN', 'SPECIAL_TOKEN
            'merge_pair', 'train_merges', 'encode_piece', 'Prompt', 'check_transcript', 'TextTokenizer', 'Tokenizer',
            'train_tokenizer', 'token_html', 'save_tokenizer', 'ReleasedTokenizer', 'load_tokenizer']
 
-# %% ../../nbs/07_text.ipynb #059614d7
-import heapq
-import json
-import re
-import unicodedata
+# %% ../../nbs/07_text.ipynb #28914a30
+import heapq, json, re, unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from html import escape
@@ -49,24 +46,22 @@ def split_pieces(text: str) -> list[str]:
     "Cut `text` into the pieces that tokens never cross. Joined again they are `text`."
     return _PIECES.findall(text)
 
-# %% ../../nbs/07_text.ipynb #2e00c762
+# %% ../../nbs/07_text.ipynb #f47ac908
 def merge_pair(
     ids: list[int],  # tokens of one piece
     pair: tuple[int, int],  # the neighbours to glue
     new: int,  # the token that replaces them
 ) -> list[int]:
     "Replace every occurrence of `pair` by `new`, left to right, without overlaps."
-    merged, i = [], 0
-    while i < len(ids):
-        if i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair:
-            merged.append(new)
-            i += 2
+    merged = []
+    for token in ids:
+        if merged and (merged[-1], token) == pair:
+            merged[-1] = new
         else:
-            merged.append(ids[i])
-            i += 1
+            merged.append(token)
     return merged
 
-# %% ../../nbs/07_text.ipynb #d0c74946
+# %% ../../nbs/07_text.ipynb #5c98329f
 def _count_pairs(words: list[list[int]], frequencies: list[int]) -> tuple[Counter, dict]:
     "How often each pair of neighbours occurs, and in which words."
     counts, where = Counter(), defaultdict(set)
@@ -77,19 +72,18 @@ def _count_pairs(words: list[list[int]], frequencies: list[int]) -> tuple[Counte
     return counts, where
 
 
-def _apply_merge(pair, new, words, frequencies, counts, where) -> set:
+def _apply_merge(pair, new, words, frequencies, counts, where) -> list:
     "Merge `pair` in the words that hold it, keep counts and places up to date; returns the pairs whose count changed."
-    changed = set()
+    change = Counter()
     for index in where.pop(pair):
         for old in pairwise(words[index]):
-            counts[old] -= frequencies[index]
-            changed.add(old)
+            change[old] -= frequencies[index]
         words[index] = merge_pair(words[index], pair, new)
         for fresh in pairwise(words[index]):
-            counts[fresh] += frequencies[index]
+            change[fresh] += frequencies[index]
             where[fresh].add(index)
-            changed.add(fresh)
-    return changed
+    counts.update(change)
+    return [other for other, difference in change.items() if difference]
 
 # %% ../../nbs/07_text.ipynb #48530df7
 def train_merges(
@@ -275,10 +269,7 @@ def train_tokenizer(
     piece_counts = Counter(piece for text in texts for piece in split_pieces(text))
     return Tokenizer(train_merges(piece_counts, vocab_size - smallest))
 
-# %% ../../nbs/07_text.ipynb #56ddc484
-_TINTS = ("#FDE7C7", "#D6E4FF", "#E9DDFF", "#D9F2E3", "#FAD9E5")
-
-
+# %% ../../nbs/07_text.ipynb #e2f59af4
 def _visible(token: bytes) -> str:
     "A token's text as HTML; hexadecimal where it is only part of a character."
     try:
@@ -292,9 +283,9 @@ def token_html(
     ids,  # iterable of token ids
 ) -> str:
     "Tokens as coloured spans (an HTML string, escaped); the id shows when the mouse is over one."
-    spans = []
+    spans, tints = [], ("#FDE7C7", "#D6E4FF", "#E9DDFF", "#D9F2E3", "#FAD9E5")
     for i, token in enumerate(ids):
-        colour = "#D1D5DB" if token in tokenizer.special_ids.values() else _TINTS[i % len(_TINTS)]
+        colour = "#D1D5DB" if token in tokenizer.special_ids.values() else tints[i % len(tints)]
         text = _visible(tokenizer.token_bytes(token))
         spans.append(f'<span title="{token}" style="background:{colour};color:#111;border-radius:3px;padding:1px 2px;margin:1px">{text}</span>')
     return f'<div style="font-family:monospace;line-height:2">{"<wbr>".join(spans)}</div>'
