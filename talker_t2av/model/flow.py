@@ -167,7 +167,7 @@ def drop_condition(
     keep = (uniform > rate).reshape(-1, *[1] * (condition.ndim - 1))
     return condition * keep
 
-# %% ../../nbs/11_flow.ipynb #b2f326c4
+# %% ../../nbs/11_flow.ipynb #5a1d2c07
 def guide(
     conditional: Tensor,  # (B, ...) velocity with the condition
     unconditional: Tensor,  # (B, ...) velocity without it
@@ -176,12 +176,12 @@ def guide(
 ) -> Tensor:  # (B, ...) guided velocity
     "Classifier-free guidance (arXiv 2207.12598), optionally with the projection of CFG-zero-star (arXiv 2503.18886)."
     _check_same_shape(conditional=conditional, unconditional=unconditional)
-    if not guidance_scale >= 0:
+    if not 0 <= guidance_scale < float("inf"):
         raise ValueError(f"guidance_scale must be 0 or more, got {guidance_scale}")
     if zero_star:
-        axes = tuple(range(1, conditional.ndim))
-        along = (conditional * unconditional).sum(axes, keepdim=True)
-        unconditional = along / (unconditional.square().sum(axes, keepdim=True) + 1e-8) * unconditional
+        axes, c, u = tuple(range(1, conditional.ndim)), conditional.float(), unconditional.float()
+        shrink = (c * u).sum(axes, keepdim=True) / (u.square().sum(axes, keepdim=True) + 1e-8)  # c*, (B, 1, ...)
+        unconditional = shrink.to(unconditional.dtype) * unconditional
     return unconditional + guidance_scale * (conditional - unconditional)
 
 # %% ../../nbs/11_flow.ipynb #34958af6
@@ -286,7 +286,7 @@ def flow_matching_loss(
     weight = repeat(mask).to(error.dtype)
     return (weight * error).sum() / weight.sum().clamp_min(1e-8)
 
-# %% ../../nbs/11_flow.ipynb #2904272b
+# %% ../../nbs/11_flow.ipynb #656515ca
 @torch.no_grad()
 def sample_flow(
     velocity_fn: Callable,  # velocity_fn(x, timestep (B,), **conditions) -> velocity like x
@@ -307,7 +307,7 @@ def sample_flow(
         _check_finite(name, value)
         if len(value) != len(noise):
             raise ValueError(f"{name} must have {len(noise)} rows like noise, got {tuple(value.shape)}")
-    if not guidance_scale >= 0 or not temperature >= 0:
+    if not (0 <= guidance_scale < float("inf") and 0 <= temperature < float("inf")):
         raise ValueError(f"guidance_scale and temperature must be 0 or more, got {guidance_scale} and {temperature}")
     absent = [name for name in dropped if name not in conditions]
     if guidance_scale != 1 and absent:
