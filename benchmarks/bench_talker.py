@@ -128,7 +128,7 @@ def weights_read(talker: Talker, evaluations: int) -> int:
     return once + evaluations * (size(talker.audio_head) + size(talker.motion_head))
 
 
-def bench_paper_step(patches: int = 4) -> list[dict]:
+def bench_paper_step(patches: int = 3) -> list[dict]:
     talker, rows = paper_talker(), []
     bandwidth = memory_bandwidth()
     rows.append({"name": "memory bandwidth", "value": bandwidth / 1e9, "unit": "GB/s", "note": "sum over 1 GB, best of 5, same process"})

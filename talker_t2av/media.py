@@ -68,7 +68,7 @@ def load_torchaudio():
         import torchaudio
     return torchaudio
 
-# %% ../nbs/00b_media.ipynb #3a6718e9
+# %% ../nbs/00b_media.ipynb #544fecff
 def check_wav(wav, name="wav") -> np.ndarray:  # (T,) float samples in [-1, 1]
     "`wav` as a float32 numpy array (T,). Raises ValueError for any other shape, for no samples, NaN or infinity."
     wav = np.asarray(wav, dtype=np.float32)
@@ -105,7 +105,7 @@ def write_audio(
     wav,  # (T,) samples in [-1, 1]
     sample_rate: int = SAMPLE_RATE,  # in Hz
 ) -> Path:
-    "Write a mono sound file atomically (16-bit where the format has a depth)."
+    "Write a mono sound file atomically (16-bit where the format has a depth). Raises ValueError for wrong input, OSError when writing fails."
     import soundfile
 
     wav = check_wav(wav)
@@ -113,7 +113,10 @@ def write_audio(
     if Path(path).suffix.lower() not in formats:
         raise ValueError(f"write_audio: {path} should end in one of {', '.join(formats)}")
     with atomic_path(path) as temporary:
-        soundfile.write(temporary, wav, sample_rate, format=formats[Path(path).suffix.lower()])
+        try:
+            soundfile.write(temporary, wav, sample_rate, format=formats[Path(path).suffix.lower()])
+        except soundfile.LibsndfileError as error:  # a full disk, for example
+            raise OSError(f"write_audio: cannot write {path} ({error.error_string})") from None
     return Path(path)
 
 # %% ../nbs/00b_media.ipynb #6ae2c5fb
@@ -132,7 +135,7 @@ def play_audio(
     label = f'<span style="display:inline-block;min-width:9em">{title}</span>' if title else ""
     return HTML(f'<div style="display:flex;align-items:center;gap:.6em">{label}<audio controls src="data:audio/mpeg;base64,{source}"></audio></div>')
 
-# %% ../nbs/00b_media.ipynb #fff27f0f
+# %% ../nbs/00b_media.ipynb #9781bbec
 def check_frames(frames, name="frames") -> np.ndarray:  # (N, H, W, 3) uint8
     "`frames` as a contiguous uint8 array (N, H, W, 3). Raises ValueError for another shape or type, or odd sides."
     frames = np.ascontiguousarray(frames)
@@ -150,7 +153,7 @@ def write_video(
     quality: int = 18,  # H.264 constant rate factor: 0 is lossless, 18 looks lossless, 30 is small
     comment: str = "",  # goes into the file's metadata
 ) -> Path:
-    "Write an H.264 mp4 (with AAC sound if `wav` is given) atomically. Same input, same bytes."
+    "Write an H.264 mp4 (with AAC sound if `wav` is given) atomically. Same input, same bytes. Raises ValueError for wrong input, OSError when ffmpeg fails."
     import imageio_ffmpeg
 
     frames = check_frames(frames)
@@ -167,7 +170,7 @@ def write_video(
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *pictures, *sound, *coding, "-metadata", f"comment={comment}", str(temporary)]
         done = subprocess.run(command, input=frames.tobytes(), capture_output=True)
         if done.returncode:
-            raise RuntimeError(f"write_video: ffmpeg failed for {path}: {done.stderr.decode(errors='replace').strip()}")
+            raise OSError(f"write_video: ffmpeg failed for {path}: {done.stderr.decode(errors='replace').strip()}")
     return Path(path)
 
 # %% ../nbs/00b_media.ipynb #1ba3f03d

@@ -53,7 +53,7 @@ def test_video_has_sound_and_metadata(tmp_path):
 
 def test_a_failing_encoder_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: sys.executable)  # a program that is no ffmpeg
-    with pytest.raises(RuntimeError, match="ffmpeg failed"):
+    with pytest.raises(OSError, match="ffmpeg failed"):
         write_video(tmp_path / "clip.mp4", FRAMES)
     assert not list(tmp_path.iterdir())
 
