@@ -56,6 +56,8 @@ def test_notebook_is_clean(path):
     clean_nb(cleaned, clean_ids=get_config(path=ROOT).clean_ids)
     assert cleaned == nb, "run `make export` (it cleans metadata)"
     assert path.stat().st_size < 1.5e6, "over 1.5 MB: use fewer or smaller figures and players"
+    text = json.dumps([cell.get("outputs") for cell in nb["cells"]])
+    assert not re.search(r"/tmp/|ipykernel_\d|/home/|UserWarning", text), "an output shows a path of the machine or a warning"
     errors = [cell["source"] for cell in nb["cells"] for out in cell.get("outputs", []) if out["output_type"] == "error"]
     assert not errors, f"a cell ends in a stored error: {errors}"
 
@@ -77,13 +79,13 @@ def unresolved_names(module: types.ModuleType) -> set[str]:
     """Global names that functions of `module` would look up and not find: leftovers of a notebook's own globals."""
     missing = set()
 
-    def visit(code):
+    def visit(code, known):
         for step in dis.get_instructions(code):
-            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and not hasattr(builtins, step.argval) and step.argval not in vars(module):
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and not hasattr(builtins, step.argval) and step.argval not in known:
                 missing.add(f"{code.co_name}: {step.argval}")
         for constant in code.co_consts:
-            if isinstance(constant, types.CodeType) and constant.co_name != "<module>":
-                visit(constant)
+            if isinstance(constant, types.CodeType):
+                visit(constant, known)
 
     for thing in vars(module).values():
         if getattr(thing, "__module__", None) != module.__name__:
@@ -93,7 +95,7 @@ def unresolved_names(module: types.ModuleType) -> set[str]:
             member = getattr(member, "fget", None) or getattr(member, "func", None) or getattr(member, "__func__", member)
             member = getattr(member, "__wrapped__", member)
             if isinstance(member, types.FunctionType):
-                visit(member.__code__)
+                visit(member.__code__, member.__globals__)
     return missing
 
 
