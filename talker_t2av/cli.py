@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'ERRORS', 'top_parser', 'command_parser', 'main']
 
-# %% ../nbs/21_command_line.ipynb #b6159d11
+# %% ../nbs/21_command_line.ipynb #b9f27359
 import argparse
 import sys
 from importlib import import_module
@@ -15,13 +15,14 @@ from . import __version__
 COMMANDS = {  # name: ("module:function", one line for --help); the function adds its options to a parser and sets func
     "demo": ("talker_t2av.world.commands:demo_command", "say a typed sentence with a face, as an mp4"),
     "corpus": ("talker_t2av.world.commands:corpus_command", "build and check corpora of world clips"),
+    "train speaker": ("talker_t2av.codecs.speaker_training:speaker_command", "train the speaker encoder"),
 }
-ERRORS = (ValueError, OSError)  # bad input; files that are missing, forbidden or do not fit on the disk
+ERRORS = (ValueError, OSError, FloatingPointError)  # bad input; files that are missing, forbidden or too big for the disk; a training that diverged
 
-# %% ../nbs/21_command_line.ipynb #5e78bf5f
+# %% ../nbs/21_command_line.ipynb #9fa651f3
 def top_parser() -> argparse.ArgumentParser:
     "The parser that knows the names of the subcommands and nothing of their options."
-    lines = "\n".join(f"  {name:10s}{about}" for name, (_, about) in COMMANDS.items())
+    lines = "\n".join(f"  {name:16s}{about}" for name, (_, about) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="talker-t2av", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Joint talking audio-video generation: the commands of the book.",
@@ -39,14 +40,15 @@ def command_parser(name: str) -> argparse.ArgumentParser:
     getattr(import_module(module), function)(parser)
     return parser
 
-# %% ../nbs/21_command_line.ipynb #7f3b04e0
+# %% ../nbs/21_command_line.ipynb #71ccbd37
 def main(
     argv: list[str] | None = None,  # words after the program's name; None: those of this process
 ) -> int:  # exit code: 0 done, 1 found faults, 2 bad input, 130 interrupted
     "Run one subcommand; the console script `talker-t2av` calls this."
     argv = sys.argv[1:] if argv is None else argv
-    name = top_parser().parse_args(argv[:1]).command
-    args = command_parser(name).parse_args(argv[1:])
+    two_words = " ".join(argv[:2])
+    name = two_words if two_words in COMMANDS else top_parser().parse_args(argv[:1]).command
+    args = command_parser(name).parse_args(argv[len(name.split()) :])
     try:
         return args.func(args) or 0
     except ERRORS as error:

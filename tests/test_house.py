@@ -126,13 +126,13 @@ def test_the_lone_code_check_can_fail():
 
 
 ALLOWED = {  # arrows run one way: a package may import what stands on its right, and itself
-    "overview": set(), "media": {"overview"}, "world": {"media"}, "codecs": {"media", "training_loop"}, "model": {"media"},
+    "overview": set(), "media": {"overview"}, "world": {"media"}, "codecs": {"media", "training_loop", "world"}, "model": {"media"},
 }
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_arrows_run_one_way(module):
-    """World, codecs and model know only themselves and the tools below them."""
+    """World and model know only themselves and the tools below them; codecs are trained on the world."""
     part = module.split(".")[1]
     if part not in ALLOWED:
         return
