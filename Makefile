@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 TEXT   ?= Hello, I am a talking head made of formulas.
 OUT    ?= out/demo.mp4
 
-# Golden vectors (see tests/golden/README.md): a fuller set is used where the variable, or a shared folder, points to one.
+# Golden vectors (see tests/golden/README.md): the variable may point to a fuller set.
 export TALKER_T2AV_GOLDEN := $(or $(TALKER_T2AV_GOLDEN),$(CURDIR)/tests/golden)
 
 .DEFAULT_GOAL := help

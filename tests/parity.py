@@ -7,16 +7,15 @@ losses relative, those of gradients relative to the tensor's largest entry. Size
 """
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from talker_t2av.media import data_dir, write_result
 from talker_t2av.model.backbone import Backbone, BackboneConfig, from_qwen3
+from golden_files import FOLDERS, find_golden
 from talker_t2av.model.config import TalkerConfig, from_released, to_released
 from talker_t2av.model.flow import FlowDraws, flow_matching_loss, sample_flow
 from talker_t2av.model.head import RELEASED_HEAD_NAMES, DiffusionHead, HeadConfig
@@ -25,18 +24,6 @@ from talker_t2av.model.patches import PatchEncoder
 from talker_t2av.model.sequence import TalkerBatch
 from talker_t2av.model.stop import StopPredictor, StopRule, stop_labels, stop_loss
 from talker_t2av.model.talker import Sampling, Talker
-
-HERE = Path(__file__).parent
-FOLDERS = [Path(os.environ.get("TALKER_T2AV_GOLDEN", HERE / "golden")), HERE / "golden"]
-
-
-def load(name: str):
-    """Tensors and description of a golden file; None when it is nowhere."""
-    for folder in FOLDERS:
-        if (folder / f"{name}.safetensors").is_file():
-            return load_file(folder / f"{name}.safetensors"), json.loads((folder / f"{name}.json").read_text())
-    return None
-
 
 def row(file: str, what: str, difference, tolerance: float) -> dict:
     return {"file": file, "what": what, "difference": float(difference), "tolerance": float(tolerance)}
@@ -88,7 +75,7 @@ def draws_of(tensors: dict, prefix: str) -> dict[str, FlowDraws]:
 
 def joint_step(prefix: str) -> list[dict]:
     """One training step: embeddings, hidden states, targets, losses, stop, gradients. `prefix` is "" or "mixed."."""
-    tensors, spec = load("joint_step")
+    tensors, spec = find_golden("joint_step")
     talker, batch, tolerance = talker_of(tensors, spec), batch_of(tensors, prefix), spec["tolerance"]
     talker.config = replace(talker.config, num_draws=spec["config"]["cfm_k_repeat"][prefix])
     get = lambda name: tensors[f"{prefix}{name}"]
@@ -118,7 +105,7 @@ def joint_step(prefix: str) -> list[dict]:
 
 def generate(variant: str) -> list[dict]:
     """A whole generation from given noise. `variant` is "free" or "prefix"."""
-    (weights, step), (t, spec) = load("joint_step"), load("generate")
+    (weights, step), (t, spec) = find_golden("joint_step"), find_golden("generate")
     overrides = {name.removeprefix("weights_override."): value for name, value in t.items() if name.startswith("weights_override.")}
     c, talker = spec["config"], talker_of(weights, step, overrides)
     P, given = c["patch_size"], c[variant].get("prefix_patches", 0)
@@ -144,7 +131,7 @@ def generate(variant: str) -> list[dict]:
 
 def stop() -> list[dict]:
     """Stop predictor, labels (exactly), weights and losses."""
-    t, spec = load("stop")
+    t, spec = find_golden("stop")
     tolerance, predictor = spec["tolerance"], StopPredictor(spec["config"]["dim"])
     predictor.load_state_dict({name.removeprefix("weights."): value for name, value in t.items() if name.startswith("weights.")})
     rows, wrong, gap = [row("stop", "logits", apart(predictor(t["input.x"]), t["output.logits"]), tolerance["max_abs"])], 0, 0.0
@@ -163,7 +150,7 @@ def weights_of(tensors: dict, names=()) -> dict:
 
 def patch_encoder() -> list[dict]:
     """One patch encoder: usual, zero and very small frames."""
-    t, spec = load("patch_encoder")
+    t, spec = find_golden("patch_encoder")
     c = spec["config"]
     encoder = PatchEncoder(TransformerConfig(hidden_size=c["hidden_size"], num_hidden_layers=c["n_layer"], num_attention_heads=c["n_head"]))
     encoder.load_state_dict(weights_of(t, RELEASED_STACK_NAMES))
@@ -188,7 +175,7 @@ def conditions_of(t: dict) -> dict:
 @torch.no_grad()
 def head() -> list[dict]:
     """One velocity evaluation, with the released zero as second time and with others."""
-    t, spec = load("dit_head")
+    t, spec = find_golden("dit_head")
     model, x, conditions = head_of(t, spec["config"]), t["input.x"].transpose(1, 2), conditions_of(t)
     gap = max(
         apart(model(x, t["input.t"], **conditions).transpose(1, 2), t["output.v_dt0"]),
@@ -200,7 +187,7 @@ def head() -> list[dict]:
 
 def flow() -> list[dict]:
     """Training loss with given draws, and sampling from given noise."""
-    (t, spec), (s, sampler) = load("cfm_loss"), load("cfm_sampler")
+    (t, spec), (s, sampler) = find_golden("cfm_loss"), find_golden("cfm_sampler")
     draws = FlowDraws(t["draw.z"].transpose(1, 2), t["draw.n_t"], {"hidden": t["draw.u_mu_drop"], "history": t["draw.u_context_drop"]})
     loss = flow_matching_loss(head_of(t, spec["config"]), t["input.x1"].transpose(1, 2), conditions_of(t), draws, {"hidden": 0.1, "history": 0.05}).item()
     rows = [row("flow", "loss (relative)", abs(loss / t["output.loss"].item() - 1), spec["tolerance"]["loss_relative"])]
@@ -214,7 +201,7 @@ def flow() -> list[dict]:
 @torch.no_grad()
 def backbone() -> list[dict]:
     """Hidden states from embeddings, with right padding, and token by token."""
-    t, spec = load("backbone")
+    t, spec = find_golden("backbone")
     names = "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size rope_theta rms_norm_eps"
     model = Backbone(BackboneConfig(**{name: spec["config"][name] for name in names.split()}, max_position_embeddings=1024)).eval()
     model.load_state_dict({from_qwen3(name.removeprefix("weights.")): value for name, value in t.items() if name.startswith("weights.") and "lm_head" not in name})
@@ -255,7 +242,7 @@ CHECKS = {  # name -> (golden files it needs, check)
 def main() -> int:
     rows = []
     for name, (files, check) in CHECKS.items():
-        if lacking := [file for file in files if load(file) is None]:
+        if lacking := [file for file in files if find_golden(file) is None]:
             print(f"{name}: needs {', '.join(lacking)}; set TALKER_T2AV_GOLDEN to the full set", file=sys.stderr)
             return 1
         rows += check()
