@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TEXT   ?= Hello, I am a talking head made of formulas.
 OUT    ?= out/demo.mp4
+# The sentence reaches the shell untouched: quotes, dollar signs and all.
+export DEMO_TEXT = $(value TEXT)
 
 # Golden vectors (see tests/golden/README.md): the variable may point to a fuller set.
 export TALKER_T2AV_GOLDEN := $(or $(TALKER_T2AV_GOLDEN),$(CURDIR)/tests/golden)
@@ -21,14 +23,14 @@ setup: $(STAMP)  ## create .venv and install everything (the other commands do t
 
 $(STAMP): settings.ini setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else f"Python 3.10 or newer is needed, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12 ...")'
-	@echo "== First use: creating $(VENV) and installing what the book needs (about 2 GB; a few minutes, once)"
+	@echo "== Setting up $(VENV) with what the book needs (about 2 GB; a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "No venv module: on Debian or Ubuntu, apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install --disable-pip-version-check --prefer-binary -e ".[dev]"
 	@touch $(STAMP)
 
 demo: $(STAMP)
 	@echo "== Making $(OUT)"
-	@$(BIN)/talker-t2av demo "$(subst ",\",$(TEXT))" -o "$(OUT)"
+	@$(BIN)/talker-t2av demo -o "$(OUT)" -- "$$DEMO_TEXT"
 
 test: $(STAMP)  ## all checks: package equals notebooks, site builds, notebooks run, tests pass
 	@echo "== 1/4 The house: package and notebooks agree and are clean"

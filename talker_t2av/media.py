@@ -119,13 +119,13 @@ def write_audio(
             raise OSError(f"write_audio: cannot write {path} ({error.error_string})") from None
     return Path(path)
 
-# %% ../nbs/00b_media.ipynb #6ae2c5fb
+# %% ../nbs/00b_media.ipynb #dce68f90
 def play_audio(
     wav,  # (T,) samples in [-1, 1]
     sample_rate: int = SAMPLE_RATE,  # in Hz
     title: str = "",  # shown beside the player
 ):
-    "An audio player for the notebook page, with the sound inside as MP3 (about 8 kB a second)."
+    "An audio player for the notebook page, with the sound inside as MP3."
     import soundfile
     from IPython.display import HTML
 

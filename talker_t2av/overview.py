@@ -24,7 +24,7 @@ def swatches(colours: dict[str, str]) -> SVG:  # name -> "#rrggbb"
     ]
     return SVG(f'<svg xmlns="http://www.w3.org/2000/svg" width="{120 * len(colours)}" height="52" font-family="sans-serif">{"".join(chips)}</svg>')
 
-# %% ../nbs/00a_overview.ipynb #595af009
+# %% ../nbs/00a_overview.ipynb #5a5cc85a
 BOXES = [  # key, x, y, width, height, colour, title, second line
     ("corpus", 20, 42, 160, 40, TEXT, "3 Corpus", "sentences, clips"),
     ("voice", 20, 110, 160, 56, AUDIO, "1 Voice", "phonemes, speech"),
@@ -53,7 +53,7 @@ BOXES = [  # key, x, y, width, height, colour, title, second line
 PANELS = [  # x, y, width, height, title, key that lights the whole panel
     (8, 8, 184, 338, "Part 1 · a world that talks", "world"),
     (208, 8, 174, 338, "Part 2 · two 25 Hz latents", "codecs"),
-    (408, 8, 374, 338, "Part 3 · the model", "talker"),
+    (408, 8, 374, 338, "Part 3 · the model (joined in 13)", "talker"),
     (808, 8, 184, 338, "what comes out", None),
     (8, 366, 354, 86, "Part 4 · make it talk", "talk"),
     (388, 366, 384, 86, "Part 5 · does it work?", "evaluation"),
