@@ -179,6 +179,17 @@ def test_guidance_identities():
     assert torch.equal(guide(c, torch.zeros_like(u), 2.0), 2 * c)
 
 
+def test_weight_zero_is_blind_only_without_zero_star():
+    """Plain guidance of weight 0 is the unconditional velocity; zero-star scales it by c*, which the condition decides."""
+    g = torch.Generator().manual_seed(5)
+    c, other, u = torch.randn(3, 5, 4, 3, generator=g).unbind(0)
+    assert torch.equal(guide(c, u, 0.0, False), guide(other, u, 0.0, False)) and torch.equal(guide(c, u, 0.0, False), u)
+    star = guide(c, u, 0.0, True)
+    assert not torch.allclose(star, guide(other, u, 0.0, True))
+    scale = (c * u).sum((1, 2)) / u.square().sum((1, 2))
+    torch.testing.assert_close(star, scale[:, None, None] * u)
+
+
 def test_guided_velocity_is_two_calls_in_one():
     def net(x, timestep, hidden, who):
         return x * timestep[:, None] + hidden.tanh() + who

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import FOLDERS
+from golden_files import FOLDERS
 from head_reference import reference_velocity
 
 from talker_t2av.model.flow import FlowDraws, draw_flow, flow_matching_loss, sample_flow

@@ -4,6 +4,7 @@ import builtins
 import dis
 import json
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -25,8 +26,8 @@ MODULES = sorted(
 def exported(tmp_path_factory):
     """A fresh export of every notebook into an empty folder, made with the project's own settings."""
     folder = tmp_path_factory.mktemp("export")
-    for name in ("settings.ini", "nbs"):
-        (folder / name).symlink_to(ROOT / name)
+    shutil.copy(ROOT / "settings.ini", folder)
+    shutil.copytree(ROOT / "nbs", folder / "nbs", ignore=shutil.ignore_patterns(".*"))
     (folder / "pyproject.toml").write_text("")
     done = subprocess.run([Path(sys.executable).parent / "nbdev_export"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from talker_t2av.codecs.speaker import (
     SPEAKER_PRESETS, AttentivePooling, MarginSoftmax, SpeakerConfig, SpeakerEncoder, SpeakerModel, all_trials, bootstrap_eer, equal_error_rate, voice_mel,
 )
 from talker_t2av.codecs.speaker_training import (
-    DEVELOPMENT_VARIANTS, SPEAKER_RECIPES, SPREAD, TRAIN_VARIANTS, crop_batches, cut_trials, extra_voices, measure, name_strangers, recordings, roughen, speaker_command, train_speaker,
+    DEVELOPMENT_VARIANTS, SPEAKER_RECIPES, SPREAD, TRAIN_VARIANTS, SpeakerClassifier, crop_batches, cut_trials, extra_voices, measure, name_strangers, recordings, roughen, speaker_command, speaker_loss, train_speaker,
 )
 from talker_t2av.media import data_dir
 from talker_t2av.world.voice import VOICES, voice_names
@@ -47,7 +47,7 @@ def wavs():
 @settings(max_examples=12, deadline=None)
 def test_any_length_gives_unit_vectors(tiny, samples, size):
     wav = 0.1 * torch.randn(size, samples, generator=rng(samples))
-    assert voice_mel(wav).shape == (size, 64, samples // 240)
+    assert voice_mel(wav).shape == (size, 80, samples // 240)
     vector = tiny.encode(wav)
     assert vector.shape == (size, 16) and vector.dtype == torch.float32
     torch.testing.assert_close(vector.norm(dim=1), torch.ones(size))
@@ -242,7 +242,7 @@ def test_roughen_changes_and_repeats(wavs):
 
 
 def test_batches_restart_at_any_step():
-    pictures = [torch.randn(8, 250 + i, generator=rng(i)) for i in range(7)]
+    pictures = [torch.randn(8, 300 + i, generator=rng(i)) for i in range(7)]
     make = crop_batches(pictures, torch.arange(7), batch_size=4, seed=3)
     whole, late = make(0), make(2)
     next(whole), next(whole)
@@ -253,6 +253,20 @@ def test_batches_restart_at_any_step():
 
 
 # --- training
+
+
+def test_both_questions_reach_the_encoder():
+    """Loss is the sum of its parts; voices of one accent share a direction; both parts give the encoder gradients."""
+    voices = [VOICES[name] for name in ("ada", "dan", "hana", "lily", "nell")]  # two American, two southern (en-gb, en-rp), one northern
+    torch.manual_seed(0)
+    model = SpeakerClassifier(SPEAKER_PRESETS["tiny"], voices)
+    assert model.accent_of.tolist() == [0, 0, 2, 2, 1]
+    batch = {"mel": torch.randn(5, 80, 60, generator=rng(4)), "speaker": torch.arange(5)}
+    losses = speaker_loss(model, batch, rng(5))
+    torch.testing.assert_close(losses["loss"], losses["name"] + losses["accent"])
+    for part in ("name", "accent"):
+        gradient = torch.autograd.grad(losses[part], model.encoder.embed.weight, retain_graph=True)[0]
+        assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
 
 
 def test_killed_and_resumed_is_the_same(tmp_path, monkeypatch):

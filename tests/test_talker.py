@@ -457,3 +457,46 @@ def test_generation_refuses_at_once(change, match):
     arguments = {"prefix_ids": torch.tensor([[1, 2, 3]]), "speaker": torch.zeros(1, 6), "first_motion": torch.zeros(1, 7), "max_patches": 3, "generator": seeded()} | change
     with pytest.raises(ValueError, match=match):
         make_talker().generate(**arguments)  # no patch is asked for: the refusal comes before
+
+
+# ---- no loops ----
+
+
+def count_calls(talker, run):
+    """How often each part is called while `run` runs."""
+    parts = {
+        "audio head": talker.audio_head, "motion head": talker.motion_head, "audio encoder": talker.patches.audio_encoder,
+        "motion encoder": talker.patches.motion_encoder, "backbone": talker.backbone, "stop": talker.stop,
+    }
+    calls = dict.fromkeys(parts, 0)
+
+    def hook(name):
+        def count(*_):
+            calls[name] += 1
+        return count
+
+    handles = [part.register_forward_hook(hook(name)) for name, part in parts.items()]
+    run()
+    for handle in handles:
+        handle.remove()
+    return calls
+
+
+@pytest.mark.parametrize("num_draws", [1, 3])
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_no_python_loop_over_samples_patches_or_draws(arrangement, num_draws):
+    """A training step calls each part once, whatever the number of samples, patches and draws."""
+    talker = make_talker(replace(TINY, arrangement=arrangement, num_draws=num_draws))
+    for lengths in ([(8, 8)], [(60, 56)], [(26, 24), (14, None), (12, 20), (40, 40), (9, 9)]):
+        batch = make_batch(make_samples(lengths), TOKENIZER, talker.config)
+        calls = count_calls(talker, lambda: talker(batch, seeded()))
+        assert calls == dict.fromkeys(calls, 1), (lengths, calls)
+
+
+def test_generation_calls_do_not_depend_on_the_number_of_rows():
+    """Patch after patch must wait; rows must not. One backbone call for the text and one per patch, nine looks of each head per patch."""
+    talker, L = make_talker(), 3
+    for B in (1, 4):
+        ids = prefix_of().repeat(B, 1)
+        run = lambda: list(talker.generate(ids, torch.zeros(B, 6), torch.zeros(B, 7), max_patches=L, generator=seeded(), sampling=Sampling(num_steps=10)))
+        assert count_calls(talker, run) == {"audio head": 9 * L, "motion head": 9 * L, "audio encoder": L, "motion encoder": L, "backbone": 1 + L, "stop": L}

@@ -323,7 +323,7 @@ def read_tensors(
         rope.to_empty(device=device)  # its table is not in the files: made anew
     return module
 
-# %% ../../nbs/09_backbone.ipynb #d1c17417
+# %% ../../nbs/09_backbone.ipynb #48199b95
 def local_folder(source: str | Path) -> Path:
     "The folder itself, or a download of the Hub repository of that name (configuration and safetensors only)."
     if Path(source).is_dir():
@@ -334,7 +334,7 @@ def local_folder(source: str | Path) -> Path:
 
     return Path(snapshot_download(source, allow_patterns=["config.json", "*.safetensors", "*.safetensors.index.json"]))
 
-
+# %% ../../nbs/09_backbone.ipynb #2e0ed40b
 def load_backbone(
     source: str | Path,  # folder with Qwen3's config.json and safetensors, or a Hub repository such as "Qwen/Qwen3-0.6B"
     dtype: torch.dtype = torch.float32,
@@ -352,7 +352,7 @@ def load_backbone(
     where = {from_qwen3(name): (file, name) for name, file in files.items()}
     return read_tensors(where, backbone, folder, dtype, device).eval()
 
-
+# %% ../../nbs/09_backbone.ipynb #3416fdde
 def save_backbone(
     backbone: Backbone,
     folder: str | Path,  # made if needed

@@ -167,11 +167,11 @@ def drop_condition(
     keep = (uniform > rate).reshape(-1, *[1] * (condition.ndim - 1))
     return condition * keep
 
-# %% ../../nbs/11_flow.ipynb #5a1d2c07
+# %% ../../nbs/11_flow.ipynb #1ba9ab96
 def guide(
     conditional: Tensor,  # (B, ...) velocity with the condition
     unconditional: Tensor,  # (B, ...) velocity without it
-    guidance_scale: float,  # 0 unconditional, 1 conditional, more exaggerates
+    guidance_scale: float,  # 1 conditional, more exaggerates; 0 is c* unconditional, and only without zero_star free of the condition
     zero_star: bool = True,  # rescale the unconditional branch by its projection
 ) -> Tensor:  # (B, ...) guided velocity
     "Classifier-free guidance (arXiv 2207.12598), optionally with the projection of CFG-zero-star (arXiv 2503.18886)."

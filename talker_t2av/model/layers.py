@@ -141,7 +141,15 @@ def attention(
         return plain_attention(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
 
-# %% ../../nbs/08_layers.ipynb #2dfba294
+# %% ../../nbs/08_layers.ipynb #9568fbbf
+def _positive(config, *names: str) -> None:
+    "Raise ValueError, naming the field, unless each named field is a positive integer."
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+# %% ../../nbs/08_layers.ipynb #012c2044
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
     """Shape of a stack of blocks. The defaults are those of the released patch encoders and diffusion heads.
@@ -181,14 +189,6 @@ class TransformerConfig:
             raise ValueError(f"head_dim must be even, because rotary embedding turns pairs of channels; got {self.head_dim}")
         if self.rope_pairing not in ("halves", "adjacent"):
             raise ValueError(f"rope_pairing must be 'halves' or 'adjacent', got {self.rope_pairing!r}")
-
-
-def _positive(config, *names: str) -> None:
-    "Raise ValueError, naming the field, unless each named field is a positive integer."
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 # %% ../../nbs/08_layers.ipynb #6152fc5f
 class Attention(nn.Module):

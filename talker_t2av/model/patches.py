@@ -75,7 +75,7 @@ def count_patches(
     "Patches of each sample, as the release counts: sound rounded up, motion rounded down, the larger of both."
     return torch.maximum(-(-audio_lengths // patch_size), motion_lengths // patch_size)
 
-# %% ../../nbs/10_patches.ipynb #effccf2a
+# %% ../../nbs/10_patches.ipynb #7cd0f3be
 def _check_latents(name: str, latents: Tensor, dim: int) -> None:
     "ValueError for latents that are not (B, N, dim) floats, or hold NaN or infinity."
     if latents.dim() != 3 or latents.shape[-1] != dim or latents.shape[1] == 0 or not latents.is_floating_point():
@@ -96,7 +96,48 @@ def _check_lengths(name: str, lengths: Tensor | None, latents: Tensor, least: in
         raise ValueError(f"{name}: takes {least} to {latents.shape[1]} frames (what the batch holds), got {lengths.tolist()}")
     return lengths.to(latents.device)
 
-# %% ../../nbs/10_patches.ipynb #3202b75c
+
+def _check_streams(audio, motion, audio_lengths, motion_lengths, audio_dim: int, motion_dim: int):
+    "Both lengths, or None for both. Refuses what does not fit; fills in lengths when only one is given."
+    _check_latents("audio", audio, audio_dim)
+    if motion is None:
+        if motion_lengths is not None and motion_lengths.any():
+            raise ValueError("motion_lengths: given without motion; give motion latents too, or neither")
+        motion_lengths = None if audio_lengths is None else torch.zeros_like(audio_lengths)
+    else:
+        _check_latents("motion", motion, motion_dim)
+        if len(motion) != len(audio):
+            raise ValueError(f"motion: has {len(motion)} samples, audio has {len(audio)}; give one row each (zeros and length 0 for a sample without video)")
+    audio_lengths = _check_lengths("audio_lengths", audio_lengths, audio, 1)
+    motion_lengths = _check_lengths("motion_lengths", motion_lengths, audio if motion is None else motion, 0)
+    if (audio_lengths is None) != (motion_lengths is None):
+        full = torch.full((len(audio),), 0, device=audio.device)
+        audio_lengths = full + audio.shape[1] if audio_lengths is None else audio_lengths
+        motion_lengths = full + motion.shape[1] if motion_lengths is None else motion_lengths
+    return audio_lengths, motion_lengths
+
+# %% ../../nbs/10_patches.ipynb #ea62281e
+def _project_frames(
+    latents: Tensor,  # (B, N, d)
+    lengths: Tensor | None,  # (B,) frames; None: all N
+    projector: nn.Linear,  # d -> D
+    num_patches: int,  # L
+    patch_size: int,  # P
+) -> Tensor:  # (B, L, P, D)
+    "Projected frames as patches; frames beyond a sample's length are zeros after the projector."
+    x = projector(latents.to(projector.weight.dtype))
+    if lengths is not None:
+        x = x.masked_fill(torch.arange(x.shape[1], device=x.device)[None, :, None] >= lengths[:, None, None], 0.0)
+    missing = num_patches * patch_size - x.shape[1]
+    return frames_to_patches(nn.functional.pad(x, (0, 0, 0, missing)), patch_size)  # a negative pad cuts
+
+# %% ../../nbs/10_patches.ipynb #22660f3c
+def _encode_where(encoder: PatchEncoder, patches: Tensor, where: Tensor) -> Tensor:  # (B, L, P, D), (B, L) -> (B, L, D)
+    "The encoder's vector where `where` is True, zeros elsewhere."
+    vectors = encoder(patches[where])
+    return vectors.new_zeros(*where.shape, vectors.shape[-1]).masked_scatter(where[..., None], vectors)
+
+# %% ../../nbs/10_patches.ipynb #b076eedd
 class PatchEmbedding(nn.Module):
     """Two latent streams -> one vector per patch: projector, patch encoder, sum (arXiv 2604.23586, section 3).
 
@@ -125,14 +166,6 @@ class PatchEmbedding(nn.Module):
         "The task tag: the first token of the sequence."
         return self.task_embedding(task)[:, None]
 
-    def _frames(self, latents: Tensor, lengths: Tensor | None, projector: nn.Linear, num_patches: int) -> Tensor:
-        "(B, L, P, D): projected frames; those beyond a sample's length are zeros after the projector."
-        x = projector(latents.to(projector.weight.dtype))
-        if lengths is not None:
-            x = x.masked_fill(torch.arange(x.shape[1], device=x.device)[None, :, None] >= lengths[:, None, None], 0.0)
-        missing = num_patches * self.patch_size - x.shape[1]
-        return frames_to_patches(nn.functional.pad(x, (0, 0, 0, missing)), self.patch_size)  # a negative pad cuts
-
     def forward(self, audio: Tensor, motion=None, audio_lengths=None, motion_lengths=None) -> Tensor:  # (B, L, D)
         "One vector per patch: the sum of what `encode_each` gives, with the same arguments and errors."
         audio_vectors, motion_vectors = self.encode_each(audio, motion, audio_lengths, motion_lengths)
@@ -146,34 +179,16 @@ class PatchEmbedding(nn.Module):
         motion_lengths: Tensor | None = None,  # (B,) frames, 0 to M, 0 for a sample without video; None: all M
     ) -> tuple[Tensor, Tensor]:  # each (B, L, D), L of the longest sample; zeros after a sample's own patches
         "The vectors of sound and of motion, apart. Raises ValueError for wrong shapes, lengths that do not fit, NaN."
-        audio_lengths, motion_lengths = self._check(audio, motion, audio_lengths, motion_lengths)
+        dims = self.audio_projector.in_features, self.motion_projector.in_features
+        audio_lengths, motion_lengths = _check_streams(audio, motion, audio_lengths, motion_lengths, *dims)
         if audio_lengths is not None:
             return self._encode_batch(audio, motion, audio_lengths, motion_lengths)
         # The usual step of generation: no lengths, so nothing depends on data.
         L = max(-(-audio.shape[1] // self.patch_size), 0 if motion is None else motion.shape[1] // self.patch_size)
-        sound = self.audio_encoder(self._frames(audio, None, self.audio_projector, L))
+        sound = self.audio_encoder(_project_frames(audio, None, self.audio_projector, L, self.patch_size))
         if motion is None:
             return sound, self.motion_padding.expand_as(sound)
-        return sound, self.motion_encoder(self._frames(motion, None, self.motion_projector, L))
-
-    def _check(self, audio, motion, audio_lengths, motion_lengths):
-        "Refuse what does not fit; fill in lengths when only one is given."
-        _check_latents("audio", audio, self.audio_projector.in_features)
-        if motion is None:
-            if motion_lengths is not None and motion_lengths.any():
-                raise ValueError("motion_lengths: given without motion; give motion latents too, or neither")
-            motion_lengths = None if audio_lengths is None else torch.zeros_like(audio_lengths)
-        else:
-            _check_latents("motion", motion, self.motion_projector.in_features)
-            if len(motion) != len(audio):
-                raise ValueError(f"motion: has {len(motion)} samples, audio has {len(audio)}; give one row each (zeros and length 0 for a sample without video)")
-        audio_lengths = _check_lengths("audio_lengths", audio_lengths, audio, 1)
-        motion_lengths = _check_lengths("motion_lengths", motion_lengths, audio if motion is None else motion, 0)
-        if (audio_lengths is None) != (motion_lengths is None):
-            full = torch.full((len(audio),), 0, device=audio.device)
-            audio_lengths = full + audio.shape[1] if audio_lengths is None else audio_lengths
-            motion_lengths = full + motion.shape[1] if motion_lengths is None else motion_lengths
-        return audio_lengths, motion_lengths
+        return sound, self.motion_encoder(_project_frames(motion, None, self.motion_projector, L, self.patch_size))
 
     def _encode_batch(self, audio, motion, audio_lengths, motion_lengths) -> tuple[Tensor, Tensor]:
         "Samples of different lengths: encode only the patches that exist, and put each back in its place."
@@ -181,13 +196,10 @@ class PatchEmbedding(nn.Module):
         L = int(count.max())
         exists = torch.arange(L, device=audio.device) < count[:, None]  # (B, L)
         has_motion = exists & (motion_lengths > 0)[:, None]
-        sound = self._encode(self._frames(audio, audio_lengths, self.audio_projector, L), exists, self.audio_encoder)
+        frames = _project_frames(audio, audio_lengths, self.audio_projector, L, self.patch_size)
+        sound = _encode_where(self.audio_encoder, frames, exists)
         padding = self.motion_padding * (exists & ~has_motion)[..., None]
         if motion is None or not has_motion.any():
             return sound, padding
-        return sound, padding + self._encode(self._frames(motion, motion_lengths, self.motion_projector, L), has_motion, self.motion_encoder)
-
-    def _encode(self, patches: Tensor, where: Tensor, encoder: PatchEncoder) -> Tensor:
-        "(B, L, D): the encoder's vector where (B, L) is True, zeros elsewhere."
-        vectors = encoder(patches[where])
-        return vectors.new_zeros(*where.shape, self.hidden_size).masked_scatter(where[..., None], vectors)
+        frames = _project_frames(motion, motion_lengths, self.motion_projector, L, self.patch_size)
+        return sound, padding + _encode_where(self.motion_encoder, frames, has_motion)

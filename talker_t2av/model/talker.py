@@ -24,11 +24,12 @@ from .stop import StopPredictor, StopRule, stop_labels, stop_loss
 
 # %% auto #0
 __all__ = ['build_backbone', 'build_patches', 'build_head', 'PatchTargets', 'select_targets', 'stream_loss', 'TalkerOutput',
-           'Talker', 'parameter_table', 'Sampling', 'Patch', 'Stream', 'check_generation', 'generate_patches']
+           'TalkerParts', 'TalkerRows', 'Talker', 'parameter_table', 'Sampling', 'Patch', 'Stream', 'check_generation',
+           'generate_patches']
 
-# %% ../../nbs/13d_talker.ipynb #fdcaa02a
+# %% ../../nbs/13d_talker.ipynb #5329a432
 def build_backbone(c: TalkerConfig) -> Backbone:
-    "The causal language model (chapter 9)."
+    "The causal language model (notebook 9)."
     names = (
         "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size "
         "rope_theta rms_norm_eps max_position_embeddings"
@@ -37,19 +38,19 @@ def build_backbone(c: TalkerConfig) -> Backbone:
 
 
 def build_patches(c: TalkerConfig) -> PatchEmbedding:
-    "Projectors, patch encoders, padding embedding, task tag (chapter 10)."
+    "Projectors, patch encoders, padding embedding, task tag (notebook 10)."
     encoder = TransformerConfig(hidden_size=c.hidden_size, num_hidden_layers=c.num_patch_layers, num_attention_heads=c.num_patch_attention_heads)
     return PatchEmbedding(encoder, c.audio_dim, c.motion_dim, c.patch_size)
 
 
 def build_head(c: TalkerConfig, latent_dim: int, global_condition_dim: int) -> DiffusionHead:
-    "The diffusion head of one stream (chapter 12)."
+    "The diffusion head of one stream (notebook 12)."
     return DiffusionHead(HeadConfig(
         latent_dim=latent_dim, global_condition_dim=global_condition_dim, patch_size=c.patch_size,
         hidden_size=c.hidden_size, num_hidden_layers=c.num_head_layers, num_attention_heads=c.num_head_attention_heads,
     ))
 
-# %% ../../nbs/13d_talker.ipynb #dbe7f163
+# %% ../../nbs/13d_talker.ipynb #56b0a95c
 @dataclass(frozen=True)
 class PatchTargets:
     "What one diffusion head learns from in one batch: R rows, one per target patch, samples in order."
@@ -75,8 +76,8 @@ def select_targets(
     history = F.pad(patches, (0, 0, 0, 0, 1, 0))[:, :-1]
     states = hidden.gather(1, positions.clamp(max=hidden.shape[1] - 1)[..., None].expand(-1, -1, D))  # (B, L, D)
     chosen = torch.arange(L, device=count.device) < torch.where(count > 1, count, 0)[:, None]  # (B, L)
-    world = global_condition[:, None].expand(-1, L, -1)
-    return PatchTargets(patches[chosen], {"hidden": states[chosen], "history": history[chosen], "global_condition": world[chosen]})
+    condition = global_condition[:, None].expand(-1, L, -1)  # (B, L, G)
+    return PatchTargets(patches[chosen], {"hidden": states[chosen], "history": history[chosen], "global_condition": condition[chosen]})
 
 # %% ../../nbs/13d_talker.ipynb #5e99be52
 def stream_loss(
@@ -112,9 +113,9 @@ class TalkerOutput:
         "The four losses as numbers, for logging."
         return {name: float(getattr(self, name).detach()) for name in ("loss", "audio_loss", "motion_loss", "stop_loss")}
 
-# %% ../../nbs/13d_talker.ipynb #c262def1
-class Talker(nn.Module):
-    "Text, then one token per patch of both streams, in one causal model; two diffusion heads and a stop predictor (arXiv 2604.23586, section 3)."
+# %% ../../nbs/13d_talker.ipynb #6ec41712
+class TalkerParts(nn.Module):
+    "The five modules of the talker, and their files."
 
     def __init__(self, config: TalkerConfig | str):  # a configuration, or the name of a preset
         super().__init__()
@@ -129,6 +130,32 @@ class Talker(nn.Module):
         self.motion_head = build_head(config, config.motion_dim, config.motion_dim)
         self.stop = StopPredictor(config.hidden_size)
 
+    def save_pretrained(self, folder: str | Path) -> Path:
+        "Write `model.safetensors` and `config.json` into a folder."
+        return save_weights(self, self.config, folder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,  # a folder, or "owner/repository" on the Hugging Face Hub; our layout or the released one
+        config: TalkerConfig | None = None,  # None: the folder's own; the paper's for the released checkpoint
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Talker:
+        "A talker with stored weights, in evaluation mode. Raises FileNotFoundError, or ValueError that names the tensor at fault."
+        folder = local_folder(name)
+        with torch.device("meta"):
+            model = cls(config or read_config(folder) or PRESETS["paper"])
+        return load_weights(model, folder, dtype, device).eval()
+
+# %% ../../nbs/13d_talker.ipynb #a0eaa376
+class TalkerRows(TalkerParts):
+    "What the backbone reads, and what the heads have to answer."
+
+    def num_slots(self, batch: TalkerBatch) -> Tensor:  # (B,)
+        "Slots of each row."
+        return self.arrangement.num_slots(count_patches(batch.audio_length, batch.motion_length, self.config.patch_size))
+
     def embed(self, batch: TalkerBatch) -> Tensor:  # (B, 1 + T, D)
         "Task tag, text, patches in their slots, closing tokens."
         task = self.patches.embed_task((batch.motion_length > 0).long())
@@ -136,10 +163,6 @@ class Talker(nn.Module):
         streams = batch.audio, batch.motion if batch.motion.shape[1] else None, batch.audio_length, batch.motion_length
         slots = lay_out(*self.patches.encode_each(*streams), self.arrangement)  # by default, the sum of both
         return place_slots(row, slots, batch.first_slot + 1, self.num_slots(batch))
-
-    def num_slots(self, batch: TalkerBatch) -> Tensor:  # (B,)
-        "Slots of each row."
-        return self.arrangement.num_slots(count_patches(batch.audio_length, batch.motion_length, self.config.patch_size))
 
     def targets(self, batch: TalkerBatch, hidden: Tensor) -> dict[str, PatchTargets]:  # "audio" and "motion"
         "Rows for both heads."
@@ -150,10 +173,14 @@ class Talker(nn.Module):
         return {
             name: select_targets(
                 latents, lengths, count[name], hidden,
-                predicting_positions(first, -(-latents.shape[1] // c.patch_size), name, self.arrangement), world, c.patch_size,
+                predicting_positions(first, -(-latents.shape[1] // c.patch_size), name, self.arrangement), condition, c.patch_size,
             )
-            for name, (latents, lengths, world) in streams.items()
+            for name, (latents, lengths, condition) in streams.items()
         }
+
+# %% ../../nbs/13d_talker.ipynb #48add058
+class Talker(TalkerRows):
+    "Text, then one token per patch of both streams, in one causal model; two diffusion heads and a stop predictor (arXiv 2604.23586, section 3)."
 
     def forward(
         self,
@@ -183,24 +210,6 @@ class Talker(nn.Module):
         "One patch of both streams at a time, see `generate_patches`."
         return generate_patches(self, *args, **kwargs)
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        "Write `model.safetensors` and `config.json` into a folder."
-        return save_weights(self, self.config, folder)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,  # a folder, or "owner/repository" on the Hugging Face Hub; our layout or the released one
-        config: TalkerConfig | None = None,  # None: the folder's own; the paper's for the released checkpoint
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> Talker:
-        "A talker with stored weights, in evaluation mode. Raises FileNotFoundError, or ValueError that names the tensor at fault."
-        folder = local_folder(name)
-        with torch.device("meta"):
-            model = cls(config or read_config(folder) or PRESETS["paper"])
-        return load_weights(model, folder, dtype, device).eval()
-
 # %% ../../nbs/13d_talker.ipynb #310d6407
 def parameter_table(config: TalkerConfig | str) -> dict[str, int]:
     "Number of weights of each part and in total; nothing is allocated."
@@ -215,16 +224,16 @@ def parameter_table(config: TalkerConfig | str) -> dict[str, int]:
     total = sum(p.numel() for p in model.parameters())
     return count | {"projectors, tags": total - sum(count.values()), "total": total}
 
-# %% ../../nbs/13d_talker.ipynb #175073be
+# %% ../../nbs/13d_talker.ipynb #73b32c93
 @dataclass(frozen=True)
 class Sampling:
-    "How a patch is drawn. The defaults are the paper's; the released command line uses temperature 0.3."
+    "How a patch is drawn: steps, guidance and temperature of the paper, zero-star and sway of the release."
 
-    num_steps: int = 10
-    guidance_scale: float = 2.0
-    temperature: float = 0.7
-    zero_star: bool = True
-    sway: float = 1.0
+    num_steps: int = 10  # paper
+    guidance_scale: float = 2.0  # paper
+    temperature: float = 0.7  # paper; the released command line takes 0.3, `sample_flow` by itself 1.0
+    zero_star: bool = True  # release
+    sway: float = 1.0  # release
 
 
 @dataclass(frozen=True)
@@ -237,15 +246,15 @@ class Patch:
     stop_logit: Tensor  # (B,) after this patch
     ended: Tensor  # (B,) bool: the stop rule has ended this row; the generator ends when all rows have
 
-# %% ../../nbs/13d_talker.ipynb #f0d04ed9
+# %% ../../nbs/13d_talker.ipynb #15aadf2c
 class Stream:
     "One stream during generation: what is given, what was drawn, and how the next patch is made."
 
-    def __init__(self, head: DiffusionHead, world: Tensor, given: Tensor | None, noise: Tensor | None):
+    def __init__(self, head: DiffusionHead, global_condition: Tensor, given: Tensor | None, noise: Tensor | None):
         self.head, self.noise = head, noise
         dtype = head.velocity_proj.weight.dtype
-        self.world = world.to(dtype)  # (B, G) global condition
-        self.shape = len(world), head.config.patch_size, head.config.latent_dim
+        self.global_condition = global_condition.to(dtype)  # (B, G)
+        self.shape = len(global_condition), head.config.patch_size, head.config.latent_dim
         self.given = [] if given is None else list(frames_to_patches(given.to(dtype), self.shape[1]).unbind(1))
         self.patches: list[Tensor] = []  # of (B, P, d)
 
@@ -265,7 +274,7 @@ class Stream:
             else:
                 noise = self.noise[index - len(self.given)]
             history = self.patches[-1] if self.patches else hidden.new_zeros(self.shape)
-            conditions = {"hidden": hidden, "history": history, "global_condition": self.world}
+            conditions = {"hidden": hidden, "history": history, "global_condition": self.global_condition}
             patch = sample_flow(self.head, noise.to(hidden), conditions, **vars(sampling))
         self.patches.append(patch)
         return patch
@@ -296,7 +305,44 @@ def check_generation(config: TalkerConfig, ids, speaker, first_motion, given: di
     if 1 + ids.shape[1] + slots > room:
         raise ValueError(f"max_patches: task tag, {ids.shape[1]} tokens of text and {slots} slots are over max_position_embeddings={room}; shorten one")
 
-# %% ../../nbs/13d_talker.ipynb #7f7ce075
+# %% ../../nbs/13d_talker.ipynb #424d7b91
+def _next_token(talker, name: str, stream: Stream | None, hidden: Tensor, sampling: Sampling, generator) -> Tensor:  # (B, D)
+    "Make the next patch of a stream and encode it; the padding embedding where there is no stream."
+    patches = talker.patches
+    if stream is None:
+        return patches.motion_padding[0].expand_as(hidden)
+    projector, encoder = (patches.audio_projector, patches.audio_encoder) if name == "audio" else (patches.motion_projector, patches.motion_encoder)
+    return encoder(projector(stream.next(hidden, sampling, generator)))
+
+
+@torch.no_grad()
+def _walk(talker, ids, lengths, streams, max_patches, generator, sampling, stop_rule, tag_on_first_patch) -> Iterator[Patch]:
+    "The loop of `generate_patches`: one slot at a time."
+    arrangement, slots = talker.arrangement, talker.arrangement.num_slots(max_patches)
+    num_given = max(len(stream.given) for stream in streams.values() if stream)
+    tag = talker.patches.embed_task(torch.full((len(ids),), int(streams["motion"] is not None), device=ids.device))  # (B, 1, D)
+    row = talker.backbone.embed_tokens(ids)
+    if not tag_on_first_patch:
+        row, lengths = torch.cat([tag, row], dim=1), lengths + 1
+    cache = KVCache(talker.backbone.config, len(row), row.shape[1] + slots, row.dtype, row.device)
+    states = talker.backbone(inputs_embeds=row, lengths=lengths, kv_cache=cache)
+    hidden = states[torch.arange(len(row)), lengths - 1]  # (B, D)
+    for slot in range(slots):
+        token = tag[:, 0] if tag_on_first_patch and slot == 0 and num_given else 0
+        for name, stream in streams.items():
+            index = arrangement.patch_at(name, slot)
+            if index is not None and index < max_patches:
+                token = token + _next_token(talker, name, stream, hidden, sampling, generator)
+        hidden = talker.backbone(inputs_embeds=token[:, None], kv_cache=cache)[:, 0]
+        index = arrangement.last_patch(slot)
+        if index is not None:
+            logit, drawn = talker.stop(hidden), index + 1 - num_given
+            ended = stop_rule.update(logit.sigmoid(), drawn) if drawn > 0 else torch.zeros_like(logit, dtype=torch.bool)
+            yield Patch(index, *(stream and stream.patches[index] for stream in streams.values()), logit, ended)
+            if ended.all():
+                return
+
+# %% ../../nbs/13d_talker.ipynb #e973c071
 def generate_patches(
     talker: Talker,
     prefix_ids: Tensor,  # (B, T) int64: text up to the first slot, `tokenizer.prompt(text).prefix`, padded on the right
@@ -328,40 +374,3 @@ def generate_patches(
         streams["motion"] = Stream(talker.motion_head, first_motion, motion, noise.get("motion"))
     lengths = torch.full((len(prefix_ids),), prefix_ids.shape[1]) if prefix_lengths is None else prefix_lengths.cpu()
     return _walk(talker, prefix_ids, lengths, streams, max_patches, generator, sampling, stop_rule or StopRule(), tag_on_first_patch)
-
-
-@torch.no_grad()
-def _walk(talker, ids, lengths, streams, max_patches, generator, sampling, stop_rule, tag_on_first_patch) -> Iterator[Patch]:
-    "The loop of `generate_patches`: one slot at a time."
-    arrangement, slots = talker.arrangement, talker.arrangement.num_slots(max_patches)
-    num_given = max(len(stream.given) for stream in streams.values() if stream)
-    tag = talker.patches.embed_task(torch.full((len(ids),), int(streams["motion"] is not None), device=ids.device))  # (B, 1, D)
-    row = talker.backbone.embed_tokens(ids)
-    if not tag_on_first_patch:
-        row, lengths = torch.cat([tag, row], dim=1), lengths + 1
-    cache = KVCache(talker.backbone.config, len(row), row.shape[1] + slots, row.dtype, row.device)
-    states = talker.backbone(inputs_embeds=row, lengths=lengths, kv_cache=cache)
-    hidden = states[torch.arange(len(row)), lengths - 1]  # (B, D)
-    for slot in range(slots):
-        token = tag[:, 0] if tag_on_first_patch and slot == 0 and num_given else 0
-        for name, stream in streams.items():
-            index = arrangement.patch_at(name, slot)
-            if index is not None and index < max_patches:
-                token = token + _next_token(talker, name, stream, hidden, sampling, generator)
-        hidden = talker.backbone(inputs_embeds=token[:, None], kv_cache=cache)[:, 0]
-        index = arrangement.last_patch(slot)
-        if index is not None:
-            logit, drawn = talker.stop(hidden), index + 1 - num_given
-            ended = stop_rule.update(logit.sigmoid(), drawn) if drawn > 0 else torch.zeros_like(logit, dtype=torch.bool)
-            yield Patch(index, *(stream and stream.patches[index] for stream in streams.values()), logit, ended)
-            if ended.all():
-                return
-
-
-def _next_token(talker, name: str, stream: Stream | None, hidden: Tensor, sampling: Sampling, generator) -> Tensor:  # (B, D)
-    "Make the next patch of a stream and encode it; the padding embedding where there is no stream."
-    patches = talker.patches
-    if stream is None:
-        return patches.motion_padding[0].expand_as(hidden)
-    projector, encoder = (patches.audio_projector, patches.audio_encoder) if name == "audio" else (patches.motion_projector, patches.motion_encoder)
-    return encoder(projector(stream.next(hidden, sampling, generator)))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BYTE_TO_CHAR', 'CHAR_TO_BYTE', 'BYTE_IDS', 'PATTERN', 'SPECIAL_TOKENS', 'FORMAT', 'byte_alphabet', 'split_pieces',
-           'merge_pair', 'train_merges', 'encode_piece', 'Prompt', 'check_transcript', 'TextTokenizer', 'Tokenizer',
-           'train_tokenizer', 'token_html', 'save_tokenizer', 'ReleasedTokenizer', 'load_tokenizer']
+           'merge_pair', 'train_merges', 'encode_piece', 'Prompt', 'check_transcript', 'TextTokenizer', 'merge_tables',
+           'Tokenizer', 'train_tokenizer', 'token_html', 'save_tokenizer', 'ReleasedTokenizer', 'load_tokenizer']
 
 # %% ../../nbs/07_text.ipynb #28914a30
 import heapq, json, re, unicodedata
@@ -203,7 +203,24 @@ class TextTokenizer:
             raise ValueError(f"name: {name} holds a {type(tokenizer).__name__}, not a {cls.__name__}; load_tokenizer takes either")
         return tokenizer
 
-# %% ../../nbs/07_text.ipynb #7f17a50a
+# %% ../../nbs/07_text.ipynb #7266f70c
+def merge_tables(
+    merges: list[tuple[int, int]],  # as from `train_merges`
+) -> tuple[list[bytes], dict[tuple[int, int], tuple[int, int]]]:  # bytes of each token; ranks as `encode_piece` takes them
+    "What each token spells, and when each pair was learnt. Raises ValueError for a merge of tokens that do not exist yet."
+    spelling, ranks = [bytes([byte]) for byte in BYTE_IDS], {}
+    known = {s: i for i, s in enumerate(spelling)}
+    for rank, (left, right) in enumerate(merges):
+        if not (0 <= left < len(spelling) and 0 <= right < len(spelling)):
+            raise ValueError(f"merges: number {rank} is {(left, right)}, but only ids 0 to {len(spelling) - 1} exist at that point")
+        joined = spelling[left] + spelling[right]
+        new = known.setdefault(joined, len(spelling))
+        if new == len(spelling):
+            spelling.append(joined)
+        ranks.setdefault((left, right), (rank, new))
+    return spelling, ranks
+
+# %% ../../nbs/07_text.ipynb #669f6205
 SPECIAL_TOKENS = ("<PAD>", "<TEXT>", "<SPEAK>", "<SPEECH_FRAME>", "<END>")
 _CACHE_SIZE = 50_000  # pieces
 
@@ -213,16 +230,7 @@ class Tokenizer(TextTokenizer):
 
     def __init__(self, merges: list[tuple[int, int]]):  # as from `train_merges`: ids without special tokens
         self.merges = [(int(left), int(right)) for left, right in merges]
-        spelling = [bytes([byte]) for byte in BYTE_IDS]
-        known, self._ranks = {s: i for i, s in enumerate(spelling)}, {}
-        for rank, (left, right) in enumerate(self.merges):
-            if not (0 <= left < len(spelling) and 0 <= right < len(spelling)):
-                raise ValueError(f"merges: number {rank} is {(left, right)}, but only ids 0 to {len(spelling) - 1} exist at that point")
-            joined = spelling[left] + spelling[right]
-            new = known.setdefault(joined, len(spelling))
-            if new == len(spelling):
-                spelling.append(joined)
-            self._ranks.setdefault((left, right), (rank, new))
+        spelling, self._ranks = merge_tables(self.merges)
         self._spelling = [name.encode() for name in SPECIAL_TOKENS] + spelling
         self._cache: dict[str, list[int]] = {}
         self.special_ids = {name: i for i, name in enumerate(SPECIAL_TOKENS)}
@@ -337,7 +345,18 @@ def _parse_tokenizer(content: dict, path: Path) -> Tokenizer:
         ids.setdefault(parts[0] + parts[1], len(ids))
     return Tokenizer(merges)
 
-# %% ../../nbs/07_text.ipynb #2b49e1dd
+# %% ../../nbs/07_text.ipynb #ff356426
+def _read_library(path: Path) -> tuple[LibraryTokenizer, dict[str, int]]:
+    "The library's tokenizer without its added tokens, and those tokens with their ids. ValueError for another kind of file."
+    content = _read_json(path)
+    try:
+        added = {token["content"]: int(token["id"]) for token in content.get("added_tokens", [])}
+        content["added_tokens"] = []  # the library must not find special tokens inside a transcript
+        return LibraryTokenizer.from_str(json.dumps(content)), added
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(f"tokenizer: {path} is no tokenizer.json of the tokenizers library ({error})") from None
+
+# %% ../../nbs/07_text.ipynb #4f01e189
 class ReleasedTokenizer(TextTokenizer):
     "A Hugging Face `tokenizer.json` in Qwen's form, with the chat-style prompt of the released Talker-T2AV (arXiv 2604.23586)."
 
@@ -345,13 +364,7 @@ class ReleasedTokenizer(TextTokenizer):
     FRAMES = ("<SPEECH_FRAME>", "<MOTION_FRAME>")
 
     def __init__(self, path: str | Path):  # a tokenizer.json
-        content = _read_json(Path(path))
-        try:
-            added = {token["content"]: int(token["id"]) for token in content.get("added_tokens", [])}
-            content["added_tokens"] = []  # the library must not find special tokens inside a transcript
-            self._library = LibraryTokenizer.from_str(json.dumps(content))
-        except Exception as error:  # the library raises plain Exception
-            raise ValueError(f"tokenizer: {path} is no tokenizer.json of the tokenizers library ({error})") from None
+        self._library, added = _read_library(Path(path))
         missing = [name for name in self.NEEDED if name not in added]
         if missing:
             raise ValueError(f"tokenizer: {path} lacks the special tokens {', '.join(missing)}; it takes the tokenizer.json of Qwen3 or of the release")

@@ -140,7 +140,7 @@ def articulate(
         track = torch.lerp(track, torch.where(target.isnan(), track, target), level[:, None])
     return track.float()
 
-# %% ../../nbs/02d_articulation.ipynb #659490f0
+# %% ../../nbs/02d_articulation.ipynb #f0a30042
 def smooth_noise(rng, n_frames, count, cutoff):
     """Noise (N, count) with unit variance and nothing above `cutoff` Hz."""
     long = max(n_frames, int(8 * FRAME_RATE / cutoff))
@@ -163,7 +163,7 @@ def bumps(
     level = np.clip(1 - np.where(away < 0, -away / rise, away / fall), 0, 1)
     return (level * level * (3 - 2 * level) * heights).max(1, initial=0.0)
 
-
+# %% ../../nbs/02d_articulation.ipynb #f71e7262
 def blink_times(rng, duration):
     """Times of blinks (s): gaps of at least 0.7 s, 3.5 s in the mean, so about 17 a minute (Bentivoglio et al. 1997)."""
     gaps = 0.7 + rng.gamma(2.0, 1.4, size=int(duration) + 8)
@@ -178,7 +178,7 @@ def gaze_track(rng, time):
     spots = rng.normal(0, [0.45, 0.25], (n_looks + 1, 2)) * (rng.random(n_looks + 1) > 0.65)[:, None]
     return spots[np.searchsorted(starts, time, side="right") - 1] + rng.normal(0, 0.02, (len(time), 2))
 
-
+# %% ../../nbs/02d_articulation.ipynb #7b7470ef
 def idle_motion(
     n_frames: int,
     seed: int,  # same seed, same motion

@@ -109,7 +109,7 @@ def paint_beard(c, who):
     grain = 0.93 + 0.07 * torch.sin(x * 150 + 5 * torch.sin(y * 17)) * torch.sin(y * 31 + x * 9)
     c.tint(alpha, lit(shade(who.hair_colour, 0.92), grain * (1.05 - 0.3 * x)))
 
-# %% ../../nbs/02b_portrait.ipynb #3ca0e0b8
+# %% ../../nbs/02b_portrait.ipynb #2c272099
 def hair_window(who, x, y):
     """The opening in the front hair through which the face looks out."""
     lean = 0.30 * who.parting if who.fringe == "side" else 0.0
@@ -134,7 +134,7 @@ def curls(x, y, phase, size=30.0):
     """An uneven ripple that turns a smooth outline into curls."""
     return 0.016 * (torch.sin(x * size + phase) * torch.sin(y * size + 1.7 * phase) + 0.8 * torch.sin(x * size * 1.6 + y * 19 + phase))
 
-
+# %% ../../nbs/02b_portrait.ipynb #2ad9319f
 def long_hair(who, x, y, spread, end):
     """Hair that falls to height `end`: the scalp, widening smoothly below the temples."""
     v = who.hair_volume
@@ -164,7 +164,7 @@ def hair_outline(who, x, y):
         outer = smooth_union(outer, sdf_ellipse(x, y, -0.10 * who.parting, crown - 0.02, 0.30, 0.11 + v * 0.5), 0.12)
     return outer
 
-
+# %% ../../nbs/02b_portrait.ipynb #97893347
 def front_hair(who, x, y):
     """Signed distance of the hair in front of the head: its outline less the window for the face."""
     window = hair_window(who, x, y)
@@ -203,7 +203,7 @@ def strands(who, x, y, sdf):
     gloss = torch.tensor(mix(who.hair_colour, (1, 1, 1), 0.5)).view(3, 1, 1)
     return (lit(who.hair_colour, light) + sheen * (0.12 + 0.06 * wave) * gloss).clamp(0, 1)
 
-# %% ../../nbs/02b_portrait.ipynb #8d4c9b39
+# %% ../../nbs/02b_portrait.ipynb #506aab33
 def paint_wall(c, who):
     """The wall behind: a gradient and a glow."""
     t = (c.y * 0.45 + 0.5 + 0.12 * c.x).clamp(0, 1)
@@ -220,7 +220,7 @@ def paint_back_hair(c, who):
     elif (sdf := back_hair(who, c.x, c.y)) is not None:
         c.fill(sdf, strands(who, c.x, c.y, sdf) * 0.72)
 
-
+# %% ../../nbs/02b_portrait.ipynb #ae788adf
 def paint_body(c, who):
     """Neck with the shadow of the chin, then the clothes."""
     neck = torch.maximum(c.x.abs() - who.neck_width - 0.10 * (c.y - 0.62).clamp(min=0), 0.2 - c.y)
@@ -254,7 +254,7 @@ def paint_clothes(c, who):
     c.fill(shape, lit(who.cloth, (1.20 - 0.16 * x - 0.28 * y).clamp(0.6, 1.15)))
     paint_collar(c, who, hole, coverage(shape, c.pixel), x, y)
 
-
+# %% ../../nbs/02b_portrait.ipynb #c6882577
 def paint_collar(c, who, hole, inside, x, y):
     """Hems, lapels, cords and collars."""
     n, cloth = who.neck_width, who.cloth
@@ -277,7 +277,7 @@ def paint_collar(c, who, hole, inside, x, y):
             c.fill(flap - 0.004, shade(mix(cloth, (1, 1, 1), 0.14), 1.0 if side < 0 else 0.93))
         c.fill(sdf_capsule(x, y, 0, 0.97, 0, 1.2, 0.005), shade(cloth, 0.75), inside)
 
-
+# %% ../../nbs/02b_portrait.ipynb #73196a5a
 def paint_front(c, who):
     """What lies over the face: hair and its shadow on the skin, or a scarf; glasses."""
     x, y = c.x, c.y
