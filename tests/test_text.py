@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 
 from talker_t2av.model import text as module
 from talker_t2av.model.text import (BYTE_TO_CHAR, PATTERN, SPECIAL_TOKENS, ReleasedTokenizer, Tokenizer, load_tokenizer, save_tokenizer,
-                                    split_pieces, token_html, train_merges, train_tokenizer)
+                                    split_pieces, train_merges, train_tokenizer)
 
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LINES = ["The dog's puppies ran; they'll run again!", "aaaa aaa aa aaaaa banana bandana", "Café, naïve: 1984 and 42.\n", "你好 你好 世界", "x  y\n\n z"]
@@ -261,8 +261,3 @@ def test_bad_training_and_decoding(small):
 def test_half_a_character_decodes_to_a_replacement(small):
     ids = Tokenizer([]).encode("é")
     assert len(ids) == 2 and small.decode(ids[:1]) == "\ufffd"
-
-
-def test_html_escapes_what_the_user_typed(small):
-    page = token_html(small, small.prompt("<script>alert(1)</script> & \"quotes\" é 🙂", 1).ids)
-    assert "<script" not in page and "&lt;SPEECH_FRAME&gt;" in page and "\\x" in page

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['BYTE_TO_CHAR', 'CHAR_TO_BYTE', 'BYTE_IDS', 'PATTERN', 'SPECIAL_TOKENS', 'FORMAT', 'byte_alphabet', 'split_pieces',
            'merge_pair', 'train_merges', 'encode_piece', 'Prompt', 'check_transcript', 'TextTokenizer', 'merge_tables',
-           'Tokenizer', 'train_tokenizer', 'token_html', 'save_tokenizer', 'ReleasedTokenizer', 'load_tokenizer']
+           'Tokenizer', 'train_tokenizer', 'save_tokenizer', 'ReleasedTokenizer', 'load_tokenizer']
 
 # %% ../../nbs/07_text.ipynb #28914a30
 import heapq, json, re, unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 from pathlib import Path
 
@@ -276,27 +275,6 @@ def train_tokenizer(
         raise TypeError("texts: takes an iterable of strings, got one string; put it in a list")
     piece_counts = Counter(piece for text in texts for piece in split_pieces(text))
     return Tokenizer(train_merges(piece_counts, vocab_size - smallest))
-
-# %% ../../nbs/07_text.ipynb #e2f59af4
-def _visible(token: bytes) -> str:
-    "A token's text as HTML; hexadecimal where it is only part of a character."
-    try:
-        return escape(token.decode("utf-8")).replace(" ", "&nbsp;").replace("\n", "↵")
-    except UnicodeDecodeError:
-        return escape("".join(chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in token))
-
-
-def token_html(
-    tokenizer: TextTokenizer,
-    ids,  # iterable of token ids
-) -> str:
-    "Tokens as coloured spans (an HTML string, escaped); the id shows when the mouse is over one."
-    spans, tints = [], ("#FDE7C7", "#D6E4FF", "#E9DDFF", "#D9F2E3", "#FAD9E5")
-    for i, token in enumerate(ids):
-        colour = "#D1D5DB" if token in tokenizer.special_ids.values() else tints[i % len(tints)]
-        text = _visible(tokenizer.token_bytes(token))
-        spans.append(f'<span title="{token}" style="background:{colour};color:#111;border-radius:3px;padding:1px 2px;margin:1px">{text}</span>')
-    return f'<div style="font-family:monospace;line-height:2">{"<wbr>".join(spans)}</div>'
 
 # %% ../../nbs/07_text.ipynb #ce6659ef
 FORMAT = "talker_t2av byte-level BPE, version 1"
