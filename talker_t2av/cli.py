@@ -15,6 +15,10 @@ from . import __version__
 COMMANDS = {  # name: ("module:function", one line for --help); the function adds its options to a parser and sets func
     "demo": ("talker_t2av.world.commands:demo_command", "say a typed sentence with a face, as an mp4"),
     "corpus": ("talker_t2av.world.commands:corpus_command", "build and check corpora of world clips"),
+    "train semantic": ("talker_t2av.codecs.semantic_training:semantic_command", "train the semantic encoder of the audio codec"),
+    "train judge": ("talker_t2av.codecs.judge:judge_command", "train the independent phoneme recogniser that measures speech"),
+    "train audio-codec": ("talker_t2av.codecs.audio_training:audio_codec_command", "train the audio codec"),
+    "train motion-codec": ("talker_t2av.codecs.motion_training:motion_codec_command", "train the motion codec"),
     "train speaker": ("talker_t2av.codecs.speaker_training:speaker_command", "train the speaker encoder"),
 }
 ERRORS = (ValueError, OSError, FloatingPointError)  # bad input; files that are missing, forbidden or too big for the disk; a training that diverged
@@ -55,5 +59,6 @@ def main(
         print(f"talker-t2av {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"talker-t2av {name}: interrupted", file=sys.stderr)
+        hint = "; the same command with --resume goes on from the last checkpoint" if name.startswith("train") else ""
+        print(f"talker-t2av {name}: interrupted{hint}", file=sys.stderr)
         return 130

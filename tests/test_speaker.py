@@ -1,6 +1,5 @@
 """The speaker encoder: what it takes, what it must not depend on, its loss and its measure against brute force, exact resume, shipped weights."""
 
-import argparse
 import json
 import math
 from dataclasses import replace
@@ -14,12 +13,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from talker_t2av import training_loop
+from talker_t2av.cli import main
 from talker_t2av.codecs import speaker_training
 from talker_t2av.codecs.speaker import (
     SPEAKER_PRESETS, AttentivePooling, MarginSoftmax, SpeakerConfig, SpeakerEncoder, SpeakerModel, all_trials, bootstrap_eer, equal_error_rate, voice_mel,
 )
 from talker_t2av.codecs.speaker_training import (
-    DEVELOPMENT_VARIANTS, SPEAKER_RECIPES, SPREAD, TRAIN_VARIANTS, SpeakerClassifier, crop_batches, cut_trials, extra_voices, measure, name_strangers, recordings, roughen, speaker_command, speaker_loss, train_speaker,
+    DEVELOPMENT_VARIANTS, SPEAKER_RECIPES, SPREAD, TRAIN_VARIANTS, SpeakerClassifier, crop_batches, cut_trials, extra_voices, measure, name_strangers, recordings, roughen, speaker_loss, train_speaker,
 )
 from talker_t2av.media import data_dir
 from talker_t2av.world.voice import VOICES, voice_names
@@ -109,16 +109,16 @@ def test_another_encoder_can_take_the_place(tiny):
 
 def test_half_precision_round_trip(tiny, wavs, tmp_path):
     tiny.save_pretrained(tmp_path, torch.float16)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["speaker.json", "speaker.safetensors"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     again = SpeakerEncoder.from_pretrained(str(tmp_path))
     assert (again.encode(wavs) * tiny.encode(wavs)).sum(1).min() > 0.999 and not again.training
 
 
 def break_tensor(name, value):
     def change(folder):
-        tensors = load_file(folder / "speaker.safetensors")
+        tensors = load_file(folder / "model.safetensors")
         tensors.pop(name)
-        save_file(tensors | ({} if value is None else {name: value}), folder / "speaker.safetensors")
+        save_file(tensors | ({} if value is None else {name: value}), folder / "model.safetensors")
 
     return change
 
@@ -126,7 +126,7 @@ def break_tensor(name, value):
 @pytest.mark.parametrize("change, words", [
     (break_tensor("embed.weight", torch.zeros(16, 7)), "embed.weight has shape (16, 7)"), (break_tensor("conv_in.bias", None), "conv_in.bias is missing"),
     (break_tensor("embed.bias", torch.full((16,), math.nan)), "embed.bias holds NaN"),
-    (lambda folder: (folder / "speaker.json").write_text('{"width": 3}'), "width"), (lambda folder: (folder / "speaker.json").write_text("{"), "speaker.json"),
+    (lambda folder: (folder / "config.json").write_text('{"width": 3}'), "width"), (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
 ])
 def test_checkpoint_that_does_not_fit(tiny, tmp_path, change, words):
     tiny.save_pretrained(tmp_path)
@@ -137,7 +137,7 @@ def test_checkpoint_that_does_not_fit(tiny, tmp_path, change, words):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="speaker.json"):
+    with pytest.raises(FileNotFoundError, match="config.json"):
         SpeakerEncoder.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="save_pretrained"):
         SpeakerEncoder.from_pretrained("./nowhere/at/all")
@@ -292,11 +292,8 @@ def test_killed_and_resumed_is_the_same(tmp_path, monkeypatch):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def command(*words):
-    parser = argparse.ArgumentParser()
-    speaker_command(parser)
-    args = parser.parse_args([str(word) for word in words])
-    return args.func(args)
+def command(*words) -> int:
+    return main(["train", "speaker", *map(str, words)])
 
 
 def test_command_refuses_in_one_line(tmp_path, capsys):
@@ -305,7 +302,7 @@ def test_command_refuses_in_one_line(tmp_path, capsys):
     (tmp_path / "used" / "checkpoint-00000001").mkdir(parents=True)
     assert command("--preset", "tiny", "--out", tmp_path / "used") == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 3 and all(line.startswith("train speaker: ") for line in lines)
+    assert len(lines) == 3 and all(line.startswith("talker-t2av train speaker: ") for line in lines)
 
 
 # --- what is shipped
@@ -314,7 +311,7 @@ def test_command_refuses_in_one_line(tmp_path, capsys):
 def test_shipped_weights_know_strangers():
     """A fresh set of trials, smaller than the chapter's: 8 held-out voices, 2 s."""
     encoder = SpeakerEncoder.from_pretrained("small")
-    assert (data_dir() / "small" / "speaker.safetensors").stat().st_size < 2e6
+    assert (data_dir() / "small" / "speaker" / "model.safetensors").stat().st_size < 2e6
     wavs, speaker = cut_trials([VOICES[name] for name in voice_names("held-out")], 5, seed=77, seconds=2.0)
     assert measure(encoder.encode, wavs, speaker, interval=False)["eer"] < 0.08
 

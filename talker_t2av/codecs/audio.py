@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['AUDIO_PRESETS', 'RELEASED_NAMES', 'OWN_TENSORS', 'UNUSED_RELEASED', 'AudioCodecConfig', 'Posterior', 'check_wavs',
-           'check_latents', 'AudioCodec', 'released_name', 'load_weights', 'released_config', 'from_released',
-           'fit_statistics', 'DecoderStream', 'save_codec', 'find_folder', 'load_codec']
+           'check_latents', 'AudioCodec', 'released_name', 'released_config', 'from_released', 'fit_statistics',
+           'DecoderStream']
 
 # %% ../../nbs/04d_audio_codec.ipynb #8c94a8e8
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .audio_layers import DacDecoder, DacEncoder, IstftDecoder, SpectralEncoder, conv
 from .semantic import RELEASED_SEMANTIC_NAMES, SEMANTIC_PRESETS, SemanticConfig, SemanticEncoder, pool_pairs, renamed
-from ..media import FRAME_RATE, PATCH_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME, atomic_path, data_dir
+from ..media import FRAME_RATE, PATCH_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME
+from ..pretrained import load_pretrained, load_weights, save_pretrained
 
 # %% ../../nbs/04d_audio_codec.ipynb #ec1f2dc6
 @dataclass(frozen=True)
@@ -158,11 +157,11 @@ class AudioCodec(nn.Module):
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "AudioCodec":  # preset with weights ("small"), folder, or Hub id
         "Load weights that `save_pretrained` wrote. Raises FileNotFoundError, or ValueError naming the tensor that does not fit."
-        return load_codec(source)
+        return load_pretrained(source, "audio_codec", lambda values: cls(AudioCodecConfig(**values | {"semantic": SemanticConfig(**values["semantic"])})))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:  # dtype: torch.float16 halves the file
         "Write `config.json` and `model.safetensors` into a folder."
-        return save_codec(self, folder, dtype)
+        return save_pretrained(self, asdict(self.config), folder, dtype)
 
 # %% ../../nbs/04d_audio_codec.ipynb #daa8042b
 _STAGES, _UNITS = range(4), range(3)
@@ -194,26 +193,6 @@ def released_name(name: str) -> str:
     if name.startswith("semantic."):
         return "semantic_model.encoder." + renamed(name.removeprefix("semantic."), RELEASED_SEMANTIC_NAMES)
     return renamed(name, RELEASED_NAMES)
-
-# %% ../../nbs/04d_audio_codec.ipynb #36fe20d2
-def load_weights(
-    model: nn.Module,
-    tensors: dict[str, Tensor],  # under the names of model.state_dict(); any float type
-    source: str | Path,  # named in errors
-) -> None:
-    "Copy tensors into a model. Raises ValueError that names what is missing, unexpected, of another shape, or not finite."
-    own = model.state_dict()
-    faults = [f"{name} is missing" for name in own if name not in tensors]
-    faults += [f"{name} is not a tensor of this model" for name in tensors if name not in own]
-    for name in own.keys() & tensors.keys():
-        if own[name].shape != tensors[name].shape:
-            faults.append(f"{name} has shape {tuple(tensors[name].shape)}, takes {tuple(own[name].shape)}")
-        elif not torch.isfinite(tensors[name]).all():
-            faults.append(f"{name} holds NaN or infinity")
-    if faults:
-        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
-        raise ValueError(f"{source}: these weights do not fit: {'; '.join(faults[:3])}{more}")
-    model.load_state_dict(tensors)
 
 # %% ../../nbs/04d_audio_codec.ipynb #ec8cc656
 def released_config(
@@ -292,40 +271,3 @@ class DecoderStream:
         forget = max(0, end - self.context)
         self.kept, self.handed_out = self.kept[:, forget:], end - forget
         return wav
-
-# %% ../../nbs/04d_audio_codec.ipynb #ad9afadb
-def save_codec(codec: AudioCodec, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-    "Write config.json and model.safetensors, each complete or not at all."
-    folder = Path(folder)
-    tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in codec.state_dict().items()}
-    with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary)
-    with atomic_path(folder / "config.json") as temporary:
-        temporary.write_text(json.dumps(asdict(codec.config), indent=1) + "\n", encoding="utf-8")
-    return folder
-
-
-def find_folder(source: str | Path) -> Path:
-    "The folder that a preset's name, a path or a Hub id (owner/name) stands for. Raises FileNotFoundError."
-    folder = data_dir() / str(source) / "audio_codec" if str(source) in AUDIO_PRESETS else Path(source)
-    if not folder.is_dir() and str(source).count("/") == 1 and not str(source).startswith((".", "/")):
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(str(source), allow_patterns=["config.json", "model.safetensors"]))
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"from_pretrained: no {name} in {folder}; takes a folder that save_pretrained wrote, a Hub id, or a preset whose weights are there")
-    return folder
-
-
-def load_codec(source: str | Path) -> AudioCodec:
-    "A codec from a preset's name, a folder, or a Hub id, ready to use."
-    folder = find_folder(source)
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    try:
-        config = AudioCodecConfig(**values | {"semantic": SemanticConfig(**values["semantic"])})
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{folder / 'config.json'}: is no audio codec's configuration ({error})") from None
-    codec = AudioCodec(config)
-    load_weights(codec, load_file(folder / "model.safetensors"), folder / "model.safetensors")
-    return codec.eval()

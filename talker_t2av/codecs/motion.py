@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'to_network', 'to_uint8', 'latent_statistics', 'Reference', 'MotionCodec', 'check_motion', 'FramePairs',
-           'motion_loss', 'save_codec', 'load_weights', 'find_folder', 'load_codec', 'codec_from_released']
+           'motion_loss', 'codec_from_released']
 
 # %% ../../nbs/05d_motion_codec.ipynb #501c35e2
 import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from einops import rearrange
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .motion_losses import FeatureNet, MotionLossWeights, reconstruction_loss
 from .motion_network import PRESETS, MotionConfig, MotionNetwork, from_released, motion_config
-from ..media import FRAME_RATE, atomic_path, data_dir
+from ..media import FRAME_RATE
+from ..pretrained import load_pretrained, load_weights, save_pretrained
 
 # %% ../../nbs/05d_motion_codec.ipynb #db47b6bf
 def to_network(
@@ -138,11 +137,11 @@ class MotionCodec(nn.Module):
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "MotionCodec":  # preset with weights ("small"), folder, or Hub id
         "Load weights that `save_pretrained` wrote. Raises FileNotFoundError, or ValueError naming the tensor that does not fit."
-        return load_codec(source)
+        return load_pretrained(source, "motion_codec", lambda values: cls(MotionConfig(**values)))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:  # torch.float16 halves the file
         "Write `config.json` and `model.safetensors` into a folder."
-        return save_codec(self, folder, dtype)
+        return save_pretrained(self, asdict(self.config), folder, dtype)
 
 
 def check_motion(motion: Tensor, latent_size: int) -> Tensor:  # (N, K) floats
@@ -191,57 +190,6 @@ def motion_loss(
         return reconstruction_loss(picture, driver, weights, batch["box"], code, feature_net, discriminator)
 
     return loss
-
-# %% ../../nbs/05d_motion_codec.ipynb #a62a3d40
-def save_codec(codec: MotionCodec, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-    "Write config.json and model.safetensors, each complete or not at all."
-    folder = Path(folder)
-    tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in codec.state_dict().items()}
-    with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary)
-    with atomic_path(folder / "config.json") as temporary:
-        temporary.write_text(json.dumps(asdict(codec.config), indent=1) + "\n", encoding="utf-8")
-    return folder
-
-
-def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str = "weights") -> None:
-    "Copy tensors into a module. Raises ValueError naming the first tensor that is missing, unknown, not finite, or of another shape."
-    expected = module.state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
-        if name not in weights:
-            raise ValueError(f"{origin}: lacks the tensor {name} of shape {tuple(expected[name].shape)}; was it saved by another configuration?")
-        if name not in expected:
-            raise ValueError(f"{origin}: has a tensor {name} that this configuration does not know")
-        if weights[name].shape != expected[name].shape:
-            raise ValueError(f"{origin}: tensor {name} has shape {tuple(weights[name].shape)}, this configuration needs {tuple(expected[name].shape)}")
-        if not weights[name].isfinite().all():
-            raise ValueError(f"{origin}: tensor {name} holds NaN or infinity")
-    module.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()})
-
-
-def find_folder(source: str | Path) -> Path:
-    "The folder that a preset's name, a path or a Hub id (owner/name) stands for. Raises FileNotFoundError."
-    folder = data_dir() / str(source) / "motion_codec" if str(source) in PRESETS else Path(source)
-    if not folder.is_dir() and str(source).count("/") == 1 and not str(source).startswith((".", "/")):
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(str(source), allow_patterns=["config.json", "model.safetensors"]))
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"from_pretrained: no {name} in {folder}; takes a folder that save_pretrained wrote, a Hub id, or a preset whose weights are there")
-    return folder
-
-
-def load_codec(source: str | Path) -> MotionCodec:
-    "A codec from a preset's name, a folder, or a Hub id, ready to use."
-    folder = find_folder(source)
-    try:
-        config = MotionConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'config.json'}: is no motion codec's configuration ({error})") from None
-    codec = MotionCodec(config)
-    load_weights(codec, load_file(folder / "model.safetensors"), str(folder / "model.safetensors"))
-    return codec.eval()
 
 # %% ../../nbs/05d_motion_codec.ipynb #8f4f12a5
 def codec_from_released(

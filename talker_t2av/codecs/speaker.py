@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['N_FFT', 'HOP', 'FLOOR', 'SPEAKER_PRESETS', 'SHORTEST', 'LONGEST', 'level_and_log', 'voice_mel', 'SpeakerConfig',
            'SpeakerBlock', 'AttentivePooling', 'SpeakerModel', 'check_voice', 'SpeakerEncoder', 'MarginSoftmax',
-           'equal_error_rate', 'all_trials', 'bootstrap_eer', 'save_speaker', 'speaker_folder', 'load_speaker']
+           'equal_error_rate', 'all_trials', 'bootstrap_eer']
 
 # %% ../../nbs/06a_speaker.ipynb #8bbca406
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +16,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .audio import load_weights
 from .semantic import mel_filters
-from ..media import SAMPLE_RATE, atomic_path, data_dir
+from ..media import SAMPLE_RATE
+from ..pretrained import load_pretrained, save_pretrained
 
 # %% ../../nbs/06a_speaker.ipynb #786826a6
 N_FFT, HOP = 1024, 240  # samples at 24 kHz: 43 ms windows, 100 columns a second
@@ -158,13 +156,13 @@ class SpeakerEncoder(nn.Module):
         return self.pool.weights(self.features(voice_mel(wav, self.config.n_mels))).mean(1)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:  # dtype: torch.float16 halves the file
-        "Write `speaker.json` and `speaker.safetensors` into a folder."
-        return save_speaker(self, folder, dtype)
+        "Write `config.json` and `model.safetensors` into a folder."
+        return save_pretrained(self, asdict(self.config), folder, dtype)
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "SpeakerEncoder":  # "small", a folder, or a Hub id
         "Load weights that `save_pretrained` wrote. Raises FileNotFoundError, or ValueError naming the tensor that does not fit."
-        return load_speaker(source)
+        return load_pretrained(source, "speaker", lambda values: cls(SpeakerConfig(**values)))
 
 # %% ../../nbs/06a_speaker.ipynb #76d7baf2
 class MarginSoftmax(nn.Module):
@@ -229,37 +227,3 @@ def bootstrap_eer(embedding: Tensor, speaker: Tensor, seed: int = 0, resamples: 
         rates.append(equal_error_rate(scores[kept], same[kept])[0])
     low, high = np.quantile(rates, [0.025, 0.975])
     return float(low), float(high)
-
-# %% ../../nbs/06a_speaker.ipynb #91d3aacc
-def save_speaker(encoder: SpeakerEncoder, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-    "Write speaker.safetensors and speaker.json (the sizes), each complete or not at all."
-    tensors = {name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous() for name, value in encoder.state_dict().items()}
-    with atomic_path(Path(folder) / "speaker.safetensors") as temporary:
-        save_file(tensors, temporary)
-    with atomic_path(Path(folder) / "speaker.json") as temporary:
-        temporary.write_text(json.dumps(asdict(encoder.config), indent=1) + "\n", encoding="utf-8")
-    return Path(folder)
-
-
-def speaker_folder(source: str | Path) -> Path:
-    "The folder that a preset's name, a path or a Hub id (owner/name) stands for. Raises FileNotFoundError."
-    folder = data_dir() / str(source) if str(source) in SPEAKER_PRESETS else Path(source)
-    if not folder.is_dir() and str(source).count("/") == 1 and not str(source).startswith((".", "/")):
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(str(source), allow_patterns=["speaker.json", "speaker.safetensors"]))
-    for name in ("speaker.json", "speaker.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"from_pretrained: no {name} in {folder}; takes 'small', a folder that save_pretrained wrote, or a Hub id")
-    return folder
-
-
-def load_speaker(source: str | Path) -> SpeakerEncoder:
-    "A speaker encoder from a preset's name, a folder, or a Hub id, ready to use."
-    folder = speaker_folder(source)
-    try:
-        encoder = SpeakerEncoder(SpeakerConfig(**json.loads((folder / "speaker.json").read_text(encoding="utf-8"))))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'speaker.json'}: is no speaker encoder's configuration ({error})") from None
-    load_weights(encoder, load_file(folder / "speaker.safetensors"), folder / "speaker.safetensors")
-    return encoder.eval()

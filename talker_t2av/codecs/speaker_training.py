@@ -12,7 +12,6 @@ __all__ = ['TRAIN_VARIANTS', 'DEVELOPMENT_VARIANTS', 'SAME_PITCH', 'SPREAD', 'CR
 # %% ../../nbs/06b_speaker_training.ipynb #a10792d5
 import argparse
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -280,38 +279,31 @@ def evaluate_speaker(encoder: SpeakerModel, trials: int = 40, seeds: Sequence[in
 
 # %% ../../nbs/06b_speaker_training.ipynb #d334c8f9
 def run_speaker(args: argparse.Namespace) -> int:
-    "`train speaker`: exit code 0, 2 for bad settings, 130 when interrupted."
+    "`train speaker`: train, measure, write weights and results."
     from accelerate import PartialState
 
-    try:
-        recipe, out, start = SPEAKER_RECIPES[args.preset], Path(args.out), time.perf_counter()
-        recipe = replace(recipe, train=replace(recipe.train, steps=recipe.train.steps if args.steps is None else args.steps, seed=args.seed))
-        encoder, history = train_speaker(recipe, out, args.resume)
-        if not PartialState().is_main_process:
-            return 0
-        seconds = time.perf_counter() - start
-        encoder.cpu().save_pretrained(out, torch.float16)
-        values = evaluate_speaker(SpeakerEncoder.from_pretrained(out), recipe.trials, recipe.trial_seeds)
-        progress = {"steps": len(history), "seconds_this_run": round(seconds), "loss": [h["loss"] for h in history[::20]]}
-        progress |= {"accuracy": [h["accuracy"] for h in history[::20]], "development": {h["step"] + 1: h["validation"]["eer"] for h in history if "validation" in h}}
-        size = {"parameters": sum(p.numel() for p in encoder.parameters()), "file_bytes": (out / "speaker.safetensors").stat().st_size}
-        options = ("" if args.steps is None else f" --steps {args.steps}") + (f" --seed {args.seed}" if args.seed else "")
-        write_result(args.results or out / "results.json", values | {"training": progress, "size": size}, f"talker-t2av train speaker --preset {args.preset} --out DIR{options}")
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        print(f"train speaker: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("train speaker: interrupted; the same command with --resume goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    recipe, out, start = SPEAKER_RECIPES[args.preset], Path(args.out), time.perf_counter()
+    recipe = replace(recipe, train=replace(recipe.train, steps=recipe.train.steps if args.steps is None else args.steps, seed=args.seed))
+    encoder, history = train_speaker(recipe, out, args.resume)
+    if not PartialState().is_main_process:
+        return 0
+    seconds = time.perf_counter() - start
+    encoder.cpu().save_pretrained(out, torch.float16)
+    values = evaluate_speaker(SpeakerEncoder.from_pretrained(out), recipe.trials, recipe.trial_seeds)
+    progress = {"steps": len(history), "seconds_this_run": round(seconds), "loss": [h["loss"] for h in history[::20]]}
+    progress |= {"accuracy": [h["accuracy"] for h in history[::20]], "development": {h["step"] + 1: h["validation"]["eer"] for h in history if "validation" in h}}
+    size = {"parameters": sum(p.numel() for p in encoder.parameters()), "file_bytes": (out / "model.safetensors").stat().st_size}
+    options = ("" if args.steps is None else f" --steps {args.steps}") + (f" --seed {args.seed}" if args.seed else "")
+    write_result(args.results or out / "results.json", values | {"training": progress, "size": size}, f"talker-t2av train speaker --preset {args.preset} --out DIR{options}")
     rates = [found["2"]["eer"] for found in values["held_out"]]
-    print(f"{out / 'speaker.safetensors'}: equal error rate on held-out voices, 2 s: " + ", ".join(f"{rate:.2%}" for rate in rates))
+    print(f"{out / 'model.safetensors'}: equal error rate on held-out voices, 2 s: " + ", ".join(f"{rate:.2%}" for rate in rates))
     return 0
 
 
 def speaker_command(parser: argparse.ArgumentParser) -> None:
     "Add the options of `train speaker` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
     parser.add_argument("--preset", choices=sorted(SPEAKER_RECIPES), default="small", help="sizes and recipe (default small, the shipped one)")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for checkpoints, speaker.safetensors, speaker.json and results.json")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for checkpoints, model.safetensors, config.json and results.json")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
     parser.add_argument("--steps", type=int, default=None, metavar="N", help="optimizer steps (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other speech, weights and batches (default 0)")
