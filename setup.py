@@ -3,10 +3,34 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+SHIPPED = ("README.md", "words", "small")  # of data/: what the commands read; measured results stay in the clone
 
 parser = ConfigParser(delimiters=["="])
 parser.read("settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
+
+
+class BuildWithData(build_py):
+    """A wheel carries word lists and weights as talker_t2av/data; the clone keeps its only copy in data/ (`media.data_dir` knows both places)."""
+
+    def data_copies(self) -> dict[str, str]:
+        """Source -> destination of every shipped data file."""
+        top = Path("data")
+        files = [file for name in SHIPPED for file in ([top / name] if (top / name).is_file() else sorted((top / name).rglob("*"))) if file.is_file()]
+        return {str(file): str(Path(self.build_lib, cfg["lib_path"], file)) for file in files}
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for source, destination in self.data_copies().items():
+                self.mkpath(str(Path(destination).parent))
+                self.copy_file(source, destination)
+
+    def get_outputs(self, include_bytecode=True):
+        return super().get_outputs(include_bytecode) + ([] if self.editable_mode else list(self.data_copies().values()))
+
 
 setup(
     name=cfg["lib_name"],
@@ -17,9 +41,11 @@ setup(
     author=cfg["author"],
     author_email=cfg["author_email"],
     license="Apache-2.0",
+    license_files=["LICENSE"],
     keywords=cfg["keywords"].split(),
     url=cfg["git_url"],
     packages=find_packages(include=["talker_t2av", "talker_t2av.*"]),
+    cmdclass={"build_py": BuildWithData},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},

@@ -48,11 +48,11 @@ def run() -> list[dict]:
     ]
     times = patch_times(codec, latent)[5:]  # the first few are short of context
     rows.append({"name": "small: streaming decode, one patch", "value": 1e3 * times[len(times) // 2], "unit": "ms", "note": "median; a patch is 160 ms of sound"})
-    for name, decoder in (("inverse Fourier 8 x 384", IstftDecoder(256, 384, 8)), ("DAC from 512", DacDecoder(256, 512, (12, 10, 4, 2)))):
+    for name, decoder in (("inverse Fourier 4 x 320", IstftDecoder(256, 320, 4)), ("DAC from 512", DacDecoder(256, 512, (12, 10, 4, 2)))):
         cost = decoder_cost(decoder, 256, seconds=2.0)
         note = f"{cost['parameters'] / 1e6:.2f} M parameters, {cost['gflop_per_second']:.2f} GFLOP per s of sound, {threads}"
         rows.append({"name": f"decoder: {name}", "value": cost["real_time_factor"], "unit": "x real time", "note": note})
-    for name, encoder in (("spectral 6 x 256", SpectralEncoder(256, 6, 256)), ("DAC from 16", DacEncoder(16, (2, 4, 10, 12), 256))):
+    for name, encoder in (("spectral 3 x 160", SpectralEncoder(160, 3, 256)), ("DAC from 16", DacEncoder(16, (2, 4, 10, 12), 256))):
         spent = fastest(lambda: training_step(encoder, wav[:, :SAMPLE_RATE]), 2)
         rows.append({"name": f"encoder, forward and backward: {name}", "value": 1e3 * spent, "unit": "ms per s", "note": "of sound, fastest of 2"})
     learner, crops = CodecLearner(AudioCodec(AUDIO_PRESETS["small"])), wav.view(10, -1)

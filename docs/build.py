@@ -11,6 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from api import reference_pages
 from nbdev.config import get_config
 from nbdev.frontmatter import FrontmatterProc
 from nbdev.process import NBProcessor
@@ -29,6 +30,7 @@ PARTS = {  # title in the contents -> the leading characters of its notebooks' n
     "Part 5 · Does it work?": ("16", "17", "18"),
     "Part 6 · The real size": ("19", "20"),
     "Tools": ("21",),
+    "Appendix": ("9",),
 }
 SLIDER = "▸ Controls: run this notebook (make lab) to move them."
 
@@ -91,12 +93,10 @@ def module_page(module: str) -> None:
     (PAGES / f"module_{module}.md").write_text(text, encoding="utf-8")
 
 
-def contents(names: list[str]) -> str:
-    """The hidden tables of contents of the start page, one for each part that has a notebook by now."""
-    trees = []
-    for title, starts in PARTS.items():
-        if found := [name for name in names if name.startswith(starts)]:
-            trees.append("```{toctree}\n:hidden:\n:caption: " + title + "\n" + "\n".join(found) + "\n```")
+def contents(names: list[str], reference: list[str]) -> str:
+    """The hidden tables of contents of the start page, one for each part that has a notebook by now, and one for the reference."""
+    parts = {title: [name for name in names if name.startswith(starts)] for title, starts in PARTS.items()} | {"Reference": reference}
+    trees = ["```{toctree}\n:hidden:\n:caption: " + title + "\n" + "\n".join(found) + "\n```" for title, found in parts.items() if found]
     if lost := [name for name in names if name != "index" and not name.startswith(sum(PARTS.values(), ()))]:
         raise SystemExit(f"docs/build.py: no part in PARTS takes {', '.join(lost)}")
     return "\n\n".join(trees)
@@ -109,13 +109,16 @@ def main() -> int:
     STATIC.mkdir(parents=True)
     notebooks = sorted((ROOT / "nbs").glob("*.ipynb"))
     get_config(path=ROOT)
-    for path in notebooks:
-        if module := page(path):
-            module_page(module)
+    modules = {module: path.name for path in notebooks if (module := page(path))}
+    for module in modules:
+        module_page(module)
+    reference = reference_pages(modules)
+    for name, text in reference.items():
+        (PAGES / f"{name}.md").write_text(text, encoding="utf-8")
     shutil.copytree(ROOT / "nbs", STATIC / "notebooks", ignore=shutil.ignore_patterns(".*", "_*"))
     shutil.copy(DOCS / "book.css", STATIC)
     start = json.loads((PAGES / "index.ipynb").read_text(encoding="utf-8"))
-    start["cells"].append({"cell_type": "markdown", "id": "contents", "metadata": {}, "source": contents([path.stem for path in notebooks])})
+    start["cells"].append({"cell_type": "markdown", "id": "contents", "metadata": {}, "source": contents([path.stem for path in notebooks], list(reference))})
     (PAGES / "index.ipynb").write_text(json.dumps(start), encoding="utf-8")
     code = sphinx_build(["-q", "-W", "--keep-going", "-c", str(DOCS), "-d", str(DOCS / "_build" / "doctrees"), "-b", "html", str(PAGES), str(HTML)])
     print(f"site: {HTML.relative_to(ROOT)}/index.html" if code == 0 else "the site has warnings (above); they count as errors")

@@ -19,6 +19,7 @@ html_css_files = ["book.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "show_toc_level": 2, "home_page_in_toc": True, "show_navbar_depth": 1, "navbar_persistent": []}
+html_context = {"default_mode": "auto"}  # light or dark as the reader's system is; without it the theme complains in the console
 html_math_renderer = "mathml"
 
 

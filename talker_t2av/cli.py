@@ -18,8 +18,13 @@ COMMANDS = {  # name: ("module:function", one line for --help); the function add
     "train semantic": ("talker_t2av.codecs.semantic_training:semantic_command", "train the semantic encoder of the audio codec"),
     "train judge": ("talker_t2av.codecs.judge:judge_command", "train the independent phoneme recogniser that measures speech"),
     "train audio-codec": ("talker_t2av.codecs.audio_training:audio_codec_command", "train the audio codec"),
-    "train motion-codec": ("talker_t2av.codecs.motion_training:motion_codec_command", "train the motion codec"),
     "train speaker": ("talker_t2av.codecs.speaker_training:speaker_command", "train the speaker encoder"),
+    "latents": ("talker_t2av.latents:latents_command", "encode clips once, for the talker's training"),
+    "train talker": ("talker_t2av.training:talker_command", "train the talker on encoded clips"),
+    "say": ("talker_t2av.speaking:say_command", "say a text with a face, as mp4 or gif"),
+    "speak": ("talker_t2av.speaking:speak_command", "say a text, sound only"),
+    "drive": ("talker_t2av.speaking:drive_command", "give a recording a face"),
+    "dub": ("talker_t2av.speaking:dub_command", "give a film other words"),
 }
 ERRORS = (ValueError, OSError, FloatingPointError)  # bad input; files that are missing, forbidden or too big for the disk; a training that diverged
 

@@ -213,11 +213,12 @@ def project_dir() -> Path:
 
 
 def data_dir() -> Path:
-    "The project's `data/` folder: $TALKER_T2AV_DATA, or `data/` beside the package. Raises FileNotFoundError if neither is there."
-    folder = Path(os.environ.get("TALKER_T2AV_DATA", project_dir() / "data"))
-    if not folder.is_dir():
-        raise FileNotFoundError(f"data_dir: no folder at {folder}; set TALKER_T2AV_DATA to the project's data folder")
-    return folder
+    "The project's `data/` folder: $TALKER_T2AV_DATA, or inside the package (a wheel carries it there), or beside it (a clone). Raises FileNotFoundError if it is nowhere."
+    places = [Path(os.environ["TALKER_T2AV_DATA"])] if "TALKER_T2AV_DATA" in os.environ else [project_dir() / "talker_t2av" / "data", project_dir() / "data"]
+    for folder in places:
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"data_dir: no folder at {' or '.join(map(str, places))}; set TALKER_T2AV_DATA to the project's data folder")
 
 
 def machine_facts() -> dict:

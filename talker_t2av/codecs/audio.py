@@ -7,7 +7,7 @@ __all__ = ['AUDIO_PRESETS', 'RELEASED_NAMES', 'OWN_TENSORS', 'UNUSED_RELEASED', 
            'check_latents', 'AudioCodec', 'released_name', 'released_config', 'from_released', 'fit_statistics',
            'DecoderStream']
 
-# %% ../../nbs/04d_audio_codec.ipynb #8c94a8e8
+# %% ../../nbs/04d_audio_codec.ipynb #ad0bac90
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,19 +23,19 @@ from .semantic import RELEASED_SEMANTIC_NAMES, SEMANTIC_PRESETS, SemanticConfig,
 from ..media import FRAME_RATE, PATCH_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME
 from ..pretrained import load_pretrained, load_weights, save_pretrained
 
-# %% ../../nbs/04d_audio_codec.ipynb #ec1f2dc6
+# %% ../../nbs/04d_audio_codec.ipynb #0c211cb6
 @dataclass(frozen=True)
 class AudioCodecConfig:
     "Sizes of the audio codec. Raises ValueError for what cannot be built."
 
     latent_size: int = 32
     encoder: str = "spectral"  # or "dac"
-    encoder_channels: int = 256  # spectral: of its blocks; dac: at the full sample rate, doubles at every stride
-    encoder_layers: int = 6  # spectral only
+    encoder_channels: int = 160  # spectral: of its blocks; dac: at the full sample rate, doubles at every stride
+    encoder_layers: int = 3  # spectral only
     encoder_strides: tuple[int, ...] = (2, 4, 10, 12)  # dac only
     decoder: str = "istft"  # or "dac"
-    decoder_channels: int = 384  # istft: of its blocks; dac: at 25 Hz, halves at every stride
-    decoder_layers: int = 8  # istft only
+    decoder_channels: int = 320  # istft: of its blocks; dac: at 25 Hz, halves at every stride
+    decoder_layers: int = 4  # istft only
     decoder_strides: tuple[int, ...] = (12, 10, 4, 2)  # dac only
     lookahead: int = 1  # istft only: latent frames that decoding waits for
     semantic: SemanticConfig = field(default_factory=SemanticConfig)
@@ -93,7 +93,7 @@ def check_latents(latent: Tensor, latent_size: int) -> None:  # (B, N, d)
     if not torch.isfinite(latent).all():
         raise ValueError("latent: holds NaN or infinity")
 
-# %% ../../nbs/04d_audio_codec.ipynb #181b05ac
+# %% ../../nbs/04d_audio_codec.ipynb #922b27e1
 class AudioCodec(nn.Module):
     "WhisperX-VAE (paper, appendix B): 24 kHz sound to 25 latents a second and back."
 
@@ -157,11 +157,19 @@ class AudioCodec(nn.Module):
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "AudioCodec":  # preset with weights ("small"), folder, or Hub id
         "Load weights that `save_pretrained` wrote. Raises FileNotFoundError, or ValueError naming the tensor that does not fit."
-        return load_pretrained(source, "audio_codec", lambda values: cls(AudioCodecConfig(**values | {"semantic": SemanticConfig(**values["semantic"])})))
+        def build(values: dict) -> "AudioCodec":
+            return cls(AudioCodecConfig(**values | {"semantic": SemanticConfig(**values["semantic"])}))
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:  # dtype: torch.float16 halves the file
+        return load_pretrained(source, "audio_codec", build, shared={"semantic.": ("semantic", "encoder.")})
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        dtype: torch.dtype = torch.float32,  # torch.float16 halves the file
+        with_semantic: bool = True,  # store the semantic encoder too; else it is taken from the folder `semantic` next door
+    ) -> Path:
         "Write `config.json` and `model.safetensors` into a folder."
-        return save_pretrained(self, asdict(self.config), folder, dtype)
+        return save_pretrained(self, asdict(self.config), folder, dtype, () if with_semantic else ("semantic.",))
 
 # %% ../../nbs/04d_audio_codec.ipynb #daa8042b
 _STAGES, _UNITS = range(4), range(3)

@@ -6,7 +6,7 @@
 __all__ = ['CHUNK', 'to_network', 'to_uint8', 'latent_statistics', 'Reference', 'MotionCodec', 'check_motion', 'FramePairs',
            'motion_loss', 'codec_from_released']
 
-# %% ../../nbs/05d_motion_codec.ipynb #501c35e2
+# %% ../../nbs/05d_motion_codec.ipynb #70e3a43e
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def latent_statistics(
         raise ValueError("latent_statistics: all codes are the same; is the codec trained?")
     return codes.mean(0), deviation.clamp(min=floor * deviation.max())
 
-# %% ../../nbs/05d_motion_codec.ipynb #004f1879
+# %% ../../nbs/05d_motion_codec.ipynb #d89f6339
 CHUNK = 8  # frames decoded together: few enough for the processor's cache
 
 

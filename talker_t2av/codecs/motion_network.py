@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'MotionConfig', 'motion_config', 'MotionEncoder', 'MotionDictionary', 'FlowHead', 'ImageHead',
-           'DecoderState', 'DecoderLevel', 'MotionDecoder', 'MotionNetwork', 'released_names', 'from_released',
-           'frames_per_second']
+           'DecoderState', 'DecoderLevel', 'MotionDecoder', 'PictureReader', 'MotionNetwork', 'released_names',
+           'from_released', 'frames_per_second']
 
 # %% ../../nbs/05b_motion_network.ipynb #976aa79f
 import math
@@ -21,7 +21,7 @@ from talker_t2av.codecs.image_layers import (
     Activation, ConvLayer, DownBlock, EqualConv2d, EqualLinear, ModulatedConv2d, Resample, ResBlock, StyledConv, StyledResBlock, UpLayer, channels_last, double, warp,
 )
 
-# %% ../../nbs/05b_motion_network.ipynb #b6b0989b
+# %% ../../nbs/05b_motion_network.ipynb #9f21cfda
 @dataclass(frozen=True)
 class MotionConfig:
     "Sizes of the motion autoencoder. Raises ValueError for sizes that do not fit together."
@@ -34,10 +34,11 @@ class MotionConfig:
     norm_groups: int = 32  # of GroupNorm; channels are multiples of it
     filtered: bool = True  # resample as released; otherwise the cheap way (notebook 5a)
     paint: bool = False  # paint from warped features AND the decoder's own state; the release uses the warped ones only
+    reader: tuple[int, ...] = ()  # widths of a network of its own that reads the code; empty: the code comes from the latent, as released
     dictionary: str = "orthogonal"  # LIA: directions from a QR decomposition; "unit": free directions of length one
 
     def __post_init__(self):
-        for name in ("channels", "num_flow_blocks", "num_image_blocks"):
+        for name in ("channels", "num_flow_blocks", "num_image_blocks", "reader"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         levels = int(math.log2(max(self.image_size, 1))) - 1
         if self.image_size < 16 or self.image_size & (self.image_size - 1):
@@ -53,10 +54,10 @@ class MotionConfig:
         if not 1 <= self.code_size <= self.style_dim:
             raise ValueError(f"MotionConfig: code_size must be 1 to style_dim ({self.style_dim}), got {self.code_size}")
 
-# %% ../../nbs/05b_motion_network.ipynb #3db590b9
+# %% ../../nbs/05b_motion_network.ipynb #66a0824f
 PRESETS = {
     "tiny": MotionConfig(64, (16, 16, 32, 48, 64), 48, 8, (0, 0, 1, 1), (1, 1, 1, 1), 8, filtered=False, paint=True),
-    "small": MotionConfig(128, (16, 32, 32, 64, 96, 128), 128, 24, (0, 0, 1, 1, 1), (1, 1, 1, 1, 1), 8, filtered=False, paint=True),
+    "small": MotionConfig(128, (16, 16, 32, 64, 96, 128), 128, 24, (0, 0, 1, 1, 1), (0, 1, 1, 1, 1), 8, filtered=False, paint=True, reader=(32, 48, 64, 96)),
     "paper": MotionConfig(),
 }
 
@@ -137,7 +138,7 @@ class ImageHead(nn.Module):
         rgb = self.conv(features) + self.bias
         return rgb if coarser is None else rgb + (self.up(coarser) if self.filtered else double(coarser))
 
-# %% ../../nbs/05b_motion_network.ipynb #3c975240
+# %% ../../nbs/05b_motion_network.ipynb #b1480254
 class DecoderState(NamedTuple):
     "What goes from level to level."
     state: Tensor  # (B, C, H, W)
@@ -174,7 +175,7 @@ class DecoderLevel(nn.Module):
         for block in self.flow_blocks:
             state = block(state, style)
         now = DecoderState(state, self.to_flow(state, style, before.raw_flow))
-        warped = warp(source.expand(len(state), -1, -1, -1), now.flow)
+        warped = warp(source.expand(len(state), -1, -1, -1), now.flow).to(state.dtype)
         state = torch.lerp(state, warped, now.mask.to(state.dtype))  # mask * warped + (1 - mask) * state
         features = state if self.paint else warped * now.mask
         if self.features_up is not None:
@@ -205,7 +206,28 @@ class MotionDecoder(nn.Module):
             trace.append(state)
         return trace
 
-# %% ../../nbs/05b_motion_network.ipynb #0352950b
+# %% ../../nbs/05b_motion_network.ipynb #206c8a6b
+class PictureReader(nn.Module):
+    "Numbers from a picture: strided convolutions with batch normalisation, means over 4 x 4 regions, one linear map."
+
+    def __init__(self, outputs: int, widths: tuple[int, ...] = (24, 32, 48, 64)):
+        super().__init__()
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b), nn.SiLU()) for a, b in zip((3, *widths), widths))
+        self.read = nn.Linear(widths[-1] * 16, outputs)
+
+    def features(self, picture: Tensor) -> list[Tensor]:  # (B, 3, H, W) -> maps (B, C, H/2, W/2), (B, C', H/4, W/4), ...
+        "What each stage sees."
+        x, maps = channels_last(picture), []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+    def forward(self, picture: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, outputs)
+        return self.read(F.adaptive_avg_pool2d(self.features(picture)[-1], 4).flatten(1))
+
+# %% ../../nbs/05b_motion_network.ipynb #8f6c230a
 class MotionNetwork(nn.Module):
     "Portrait autoencoder of LIA-X's kind (paper, appendix A). Pictures (B, 3, H, W) in [-1, 1]; codes are raw, not normalised."
 
@@ -213,20 +235,29 @@ class MotionNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = MotionEncoder(config)
-        self.to_code = EqualLinear(config.style_dim, config.code_size)
+        if config.reader:
+            self.reader = PictureReader(config.code_size, config.reader)
+        else:
+            self.to_code = EqualLinear(config.style_dim, config.code_size)
         self.dictionary = MotionDictionary(config.style_dim, config.code_size, config.dictionary)
         self.decoder = MotionDecoder(config)
 
-    def code(self, image: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
-        return self.to_code(self.encoder(image)[0])
+    def code(self, image: Tensor, latent: Tensor | None = None) -> Tensor:  # (B, 3, H, W), (B, D) if it is known already -> (B, K)
+        if self.config.reader:
+            return self.reader(image)
+        return self.to_code(self.encoder(image)[0] if latent is None else latent)
 
     def decode(self, latent: Tensor, features: list[Tensor], code: Tensor) -> list[DecoderState]:  # (B or 1, D), maps, (B, K)
         return self.decoder(latent + self.dictionary(code), features)
 
     def forward(self, source: Tensor, driver: Tensor) -> tuple[Tensor, Tensor]:  # twice (B, 3, H, W) -> picture (B, 3, H, W), code (B, K)
-        latents, maps = self.encoder(torch.cat([source, driver]))  # one pass for both
-        code = self.to_code(latents[len(source) :])
-        return self.decode(latents[: len(source)], [m[: len(source)] for m in maps], code)[-1].image, code
+        if self.config.reader:
+            latent, maps = self.encoder(source)
+            code = self.reader(driver)
+        else:  # one pass for both
+            latents, maps = self.encoder(torch.cat([source, driver]))
+            latent, maps, code = latents[: len(source)], [m[: len(source)] for m in maps], self.to_code(latents[len(source) :])
+        return self.decode(latent, maps, code)[-1].image, code
 
 # %% ../../nbs/05b_motion_network.ipynb #0bef034e
 def released_names(config: MotionConfig) -> dict[str, str]:  # beginning of a released name -> beginning of ours

@@ -84,15 +84,16 @@ def check_config(config: TalkerConfig) -> None:
             raise ValueError(f"config.{name}: hidden_size={config.hidden_size} must split into {getattr(config, name)} heads of even width")
     parse_arrangement(config.arrangement)
 
-# %% ../../nbs/13c_config.ipynb #33e98f0f
+# %% ../../nbs/13c_config.ipynb #4ebaae59
 PRESETS = {
     "tiny": TalkerConfig(
         vocab_size=512, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, intermediate_size=128,
         max_position_embeddings=1024, num_patch_layers=1, num_patch_attention_heads=4, num_head_layers=2, num_head_attention_heads=4, speaker_dim=64,
     ),
     "small": TalkerConfig(
-        vocab_size=512, hidden_size=224, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, head_dim=56, intermediate_size=576,
-        max_position_embeddings=1024, num_patch_layers=2, num_patch_attention_heads=4, num_head_layers=4, num_head_attention_heads=4, speaker_dim=64,
+        vocab_size=512, hidden_size=256, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, head_dim=64, intermediate_size=672,
+        max_position_embeddings=1024, num_patch_layers=1, num_patch_attention_heads=4, num_head_layers=2, num_head_attention_heads=4, speaker_dim=64,
+        num_draws=1,
     ),
     "paper": TalkerConfig(),
 }

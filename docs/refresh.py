@@ -1,0 +1,52 @@
+"""Run notebooks in place, store fresh outputs, and write down how long each took: data/results/notebook_times.json.
+
+    python docs/refresh.py             all notebooks, in reading order
+    python docs/refresh.py 01b 11      those whose names start with 01b or 11; the times of the others are kept
+
+A notebook is replaced only after its last cell ran; a failing one stops the run and stays as it was.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbdev.clean import clean_nb
+from nbdev.config import get_config
+from talker_t2av.media import atomic_path, data_dir, write_result
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMES = data_dir() / "results" / "notebook_times.json"
+
+
+def refresh(path: Path) -> dict:
+    """Execute one notebook where it lies; returns seconds and kilobytes."""
+    nb = nbformat.read(path, 4)
+    start = time.perf_counter()
+    NotebookClient(nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    seconds = time.perf_counter() - start
+    for cell in nb.cells:
+        cell.metadata.pop("execution", None)
+    plain = json.loads(nbformat.writes(nb))
+    clean_nb(plain, clean_ids=get_config(path=ROOT).clean_ids)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {"seconds": round(seconds, 1), "kilobytes": round(path.stat().st_size / 1e3)}
+
+
+def main(starts: list[str]) -> int:
+    chosen = [path for path in sorted((ROOT / "nbs").glob("*.ipynb")) if not starts or path.name.startswith(tuple(starts))]
+    if not chosen:
+        raise SystemExit(f"docs/refresh.py: no notebook's name starts with {' or '.join(starts)}")
+    times = json.loads(TIMES.read_text(encoding="utf-8"))["values"] if TIMES.is_file() else {}
+    for path in chosen:
+        times[path.stem] = refresh(path)
+        print(f"{path.stem:28s} {times[path.stem]['seconds']:6.1f} s {times[path.stem]['kilobytes']:6d} kB", flush=True)
+        write_result(TIMES, {name: times[name] for name in sorted(times) if (ROOT / "nbs" / f"{name}.ipynb").is_file()}, "make refresh")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

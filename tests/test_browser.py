@@ -1,0 +1,201 @@
+"""The site and JupyterLab in a real browser: pages open without an error, a clip plays, the search finds, a slider moves a picture.
+
+Needs the Python package `playwright` and Chromium (from the system, or by `playwright install chromium`); says so and skips where one is missing.
+"""
+
+import functools
+import http.server
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need the Python package playwright (pip install playwright)")
+
+ROOT = Path(__file__).resolve().parent.parent
+SITE = ROOT / "docs" / "_build" / "html"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+LIMIT = 1e3 * float(os.environ.get("TALKER_T2AV_BROWSER_SECONDS", 120))  # for one wait, in ms; slow machines need more
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        try:
+            running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"])
+        except playwright.Error as error:
+            if CHROMIUM: raise
+            pytest.skip(f"the browser tests need Chromium (playwright install chromium, or your system's package): {str(error).splitlines()[0]}")
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page that notes everything that goes wrong, in `page.faults`."""
+    page = browser.new_page()
+    page.set_default_timeout(LIMIT)
+    page.faults, page.asked = [], []
+    page.on("console", lambda message: page.faults.append(f"console: {message.text}") if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.faults.append(f"script: {error}"))
+    page.on("requestfailed", lambda request: page.faults.append(f"failed: {request.url[:200]}"))
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("response", lambda response: page.faults.append(f"{response.status}: {response.url[:200]}") if response.status >= 400 else None)
+    yield page
+    page.close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *words): pass
+
+
+@pytest.fixture(scope="module")
+def site():
+    """Address of the built site, served to this machine only."""
+    if not (SITE / "index.html").is_file():
+        pytest.skip("the site is not built: make docs")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+PAGES = [path.name for path in sorted(SITE.glob("*.html"))]
+
+
+def test_pages_are_small():
+    """Every page under 2 MB, and no picture or film beside it larger than that."""
+    large = {str(path.relative_to(SITE)): path.stat().st_size for path in SITE.rglob("*") if path.suffix in (".html", ".png", ".svg", ".mp4", ".js") and path.stat().st_size > 2e6}
+    assert not large
+
+
+def test_every_page_opens(page, site):
+    """No console error, no missing file, nothing asked from another machine, and a heading to be seen."""
+    assert len(PAGES) > 20
+    for name in PAGES:
+        before = len(page.faults)
+        page.goto(f"{site}/{name}", wait_until="load")
+        heading = page.evaluate("() => document.querySelector('h1, h2')?.innerText ?? ''")
+        assert heading or name == "genindex.html", f"{name} shows nothing"
+        page.faults[before:] = [f"{name}: {fault}" for fault in page.faults[before:]]
+    assert not [fault for fault in page.faults if "favicon.ico" not in fault]
+    outside = {url for url in page.asked if not url.startswith((site, "data:", "blob:"))}
+    assert not outside, f"the site should need no network: {sorted(outside)[:5]}"
+
+
+PLAY = """async () => {
+    const player = document.querySelector('%s');
+    player.muted = true; player.loop = true;
+    await player.play();
+    for (let i = 0; i < 200 && player.currentTime < 0.2; i++) await new Promise(done => setTimeout(done, 100));
+    return player.currentTime;
+}"""
+
+
+def test_sound_plays(page, site):
+    page.goto(f"{site}/01b_voice.html", wait_until="load")
+    assert page.evaluate(PLAY % "audio") >= 0.2
+
+
+def test_film_plays(page, site):
+    page.goto(f"{site}/index.html", wait_until="load")
+    if not page.evaluate("""() => document.createElement('video').canPlayType('video/mp4; codecs="avc1.42E01E, mp4a.40.2"')"""):
+        pytest.skip("this Chromium was built without H.264 and AAC (the one of `playwright install` is); the system's package plays films")
+    assert page.evaluate(PLAY % "video") >= 0.2
+
+
+def test_search_finds(page, site):
+    """A word that one chapter explains is found in that chapter."""
+    page.goto(f"{site}/search.html?q=viseme", wait_until="load")
+    page.wait_for_function("() => [...document.querySelectorAll('#search-results a')].some(link => link.href.includes('02d_articulation'))")
+    assert not page.faults
+
+
+def test_it_fits_a_telephone(page, site):
+    """At 390 pixels nothing sticks out sideways, and the text is as wide as the screen allows."""
+    page.set_viewport_size({"width": 390, "height": 800})
+    for name in ("index.html", "00a_overview.html", "11_flow.html", "90_glossary.html", "api_model.html"):
+        page.goto(f"{site}/{name}", wait_until="load")
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 391, name
+
+
+def test_dark_and_light(page, site):
+    """The button switches; text and paper stay apart in both."""
+    page.goto(f"{site}/index.html", wait_until="load")
+    contrast = """(mode) => {
+        document.documentElement.dataset.theme = mode;
+        const light = colour => { const [r, g, b] = colour.match(/[\\d.]+/g).map(Number); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+        const style = getComputedStyle(document.querySelector('article p'));
+        return light(style.color) - light(getComputedStyle(document.body).backgroundColor);
+    }"""
+    assert page.evaluate(contrast, "light") < -100 and page.evaluate(contrast, "dark") > 100
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Address of a JupyterLab on a copy of the notebooks, with settings of its own."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "nbs", folder / "nbs", ignore=shutil.ignore_patterns(".*"))
+    tracker = folder / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    tracker.parent.mkdir(parents=True)
+    tracker.write_text(json.dumps({"windowingMode": "none"}))  # cells out of sight exist too
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["lab", "--no-browser", f"--port={port}", "--ip=127.0.0.1", "--IdentityProvider.token=", "--ServerApp.root_dir=" + str(folder / "nbs"), "--expose-app-in-browser", "--allow-root"]
+    env = os.environ | {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "JUPYTER_RUNTIME_DIR": str(folder / "runtime"), "OMP_NUM_THREADS": "1"}
+    with open(folder / "log.txt", "w") as log:
+        server = subprocess.Popen([Path(sys.executable).parent / "jupyter", *words], env=env, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + LIMIT / 1e3
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=5).read()
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < deadline, (folder / "log.txt").read_text()[-2000:]
+                time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def run_all(page, lab: str, name: str) -> None:
+    """Open a notebook in JupyterLab and run all of its cells; fails when one of them does."""
+    page.goto(f"{lab}/lab/tree/{name}?reset", wait_until="load")
+    page.wait_for_function("() => window.jupyterapp && document.querySelectorAll('.jp-Notebook .jp-CodeCell').length > 2")
+    page.evaluate("() => { window.book = [...window.jupyterapp.shell.widgets('main')].find(panel => panel.sessionContext); window.jupyterapp.shell.activateById(window.book.id); }")
+    page.wait_for_function("() => window.book.sessionContext.session?.kernel?.status === 'idle'")
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.finished = true; }); }")
+    page.wait_for_function("() => window.finished")
+    errors = page.evaluate("() => [...document.querySelectorAll('[data-mime-type=\"application/vnd.jupyter.error\"]')].map(error => error.innerText.slice(0, 300))")
+    assert not errors, errors
+
+
+def test_index_runs_in_jupyterlab(page, lab):
+    """All cells of the first page run, and its films are there."""
+    run_all(page, lab, "index.ipynb")
+    assert page.evaluate("() => document.querySelectorAll('.jp-Notebook video').length") >= 1
+
+
+PICTURE = "() => [...document.querySelectorAll('.jupyter-widgets img, .widget-output img')].map(picture => picture.src).join()"
+
+
+def test_a_slider_moves_a_picture(page, lab):
+    """Melting shapes: run the notebook, press an arrow key on the first slider, and see another picture."""
+    run_all(page, lab, "02a_draw.ipynb")
+    page.wait_for_function(f"() => ({PICTURE})().length > 100")
+    before = page.evaluate(PICTURE)
+    page.focus(".noUi-handle")
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"() => ({PICTURE})() !== {json.dumps(before)} && ({PICTURE})().length > 100")
