@@ -180,7 +180,7 @@ def change_recipe(recipe: TalkerRecipe, changes: dict) -> TalkerRecipe:  # {"pho
             raise ValueError(f"recipe: {name} cannot be {value!r} ({error})") from None
     return recipe
 
-# %% ../nbs/14d_training.ipynb #f5f11d5e
+# %% ../nbs/14d_training.ipynb #1d9cbe8b
 TALKER_RECIPES = {
     "tiny": TalkerRecipe(
         config=replace(PRESETS["tiny"], num_draws=1, motion_loss_weight=2.0),
@@ -190,7 +190,7 @@ TALKER_RECIPES = {
     "small": TalkerRecipe(
         config=replace(PRESETS["small"], num_draws=1, motion_loss_weight=2.0),
         train=TrainConfig(steps=12_000, learning_rate=1e-3, warmup_steps=300, ema_decay=0.999, save_every=500, validate_every=1000),
-        options=LossOptions(head_patches=128, phoneme_weight=1.0, input_noise=0.2),
+        options=LossOptions(head_patches=128, phoneme_weight=1.0, input_noise=0.2), text="pieces",
     ),
 }
 
