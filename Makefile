@@ -13,10 +13,10 @@ export DEMO_TEXT = $(value TEXT)
 export TALKER_T2AV_GOLDEN := $(or $(TALKER_T2AV_GOLDEN),$(CURDIR)/tests/golden)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab docs export refresh bench clean
+.PHONY: help setup demo test browser lab docs export course refresh bench clean
 
 help:  ## list these commands
-	@echo "make demo TEXT=\"...\"   say a sentence: writes $(OUT), a face with sound"
+	@echo "make demo TEXT=\"...\"   say a sentence: writes $(OUT), original and reconstruction"
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | grep -v '^demo' | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 23
 
 setup: $(STAMP)  ## create .venv and install everything (the other commands do this when needed)
@@ -32,7 +32,11 @@ demo: $(STAMP)
 	@echo "== Making $(OUT)"
 	@$(BIN)/talker-t2av demo -o "$(OUT)" -- "$$DEMO_TEXT"
 
-test: $(STAMP)  ## all checks: package equals notebooks, site builds, notebooks run, tests pass
+# Chromium for tests/test_browser.py: the system's, or else Playwright's own (a download, once). Without it these tests are skipped, with the reason.
+browser: $(STAMP)
+	@$(BIN)/python tests/chromium.py
+
+test: browser  ## all checks: package equals notebooks, site builds, notebooks run, tests pass
 	@echo "== 1/4 The house: package and notebooks agree and are clean"
 	@$(BIN)/python -m pytest tests/test_house.py
 	@echo "== 2/4 The site builds without warnings"
@@ -40,7 +44,7 @@ test: $(STAMP)  ## all checks: package equals notebooks, site builds, notebooks 
 	@echo "== 3/4 Every notebook runs from top to bottom (cells flagged slow or cuda excepted)"
 	@OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/nbdev_test --n_workers 2 --do_print --timing
 	@echo "== 4/4 Tests"
-	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest -r s tests
 
 lab: $(STAMP)  ## open the book in JupyterLab
 	@$(BIN)/jupyter lab nbs/index.ipynb
@@ -51,9 +55,11 @@ docs: $(STAMP)  ## build the site: docs/_build/html/index.html
 export: $(STAMP)  ## write talker_t2av/ from the notebooks and clean their metadata
 	@$(BIN)/nbdev_export && $(BIN)/nbdev_clean && echo "talker_t2av/ is up to date"
 
-refresh: $(STAMP)  ## run every notebook in place and store fresh outputs
-	@cd nbs && for name in *.ipynb; do echo "== $$name"; ../$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace $$name || exit 1; done
-	@$(BIN)/nbdev_clean
+course: $(STAMP)  ## renew what is computed: links, reading times and contents in nbs/, tables in README.md
+	@$(BIN)/python docs/course.py && $(BIN)/python docs/readme.py
+
+refresh: $(STAMP)  ## run every notebook in place, store fresh outputs and running times
+	@OMP_NUM_THREADS=1 $(BIN)/python docs/refresh.py
 
 bench: $(STAMP)  ## measure speeds: prints a table and writes data/results/benchmarks.json
 	@$(BIN)/python benchmarks/run.py

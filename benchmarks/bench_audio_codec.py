@@ -3,22 +3,12 @@
 import time
 
 import torch
+from timing import fastest
 
 from talker_t2av.codecs.audio import AUDIO_PRESETS, AudioCodec
 from talker_t2av.codecs.audio_layers import DacDecoder, DacEncoder, IstftDecoder, SpectralEncoder, decoder_cost
 from talker_t2av.codecs.audio_losses import CodecLearner
 from talker_t2av.media import PATCH_SIZE, SAMPLE_RATE
-
-
-def fastest(function, repeat: int = 3) -> float:
-    """Seconds of the fastest of `repeat` calls, after one to warm up."""
-    function()
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def patch_times(codec: AudioCodec, latent: torch.Tensor) -> list[float]:

@@ -1,22 +1,10 @@
 """Speed of the motion codec: pictures a second at 128 x 128 (small preset), and the cost of the release's way of resampling."""
 
-import time
-
 import torch
+from timing import fastest
 
 from talker_t2av.codecs.motion import MotionCodec
 from talker_t2av.codecs.motion_network import MotionNetwork, frames_per_second, motion_config
-
-
-def best_rate(call, pictures: int, repeats: int = 5) -> float:
-    """Pictures a second, the best of a few calls."""
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return pictures / min(times)
 
 
 def run() -> list[dict]:
@@ -26,8 +14,8 @@ def run() -> list[dict]:
     motion = codec.encode(frames)[0]
     note = f"128 x 128, untrained weights, uint8 to uint8, 25 frames, {torch.get_num_threads()} threads, best of 5"
     rows = [
-        {"name": "motion codec small: encode", "value": best_rate(lambda: codec.encode(frames), 25), "unit": "frames/s", "note": note},
-        {"name": "motion codec small: render", "value": best_rate(lambda: codec.render(frames[0, 0], motion), 25), "unit": "frames/s", "note": note},
+        {"name": "motion codec small: encode", "value": 25 / fastest(lambda: codec.encode(frames), 5), "unit": "frames/s", "note": note},
+        {"name": "motion codec small: render", "value": 25 / fastest(lambda: codec.render(frames[0, 0], motion), 5), "unit": "frames/s", "note": note},
         {"name": "motion codec small: parameters", "value": sum(p.numel() for p in codec.network.parameters()) / 1e6, "unit": "million", "note": ""},
     ]
     for name, changes in {"release's resampling": {"filtered": True}, "a flow block at every level": {"num_flow_blocks": (1, 1, 1, 1, 1)}}.items():

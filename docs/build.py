@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from api import reference_pages
+from course import parts, source, subtitle, title
 from nbdev.config import get_config
 from nbdev.frontmatter import FrontmatterProc
 from nbdev.process import NBProcessor
@@ -21,17 +22,6 @@ from sphinx.cmd.build import main as sphinx_build
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 PAGES, STATIC, HTML = DOCS / "_pages", DOCS / "_build" / "static", DOCS / "_build" / "html"
-PARTS = {  # title in the contents -> the leading characters of its notebooks' names
-    "Before we start": ("00",),
-    "Part 1 · A world that talks": ("01", "02", "03"),
-    "Part 2 · Two aligned 25 Hz latents": ("04", "05", "06"),
-    "Part 3 · The model": ("07", "08", "09", "10", "11", "12", "13"),
-    "Part 4 · Make it talk": ("14", "15"),
-    "Part 5 · Does it work?": ("16", "17", "18"),
-    "Part 6 · The real size": ("19", "20"),
-    "Tools": ("21",),
-    "Appendix": ("9",),
-}
 SLIDER = "▸ Controls: run this notebook (make lab) to move them."
 
 
@@ -44,16 +34,14 @@ def remove_hidden(cell):
         cell.metadata["tags"] = ["exported"]
 
 
-def process(path: Path) -> tuple[dict, str, str | None]:
-    """The notebook as a page: cells, title, and the module that it exports (None if none)."""
+def process(path: Path) -> tuple[dict, list[dict], str | None]:
+    """The notebook as a page, its cells as they were written, and the module that it exports (None if none)."""
     raw = json.loads(path.read_text(encoding="utf-8"))
-    first = "".join(raw["cells"][0]["source"])
-    title = first.split("\n")[0].removeprefix("# ")
-    source = "\n".join("".join(cell["source"]) for cell in raw["cells"])
-    module = source.split("#| default_exp ")[1].split("\n")[0].strip() if "#| default_exp " in source else None
+    text = "\n".join(source(cell) for cell in raw["cells"])
+    module = text.split("#| default_exp ")[1].split("\n")[0].strip() if "#| default_exp " in text else None
     procs = [FrontmatterProc, populate_language, strip_ansi, hide_line, filter_stream_, clean_show_doc, remove_hidden, clean_magics, hide_]
     nb = NBProcessor(path, procs=procs, process=True).nb
-    return json.loads(json.dumps(nb)), title, module
+    return json.loads(json.dumps(nb)), raw["cells"], module
 
 
 def still(output: dict) -> dict | None:
@@ -66,12 +54,11 @@ def still(output: dict) -> dict | None:
 
 def page(path: Path) -> str | None:
     """Write the page of one notebook into docs/_pages; return the name of its module, if it has one."""
-    nb, title, module = process(path)
-    subtitle = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]).partition("\n> ")[2].split("\n")[0]
+    nb, written, module = process(path)
     links = [f'<a href="_static/notebooks/{path.name}" download>notebook</a>']
     if module:
         links.append(f'<a href="module_{module}.html">talker_t2av/{module.replace(".", "/")}.py</a>')
-    head = f'# {title}\n\n<p class="lead">{subtitle}</p>\n\n<p class="links">{" · ".join(links)}</p>'
+    head = f'# {title(written)}\n\n<p class="lead">{subtitle(written)}</p>\n\n<p class="links">{" · ".join(links)}</p>'
     cells = [{"cell_type": "markdown", "id": "title", "metadata": {}, "source": head}]
     for cell in nb["cells"]:
         if cell["cell_type"] == "raw" or "source" not in cell:  # the front matter that nbdev made of the title
@@ -95,11 +82,8 @@ def module_page(module: str) -> None:
 
 def contents(names: list[str], reference: list[str]) -> str:
     """The hidden tables of contents of the start page, one for each part that has a notebook by now, and one for the reference."""
-    parts = {title: [name for name in names if name.startswith(starts)] for title, starts in PARTS.items()} | {"Reference": reference}
-    trees = ["```{toctree}\n:hidden:\n:caption: " + title + "\n" + "\n".join(found) + "\n```" for title, found in parts.items() if found]
-    if lost := [name for name in names if name != "index" and not name.startswith(sum(PARTS.values(), ()))]:
-        raise SystemExit(f"docs/build.py: no part in PARTS takes {', '.join(lost)}")
-    return "\n\n".join(trees)
+    trees = parts([name for name in names if name != "index"]) | {"Reference": reference}
+    return "\n\n".join("```{toctree}\n:hidden:\n:caption: " + part + "\n" + "\n".join(found) + "\n```" for part, found in trees.items())
 
 
 def main() -> int:
@@ -116,7 +100,8 @@ def main() -> int:
     for name, text in reference.items():
         (PAGES / f"{name}.md").write_text(text, encoding="utf-8")
     shutil.copytree(ROOT / "nbs", STATIC / "notebooks", ignore=shutil.ignore_patterns(".*", "_*"))
-    shutil.copy(DOCS / "book.css", STATIC)
+    for name in ("book.css", "favicon.svg"):
+        shutil.copy(DOCS / name, STATIC)
     start = json.loads((PAGES / "index.ipynb").read_text(encoding="utf-8"))
     start["cells"].append({"cell_type": "markdown", "id": "contents", "metadata": {}, "source": contents([path.stem for path in notebooks], list(reference))})
     (PAGES / "index.ipynb").write_text(json.dumps(start), encoding="utf-8")

@@ -16,6 +16,7 @@ html_theme = "sphinx_book_theme"
 html_title = "Talker-T2AV, a book you can run"
 html_static_path = ["_build/static"]
 html_css_files = ["book.css"]
+html_favicon = "_build/static/favicon.svg"
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "show_toc_level": 2, "home_page_in_toc": True, "show_navbar_depth": 1, "navbar_persistent": []}

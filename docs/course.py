@@ -4,7 +4,7 @@
     python docs/course.py --check    says which notebooks it would change, and changes nothing
 
 docs/course.json holds what somebody must decide: `needs` (notebooks to read first) and `explain` (what a reader should now be able to explain).
-Order, titles, links and times are computed. The cells are ordinary Markdown that starts with a hidden mark, so JupyterLab, GitHub and the site show them alike.
+Order, titles, links, times and the contents in the index are computed. The cells are ordinary Markdown that starts with a hidden mark, so JupyterLab, GitHub and the site show them alike.
 """
 
 import json
@@ -16,7 +16,26 @@ NBS = Path(__file__).resolve().parent.parent / "nbs"
 TABLE = Path(__file__).resolve().parent / "course.json"
 START, EXPLAIN, LINKS = "<!-- course: start -->", "<!-- course: explain -->", "<!-- course: links -->"
 MARKS = (START, EXPLAIN, LINKS)
+CONTENTS = "<!-- course: contents -->"  # the index holds one such cell
+PARTS = {  # title in the contents -> the leading characters of its notebooks' names
+    "Before we start": ("00",),
+    "Part 1 · A world that talks": ("01", "02", "03"),
+    "Part 2 · Two aligned 25 Hz latents": ("04", "05", "06"),
+    "Part 3 · The model": ("07", "08", "09", "10", "11", "12", "13"),
+    "Part 4 · Make it talk": ("14", "15"),
+    "Part 5 · Does it work?": ("16", "17", "18"),
+    "Part 6 · The real size": ("19", "20"),
+    "Tools": ("21",),
+    "Appendix": ("9",),
+}
 WORDS_A_MINUTE, LINES_A_MINUTE = 180, 25  # an estimate: technical prose, and code that is read rather than skimmed
+AFTERNOON = ("00a", "00b", "01a", "01b", "04a", "04b", "11")
+WEEKEND = (*AFTERNOON, "00c", "00d", "07", "08", "09", "10", "12", "13a", "13b", "13c", "13d", "15a")
+PATHS = {  # title -> (what it is for, the leading characters of its notebooks' names; they hold all that they need)
+    "An afternoon": ("You want the idea: what speech is made of, what a latent is, and how flow matching draws a sample when many answers are right.", AFTERNOON),
+    "A weekend": ("You want to build it: the afternoon, then the whole model from its first layer to the loop that generates.", WEEKEND),
+    "A course": ("Everything, in order. [For teachers](91_teachers.ipynb) has a timetable, and says what to run live.", ("0", "1", "2")),
+}
 
 
 def source(cell: dict) -> str:
@@ -31,6 +50,11 @@ def own(cells: list[dict]) -> list[dict]:
 def title(cells: list[dict]) -> str:
     """The heading of the first cell: "1b. Voice: from text to phonemes and speech"."""
     return source(cells[0]).split("\n")[0].removeprefix("# ")
+
+
+def subtitle(cells: list[dict]) -> str:
+    """The line below the heading: what the notebook is about."""
+    return source(cells[0]).partition("\n> ")[2].split("\n")[0]
 
 
 def minutes(cells: list[dict]) -> int:
@@ -71,9 +95,47 @@ def with_course(cells: list[dict], made: dict[str, str]) -> list[dict]:
     return [*cells[: figure + 1], new[START], *cells[figure + 1 : exercises], new[EXPLAIN], *cells[exercises:], new[LINKS]]
 
 
+def notebooks(pattern: str = "[0-9]*.ipynb") -> dict[str, dict]:
+    """Name -> notebook, in reading order; all but the index."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(NBS.glob(pattern))}
+
+
 def chapters() -> dict[str, dict]:
-    """Name -> notebook, of all chapters in reading order; the index and the appendix (names that start with 9) have a shape of their own."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(NBS.glob("[0-8]*.ipynb"))}
+    """The notebooks with goals and exercises: without the appendix (names that start with 9), which has a shape of its own."""
+    return notebooks("[0-8]*.ipynb")
+
+
+def parts(names: list[str]) -> dict[str, list[str]]:
+    """Part -> its notebooks, of the parts that have some. Raises ValueError for a notebook that no part takes."""
+    if lost := [name for name in names if not name.startswith(sum(PARTS.values(), ()))]:
+        raise ValueError(f"docs/course.py: no part in PARTS takes {', '.join(lost)}")
+    return {part: found for part, starts in PARTS.items() if (found := [name for name in names if name.startswith(starts)])}
+
+
+def paths(books: dict[str, dict]) -> list[str]:
+    """The ways through the book, with links and hours."""
+    titles, lines = {name: title(nb["cells"]) for name, nb in books.items()}, []
+    for name, (purpose, starts) in PATHS.items():
+        chosen = [book for book in books if book.startswith(starts)]
+        hours = sum(minutes(own(books[book]["cells"])) for book in chosen) / 60
+        listed = " → ".join(short(book, titles) for book in chosen) if starts != PATHS["A course"][1] else f"all {len(chosen)} of them"
+        lines.append(f"- **{name}** ({hours:.0f} hours of reading). {purpose} {listed}")
+    return lines
+
+
+def contents(books: dict[str, dict]) -> str:
+    """The cell of the index that says how to read, and lists all notebooks: title, what each is about, minutes."""
+    lines = [CONTENTS, "## Three ways to read", "", *paths(books), "", "## Contents"]
+    for part, names in parts(list(books)).items():
+        times = [minutes(own(books[name]["cells"])) for name in names]
+        lines += ["", f"### {part}" + ("" if part == "Appendix" else f" ({sum(times) / 60:.1f} h)"), "", "| notebook | in one line | read |", "|---|---|---|"]
+        lines += [f"| [{title(books[name]['cells'])}]({name}.ipynb) | {subtitle(books[name]['cells'])} | {time} min |" for name, time in zip(names, times)]
+    return "\n".join(lines)
+
+
+def with_contents(cells: list[dict], books: dict[str, dict]) -> list[dict]:
+    """The cells of the index, with today's contents in the place of the old."""
+    return [markdown_cell(CONTENTS, contents(books)) if source(cell).startswith(CONTENTS) else cell for cell in cells]
 
 
 def check_table(table: dict[str, dict], names: list[str]) -> None:
@@ -89,15 +151,16 @@ def check_table(table: dict[str, dict], names: list[str]) -> None:
 def main(check: bool = False) -> int:
     table, books = json.loads(TABLE.read_text(encoding="utf-8")), chapters()
     check_table(table, list(books))
-    titles, stale = {name: title(nb["cells"]) for name, nb in books.items()}, []
-    for name, nb in books.items():
-        cells = own(nb["cells"])
-        fresh = with_course(cells, course_cells(name, cells, titles, table))
-        if [source(cell) for cell in fresh] != [source(cell) for cell in nb["cells"]]:
+    titles = {name: title(nb["cells"]) for name, nb in books.items()}
+    index = json.loads((NBS / "index.ipynb").read_text(encoding="utf-8"))
+    fresh = {name: with_course(own(nb["cells"]), course_cells(name, own(nb["cells"]), titles, table)) for name, nb in books.items()}
+    fresh["index"] = with_contents(index["cells"], notebooks())
+    stale = []
+    for name, nb in (books | {"index": index}).items():
+        if [source(cell) for cell in fresh[name]] != [source(cell) for cell in nb["cells"]]:
             stale.append(name)
             if not check:
-                path = NBS / f"{name}.ipynb"
-                path.write_text(json.dumps(nb | {"cells": fresh}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+                (NBS / f"{name}.ipynb").write_text(json.dumps(nb | {"cells": fresh[name]}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"course: {'stale' if check else 'renewed'}: {', '.join(stale) or 'none'}")
     return int(check and bool(stale))
 

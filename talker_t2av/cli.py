@@ -13,25 +13,30 @@ from importlib import import_module
 from . import __version__
 
 COMMANDS = {  # name: ("module:function", one line for --help); the function adds its options to a parser and sets func
-    "demo": ("talker_t2av.world.commands:demo_command", "say a typed sentence with a face, as an mp4"),
+    "demo": ("talker_t2av.codecs.round_trip:demo_command", "a sentence through both codecs: original and reconstruction side by side"),
+    "world": ("talker_t2av.world.commands:world_command", "say a typed sentence with the world's own voice and face"),
     "corpus": ("talker_t2av.world.commands:corpus_command", "build and check corpora of world clips"),
     "train semantic": ("talker_t2av.codecs.semantic_training:semantic_command", "train the semantic encoder of the audio codec"),
     "train judge": ("talker_t2av.codecs.judge:judge_command", "train the independent phoneme recogniser that measures speech"),
     "train audio-codec": ("talker_t2av.codecs.audio_training:audio_codec_command", "train the audio codec"),
+    "train motion-codec": ("talker_t2av.codecs.motion_training:motion_codec_command", "train the motion codec"),
     "train speaker": ("talker_t2av.codecs.speaker_training:speaker_command", "train the speaker encoder"),
     "latents": ("talker_t2av.latents:latents_command", "encode clips once, for the talker's training"),
     "train talker": ("talker_t2av.training:talker_command", "train the talker on encoded clips"),
+    "train syncnet": ("talker_t2av.evaluation.syncnet_training:syncnet_command", "train the networks that measure pictures and lip-sync"),
     "say": ("talker_t2av.speaking:say_command", "say a text with a face, as mp4 or gif"),
     "speak": ("talker_t2av.speaking:speak_command", "say a text, sound only"),
     "drive": ("talker_t2av.speaking:drive_command", "give a recording a face"),
     "dub": ("talker_t2av.speaking:dub_command", "give a film other words"),
+    "evaluate": ("talker_t2av.evaluation.evaluate:evaluate_command", "measure truth, codecs, the talker, or any folder of clips"),
 }
 ERRORS = (ValueError, OSError, FloatingPointError)  # bad input; files that are missing, forbidden or too big for the disk; a training that diverged
 
 # %% ../nbs/21_command_line.ipynb #9fa651f3
 def top_parser() -> argparse.ArgumentParser:
     "The parser that knows the names of the subcommands and nothing of their options."
-    lines = "\n".join(f"  {name:16s}{about}" for name, (_, about) in COMMANDS.items())
+    width = max(map(len, COMMANDS)) + 2
+    lines = "\n".join(f"  {name:{width}s}{about}" for name, (_, about) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="talker-t2av", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Joint talking audio-video generation: the commands of the book.",

@@ -41,9 +41,9 @@ def _layer_weights(heads: Sequence[DiffusionHead], index: int, dtype: torch.dtyp
     rest = (lambda head: layer(head).attention.o_proj.weight), gate_up, (lambda head: layer(head).mlp.down_proj.weight)
     return tuple(_stacked(heads, matrix, dtype) for matrix in (qkv, *rest))
 
-# %% ../nbs/15b_fast_heads.ipynb #f0dd09cf
+# %% ../nbs/15b_fast_heads.ipynb #94e4c60f
 class FusedHeads(nn.Module):
-    "Several diffusion heads of one shape, run as one network. For inference; the weights are copies, prepared once."
+    "Several diffusion heads of one shape, run as one network. For inference; the weights are copies, prepared once. Raises ValueError for heads of unlike shape."
 
     @torch.no_grad()
     def __init__(
@@ -138,7 +138,7 @@ class FusedHeads(nn.Module):
             x = x - step * velocity
         return [x[i, ..., :dim].to(noises[i]) for i, dim in enumerate(self.dims)]
 
-# %% ../nbs/15b_fast_heads.ipynb #592eb633
+# %% ../nbs/15b_fast_heads.ipynb #4ffb2238
 class FusedStreams:
     "Makes the streams of one run of `generate`; the heads of all streams that have to be drawn run as one. Use one for each run."
 
@@ -152,7 +152,7 @@ class FusedStreams:
         self.streams.append(FusedStream(self, head, global_condition, given, noise))
         return self.streams[-1]
 
-    def draw(self, stream: FusedStream, hidden: Tensor, sampling: Sampling) -> Tensor:
+    def draw(self, stream: FusedStream, hidden: Tensor, sampling: Sampling) -> Tensor:  # hidden (B, D) -> (B, P, d)
         "The next patch of `stream`, from the memory or drawn now, together with those of the others that are about to be asked."
         me, index = self.streams.index(stream), len(stream.patches)
         if me in self.waiting:

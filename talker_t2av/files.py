@@ -67,7 +67,7 @@ def read_label(path: str | Path) -> dict | None:  # None: a file without our lab
         return None
     return found if isinstance(found, dict) and "synthetic" in found else None
 
-# %% ../nbs/15d_files.ipynb #f964908b
+# %% ../nbs/15d_files.ipynb #0c93bd33
 class SoundWriter:
     "A wav, flac or ogg file, written while the sound comes."
 
@@ -90,7 +90,7 @@ class SoundWriter:
             raise OSError(f"cannot write the sound ({error.error_string}); is the disk full?") from None
 
     def finish(self) -> None:
-        "Everything that was given is in the file."
+        "Everything that was given is in the file. Raises OSError when it cannot be written."
         try:
             self.file.flush()
             self.file.close()
@@ -110,7 +110,7 @@ class GifWriter:
             self.frames += list(check_frames(frames))
 
     def finish(self) -> None:
-        "Choose colours and write."
+        "Choose colours and write. Raises ValueError without frames."
         from PIL import Image
 
         if not self.frames:
@@ -118,7 +118,7 @@ class GifWriter:
         pictures = [Image.fromarray(frame).quantize(255, dither=Image.Dither.NONE) for frame in self.frames]
         pictures[0].save(self.path, save_all=True, append_images=pictures[1:], duration=1000 // FRAME_RATE, loop=0, comment=self.label.encode(), optimize=False)
 
-# %% ../nbs/15d_files.ipynb #7f5d37ee
+# %% ../nbs/15d_files.ipynb #5f252068
 def _ffmpeg(*words: str, **options) -> subprocess.Popen:
     "A running ffmpeg that Ctrl-C does not reach: we end it ourselves."
     import imageio_ffmpeg
@@ -188,7 +188,7 @@ class VideoWriter:
             self._fail(process)
 
     def finish(self) -> None:
-        "Put picture, sound and label into one file."
+        "Put picture, sound and label into one file. Raises ValueError without frames."
         if self.encoder is None:
             raise ValueError("mp4: there are no frames; a clip without a face can be written as .wav")
         self._run(self.encoder)

@@ -45,7 +45,7 @@ def unpack_clips(data: bytes, where: str) -> tuple[dict[str, Tensor], dict]:
     except (SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{where}: is no shard of latents, or is cut off ({error})") from None
 
-# %% ../nbs/14b_latents.ipynb #8ff1247b
+# %% ../nbs/14b_latents.ipynb #87b1a3f8
 def shard_path(out: Path, index: int) -> Path:
     "Where shard `index` lies."
     return Path(out) / f"shard-{index:05d}.safetensors"
@@ -62,7 +62,7 @@ class ShardTask:
 
 
 def write_shard(task: ShardTask) -> None:
-    "Make one shard. Rows of a manifest that cannot be used are left out and noted; clips of the world are never bad, so there it is an error."
+    "Make one shard. Rows of a manifest that cannot be used are left out and noted; clips of the world are never bad, so there it is an error. Raises ValueError for such a clip, or when none of the rows can be used."
     codecs, clips, bad = load_codecs(task.names), [], []
     for i in range(task.index * SHARD, min((task.index + 1) * SHARD, len(task.source))):
         raw = task.source.clip(i, codecs.wants, codecs.image_size)

@@ -137,9 +137,9 @@ class Plan:
     left_out: str = ""  # characters of the text that cannot be spoken
     steps: list[Step] = field(default_factory=list)  # what has been generated
 
-# %% ../nbs/15f_pipeline.ipynb #0838f30a
+# %% ../nbs/15f_pipeline.ipynb #d23116c2
 class PipelineParts:
-    "The networks of a pipeline: loading, saving, checking that they fit."
+    "The networks of a pipeline: loading, saving, checking that they fit. Raises ValueError when they do not."
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ def find_tokenizer(source: str | Path, talker_folder: Path) -> TextTokenizer:
         return load_tokenizer(hf_hub_download(str(source), "tokenizer.json"))
     raise FileNotFoundError(f"from_pretrained: no tokenizer.json in {talker_folder} or beside it")
 
-# %% ../nbs/15f_pipeline.ipynb #20ba7222
+# %% ../nbs/15f_pipeline.ipynb #e18c6a9c
 class TalkerPipeline(PipelineParts):
     "From text to talking clips: `TalkerPipeline.from_pretrained('small')('Hello.')`."
 
@@ -311,7 +311,7 @@ class TalkerPipeline(PipelineParts):
         return plan.report
 
     def batch(self, texts: Sequence[str], voices=("ada",), faces=(7,), seeds=(0,), **knobs) -> list[TalkingClip]:
-        "Many clips at once; voices, faces and seeds are repeated as needed. Each clip is what it would be alone, up to rounding."
+        "Many clips at once; voices, faces and seeds are repeated as needed. Each clip is what it would be alone, up to rounding. Raises ValueError for anything but a list of texts."
         if not texts or isinstance(texts, str):
             raise ValueError(f"texts: takes a list of texts, got {texts!r}")
         pick = lambda values, i: values[i % len(values)]

@@ -27,7 +27,7 @@ from .media import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME
 # %% auto #0
 __all__ = ['Chunk', 'Renderer', 'render', 'join', 'half_the_cores', 'ahead', 'chunk_message', 'LivePlayer']
 
-# %% ../nbs/15e_streaming.ipynb #ff35bc7b
+# %% ../nbs/15e_streaming.ipynb #66c0b749
 class Chunk(NamedTuple):
     "A piece of a clip. Sound and pictures of one chunk need not be equally long; put together they are."
 
@@ -36,7 +36,7 @@ class Chunk(NamedTuple):
 
 
 class Renderer:
-    "Latents in, sound and pictures out, chunk by chunk."
+    "Latents in, sound and pictures out, chunk by chunk. Raises ValueError for chunks of less than one patch."
 
     def __init__(
         self,

@@ -8,11 +8,10 @@ __all__ = ['TALKER_RECIPES', 'reading_checks', 'reading_gap', 'attention_maps', 
            'open_latents', 'train_talker', 'save_talker', 'training_values', 'parse_setting', 'run_talker',
            'talker_command']
 
-# %% ../nbs/14d_training.ipynb #a57dba9d
+# %% ../nbs/14d_training.ipynb #a7673382
 import argparse
 import copy
 import json
-import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -22,14 +21,14 @@ from torch import Tensor
 
 from .encoding import decode_clip, load_codecs
 from .latents import LatentSet, load_latents
-from .media import FRAME_RATE, atomic_path, write_audio, write_result, write_video
+from .media import FRAME_RATE, atomic_path, write_audio, write_video
 from .model.backbone import Backbone
 from .model.config import PRESETS, TalkerConfig
 from .model.layers import apply_rope
 from .model.sequence import TalkerBatch
 from .model.talker import Sampling, Talker
 from .model.text import TextTokenizer, save_tokenizer
-from .training_loop import TrainConfig, check_folder, fit, seed_of
+from .training_loop import TrainConfig, check_folder, fit, run_training, seed_of, training_options, with_overrides
 from .training_loss import LossOptions, TalkerTrainer, collate_clips, mixed_batches, phoneme_table, sorted_pools, talker_loss, text_tokenizer
 
 # %% ../nbs/14d_training.ipynb #7cbe9aa8
@@ -230,16 +229,16 @@ def write_samples(talker: Talker, tokenizer: TextTokenizer, latents: LatentSet, 
             write_audio(path.with_suffix(".wav"), wav) if frames is None else write_video(path.with_suffix(".mp4"), frames, wav, comment=comment)
     return {"length": float(np.mean(length)), "stopped": float(np.mean(stopped))}
 
-# %% ../nbs/14d_training.ipynb #b20fb3c9
+# %% ../nbs/14d_training.ipynb #7865c807
 def agree_on_recipe(out: Path | None, noted: dict, resume: bool) -> None:
-    "Write recipe.json, or compare with it when resuming. Raises FileNotFoundError or ValueError."
-    check_folder(out, resume)
+    "Write recipe.json, or compare with it when resuming. Raises what `check_folder` raises, FileNotFoundError without a recipe to resume, ValueError for another one."
+    out = check_folder(out, resume)
     if out is None:
         return
     path = out / "recipe.json"
     if resume:
-        if not path.is_file() or not any(out.glob("checkpoint-*")):
-            raise FileNotFoundError(f"train talker: nothing to resume in {out}; start without resume")
+        if not path.is_file():
+            raise FileNotFoundError(f"train talker: nothing to resume in {out}, no recipe.json; start without resume")
         found = json.loads(path.read_text(encoding="utf-8"))
         different = [f"{key}: {found.get(key)!r} then, {value!r} now" for key, value in noted.items() if found.get(key) != value]
         if different:
@@ -308,7 +307,7 @@ def save_talker(talker: Talker, tokenizer: TextTokenizer, folder: str | Path) ->
     save_tokenizer(tokenizer, Path(folder) / "tokenizer.json", "of the talker in this folder")
     return Path(folder)
 
-# %% ../nbs/14d_training.ipynb #7b7f649c
+# %% ../nbs/14d_training.ipynb #08f1d5cd
 def training_values(history: list[dict], trainer: TalkerTrainer, recipe: dict, seconds: float, window: int = 50) -> dict:
     "What the results file keeps: means over windows of steps, every validation, the maps of at most eight of them."
     names = ("loss", "audio", "motion", "stop", "phoneme", "named", "latent", "grad_norm")
@@ -337,31 +336,22 @@ def parse_setting(text: str) -> tuple[str, object]:
 
 def run_talker(args: argparse.Namespace) -> int:
     "`train talker`: exit code 0. Errors go up to `cli.main`."
-    from accelerate import PartialState
-
-    changes = dict(parse_setting(text) for text in args.set) | {"seed": args.seed} | ({} if args.steps is None else {"steps": args.steps})
-    recipe, started, out = change_recipe(TALKER_RECIPES[args.preset], changes), time.perf_counter(), Path(args.out)
+    recipe = with_overrides(change_recipe(TALKER_RECIPES[args.preset], dict(parse_setting(text) for text in args.set)), args)
     data = open_latents(args.data)
-    trainer, tokenizer, history = train_talker(recipe, data, out, args.resume)
-    if not PartialState().is_main_process:
-        return 0
-    save_talker(trainer.talker.cpu(), tokenizer, out)
-    options = "".join(f" --set {text}" for text in args.set) + ("" if args.steps is None else f" --steps {args.steps}") + (f" --seed {args.seed}" if args.seed else "")
-    values = training_values(history, trainer, recipe_record(recipe, data[0]), time.perf_counter() - started)
-    write_result(args.results or out / "results.json", values, f"talker-t2av train talker --preset {args.preset} --data DIR --out DIR{options}")
-    last = values["validation"][-1]
-    print(f"{out / 'model.safetensors'}: {values['weights']['talker']:,} weights; flow loss of speech {last['tts_audio_right']:.3f} with the right text, {last['tts_audio_wrong']:.3f} with a wrong one")
-    return 0
+
+    def finish(trained: tuple, recipe: TalkerRecipe, out: Path, seconds: float) -> tuple[dict, str]:
+        trainer, tokenizer, history = trained
+        save_talker(trainer.talker.cpu(), tokenizer, out)
+        values = training_values(history, trainer, recipe_record(recipe, data[0]), seconds)
+        last, count = values["validation"][-1], values["weights"]["talker"]
+        return values, f"{count:,} weights; flow loss of speech {last['tts_audio_right']:.3f} with the right text, {last['tts_audio_wrong']:.3f} with a wrong one"
+
+    train = lambda recipe, out, resume: train_talker(recipe, data, out, resume)
+    return run_training(args, "train talker", recipe, train, finish, folders=("data", "out"), options=("set", "steps", "seed"))
 
 
 def talker_command(parser: argparse.ArgumentParser) -> None:
     "Add the options of `train talker` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
-    parser.add_argument("--preset", choices=sorted(TALKER_RECIPES), default="small", help="sizes and recipe (default small, the shipped one)")
     parser.add_argument("--data", required=True, metavar="DIR", help="folder that `talker-t2av latents` wrote")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for checkpoints, samples, weights and results.json")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
-    parser.add_argument("--steps", type=int, default=None, metavar="N", help="optimizer steps (default: the recipe's)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other weights and batches (default 0)")
+    training_options(parser, TALKER_RECIPES, run_talker, writes="samples, weights", seeds="weights and batches")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the recipe, e.g. phoneme_weight=0; may be repeated")
-    parser.add_argument("--results", default=None, metavar="FILE", help="where the measured values go (default DIR/results.json)")
-    parser.set_defaults(func=run_talker)

@@ -5,22 +5,30 @@
 # %% auto #0
 __all__ = ['TrainConfig', 'learning_rate_at', 'seed_of', 'StepSampler', 'shuffled_batches', 'EMA', 'optimizer_tensors',
            'load_optimizer_tensors', 'save_checkpoint', 'load_checkpoint', 'average_gradients', 'to_device',
-           'train_step', 'fit', 'check_folder', 'run_validation']
+           'train_step', 'fit', 'check_folder', 'run_validation', 'training_options', 'with_overrides', 'command_text',
+           'run_training']
 
-# %% ../nbs/00c_training_loop.ipynb #63233e38
+# %% ../nbs/00c_training_loop.ipynb #5dae6e5d
+import argparse
 import hashlib
 import json
 import math
 import os
+import shlex
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from .media import write_result
+from .pretrained import WEIGHTS
 
 # %% ../nbs/00c_training_loop.ipynb #2aa2137e
 @dataclass(frozen=True)
@@ -60,9 +68,9 @@ def seed_of(*parts: int | str) -> int:  # e.g. seed, step, rank
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
-# %% ../nbs/00c_training_loop.ipynb #7893770f
+# %% ../nbs/00c_training_loop.ipynb #d767300f
 class StepSampler:
-    "Endless batches of indices for a DataLoader (as its batch_sampler), starting at any step."
+    "Endless batches of indices for a DataLoader (as its batch_sampler), starting at any step. Raises ValueError for a batch with fewer items than processes, or more than there are."
 
     def __init__(
         self,
@@ -147,7 +155,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
-# %% ../nbs/00c_training_loop.ipynb #8e1887d4
+# %% ../nbs/00c_training_loop.ipynb #84a8453b
 def save_checkpoint(
     out: Path,  # the training's folder; the checkpoint becomes out/checkpoint-NNNNNNNN
     step: int,  # steps done
@@ -181,9 +189,8 @@ def load_checkpoint(
     config: TrainConfig,
 ) -> tuple[int, list[dict]]:  # steps done, history
     "Load the newest checkpoint. Raises FileNotFoundError if there is none, ValueError if it was made with other settings."
+    check_folder(out, resume=True)
     found = sorted(out.glob("checkpoint-*"))
-    if not found:
-        raise FileNotFoundError(f"load_checkpoint: nothing to resume, no checkpoint-* in {out}; start without resume")
     record = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
     changed = {name: (record["config"][name], value) for name, value in asdict(config).items() if record["config"].get(name) != value}
     if changed:
@@ -234,7 +241,7 @@ def train_step(model, loss_fn, batch, optimizer, parameters, config: TrainConfig
     optimizer.step()
     return {name: float(value.detach()) for name, value in losses.items()} | {"grad_norm": float(norm)}
 
-# %% ../nbs/00c_training_loop.ipynb #c7b44ee1
+# %% ../nbs/00c_training_loop.ipynb #bb766dbd
 def fit(
     model: nn.Module,  # trained in place; ends with the averaged weights if ema_decay > 0
     loss_fn: Callable,  # (model, batch, generator) -> {"loss": tensor, ...}
@@ -249,8 +256,7 @@ def fit(
     from accelerate import Accelerator
     from tqdm import tqdm
 
-    out = None if out is None else Path(out)
-    check_folder(out, resume)
+    out = check_folder(out, resume)
     accelerator = Accelerator()
     model.to(accelerator.device).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -275,12 +281,20 @@ def fit(
     return history
 
 
-def check_folder(out: Path | None, resume: bool) -> None:
-    "Refuse to mix two trainings: raises FileExistsError when `out` has checkpoints and `resume` is off, ValueError for resume without a folder."
-    if out is None and resume:
-        raise ValueError("fit: resume needs the folder of the earlier run as `out`")
-    if out is not None and not resume and any(out.glob("checkpoint-*")):
-        raise FileExistsError(f"fit: {out} holds checkpoints of another training; resume it, or choose another folder")
+def check_folder(
+    out: str | Path | None,  # the training's folder
+    resume: bool,
+) -> Path | None:  # the folder
+    "Refuse to mix two trainings, or to resume none: FileExistsError when `out` has checkpoints and `resume` is off; to resume, ValueError without a folder and FileNotFoundError without a checkpoint."
+    out = None if out is None else Path(out)
+    begun = out is not None and any(out.glob("checkpoint-*"))
+    if resume and out is None:
+        raise ValueError("resume: needs the folder of the earlier run as `out`")
+    if resume and not begun:
+        raise FileNotFoundError(f"resume: nothing to resume, no checkpoint-* in {out}; start without resume")
+    if begun and not resume:
+        raise FileExistsError(f"out: {out} holds checkpoints of another training; resume it, or choose another folder")
+    return out
 
 
 @torch.no_grad()
@@ -291,3 +305,67 @@ def run_validation(model: nn.Module, ema: EMA, validate: Callable, step: int) ->
         values = validate(model, step)
         model.train()
     return values
+
+# %% ../nbs/00c_training_loop.ipynb #cd114657
+def training_options(
+    parser: argparse.ArgumentParser,
+    recipes: dict[str, Any],  # preset -> recipe
+    func: Callable[[argparse.Namespace], int],  # what runs the command
+    writes: str = "config.json, model.safetensors",  # into --out, besides checkpoints and results.json; for --help
+    seeds: str = "speech, weights and batches",  # what another seed changes; for --help
+) -> None:
+    "Add the options that all `train` commands share to `parser`; the parsed namespace gets `func`."
+    parser.add_argument("--preset", choices=sorted(recipes), default="small", help="sizes and recipe (default small, the shipped one)")
+    parser.add_argument("--out", required=True, metavar="DIR", help=f"folder for checkpoints, {writes} and results.json")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
+    parser.add_argument("--steps", type=int, default=None, metavar="N", help="optimizer steps (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0, help=f"another seed gives other {seeds} (default 0)")
+    parser.add_argument("--results", default=None, metavar="FILE", help="where the measured values go (default DIR/results.json)")
+    parser.set_defaults(func=func)
+
+
+def with_overrides(
+    recipe,  # a dataclass with a `TrainConfig` as its field `train`
+    args: argparse.Namespace,  # with steps (None: the recipe's) and seed
+):  # recipe of the same kind
+    "The recipe with the steps and the seed of the command line."
+    steps = recipe.train.steps if args.steps is None else args.steps
+    return replace(recipe, train=replace(recipe.train, steps=steps, seed=args.seed))
+
+
+def command_text(
+    name: str,  # e.g. "train speaker"
+    args: argparse.Namespace,
+    folders: tuple[str, ...] = ("out",),  # options whose value is a place on this machine: written as DIR
+    options: tuple[str, ...] = ("steps", "seed"),  # written where given; a list stands for a repeated option
+) -> str:
+    "The command as a result file records it, ready to be typed elsewhere."
+    words = ["talker-t2av", *name.split(), "--preset", args.preset]
+    for option in folders:
+        words += [f"--{option}", "DIR"]
+    for option in options:
+        value = getattr(args, option)
+        for one in value if isinstance(value, list) else [value] if value else []:
+            words += [f"--{option}", str(one)]
+    return shlex.join(words)
+
+# %% ../nbs/00c_training_loop.ipynb #1d81f579
+def run_training(
+    args: argparse.Namespace,  # of a parser that went through `training_options`
+    name: str,  # e.g. "train speaker"
+    recipe,  # of `with_overrides`
+    train: Callable,  # (recipe, out, resume) -> whatever `finish` takes
+    finish: Callable,  # (trained, recipe, out, seconds) -> values for the results file, one line to print; stores the weights in `out`
+    folders: tuple[str, ...] = ("out",),  # as `command_text` takes them
+    options: tuple[str, ...] = ("steps", "seed"),
+) -> int:  # exit code 0; errors go up
+    "Train, then, on the main process only, store, measure and write the results."
+    from accelerate import PartialState
+
+    out, start = Path(args.out), time.perf_counter()
+    trained = train(recipe, out, args.resume)
+    if PartialState().is_main_process:
+        values, line = finish(trained, recipe, out, time.perf_counter() - start)
+        write_result(args.results or out / "results.json", values, command_text(name, args, folders, options))
+        print(f"{out / WEIGHTS}: {line}")
+    return 0

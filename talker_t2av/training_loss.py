@@ -32,7 +32,7 @@ def text_tokenizer(kind: str) -> TextTokenizer:  # "characters": one token a byt
         raise ValueError(f"text: takes 'characters' or 'pieces', got {kind!r}")
     return Tokenizer([]) if kind == "characters" else load_tokenizer("small")
 
-# %% ../nbs/14c_training_loss.ipynb #f3681f70
+# %% ../nbs/14c_training_loss.ipynb #ee3861ca
 def sorted_pools(latents: LatentSet) -> list[np.ndarray]:
     "Indices of clips with a face, and of those without, each sorted by length. A kind that has no clip is left out."
     kinds = [np.flatnonzero(latents.has_motion), np.flatnonzero(~latents.has_motion)]
@@ -40,7 +40,7 @@ def sorted_pools(latents: LatentSet) -> list[np.ndarray]:
 
 
 def near(lengths: np.ndarray, length: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    "Places of `count` entries of sorted `lengths`, drawn from a window around a place where `length` belongs."
+    "Places of `count` entries of sorted `lengths` (clips,), drawn from a window around a place where `length` belongs."
     left, right = np.searchsorted(lengths, [length, length + 1])
     window = min(len(lengths), max(2 * count, 16))
     first = np.clip(rng.integers(left, right + 1) - window // 2, 0, len(lengths) - window)
@@ -49,7 +49,7 @@ def near(lengths: np.ndarray, length: int, count: int, rng: np.random.Generator)
 
 def draw_clips(
     pools: list[np.ndarray],  # from `sorted_pools`
-    lengths: np.ndarray,  # frames of each clip
+    lengths: np.ndarray,  # (clips,) frames of each
     frames: int,  # budget of this process: frames of all its clips together, about
     seed: tuple[int, int, int],  # seed, step, rank
     longest: float = np.inf,  # frames; longer clips are held back
@@ -173,7 +173,7 @@ def blank_patches(
     blank = torch.rand(slot.shape, generator=generator, device=generator.device).to(row.device) < share
     return row.masked_fill((blank & (slot >= 0) & (slot < num_slots[:, None]))[..., None], 0.0)
 
-# %% ../nbs/14c_training_loss.ipynb #88f18469
+# %% ../nbs/14c_training_loss.ipynb #f85a5890
 class TalkerTrainer(nn.Module):
     "What is trained: the talker, and two linear layers that are left behind afterwards."
 
@@ -198,7 +198,7 @@ class TalkerTrainer(nn.Module):
         return hidden, {name: PatchTargets(part.data, part.conditions | {"history": history[name]}) for name, part in targets.items()}
 
     def questions(self, batch: TalkerBatch, labels: Tensor, targets: PatchTargets) -> dict[str, Tensor]:
-        "Losses of the two helpers, and the share of phonemes named rightly, over all audio patches."
+        "Losses of the two helpers, and the share of phonemes named rightly, over all audio patches; labels (B, N)."
         hidden, P = targets.conditions["hidden"], self.config.patch_size  # (R, D)
         count = target_patches(batch.audio_length, batch.motion_length, P)["audio"]
         labels = F.pad(labels, (0, -labels.shape[1] % P), value=IGNORE).unflatten(1, (-1, P))  # (B, L, P)

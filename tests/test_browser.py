@@ -1,12 +1,13 @@
-"""The site and JupyterLab in a real browser: pages open without an error, a clip plays, the search finds, a slider moves a picture.
+"""The site and JupyterLab in a real browser: pages open without an error, formulas stand, a clip plays, the search finds, a slider moves a picture.
 
-Needs the Python package `playwright` and Chromium (from the system, or by `playwright install chromium`); says so and skips where one is missing.
+Needs the Python package `playwright` and Chromium (tests/chromium.py looks for one, or fetches it); says so and skips where one is missing.
 """
 
 import functools
 import http.server
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,23 +18,28 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from chromium import system_chromium
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need the Python package playwright (pip install playwright)")
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "docs" / "_build" / "html"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OPTIONS = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
 LIMIT = 1e3 * float(os.environ.get("TALKER_T2AV_BROWSER_SECONDS", 120))  # for one wait, in ms; slow machines need more
 
 
 @pytest.fixture(scope="module")
 def browser():
+    """The system's Chromium, or Playwright's own where the system has none or one that does not start."""
     with playwright.sync_playwright() as driver:
-        try:
-            running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"])
-        except playwright.Error as error:
-            if CHROMIUM: raise
-            pytest.skip(f"the browser tests need Chromium (playwright install chromium, or your system's package): {str(error).splitlines()[0]}")
+        running, reason = None, ""
+        for path in filter(lambda path: running is None, dict.fromkeys([system_chromium(), None])):
+            try:
+                running = driver.chromium.launch(executable_path=path, args=OPTIONS)
+            except playwright.Error as error:
+                reason = reason or str(error).splitlines()[0]
+        if running is None:
+            pytest.skip(f"the browser tests need Chromium that starts (python tests/chromium.py, or your system's package): {reason}")
         yield running
         running.close()
 
@@ -44,9 +50,9 @@ def page(browser):
     page = browser.new_page()
     page.set_default_timeout(LIMIT)
     page.faults, page.asked = [], []
-    page.on("console", lambda message: page.faults.append(f"console: {message.text}") if message.type == "error" else None)
+    page.on("console", lambda message: page.faults.append(f"console: {message.text} ({message.location.get('url', '')[:200]})") if message.type == "error" else None)
     page.on("pageerror", lambda error: page.faults.append(f"script: {error}"))
-    page.on("requestfailed", lambda request: page.faults.append(f"failed: {request.url[:200]}"))
+    page.on("requestfailed", lambda request: page.faults.append(f"failed: {request.url[:200]}") if "ERR_ABORTED" not in (request.failure or "") else None)  # aborted: we left first
     page.on("request", lambda request: page.asked.append(request.url))
     page.on("response", lambda response: page.faults.append(f"{response.status}: {response.url[:200]}") if response.status >= 400 else None)
     yield page
@@ -86,9 +92,27 @@ def test_every_page_opens(page, site):
         heading = page.evaluate("() => document.querySelector('h1, h2')?.innerText ?? ''")
         assert heading or name == "genindex.html", f"{name} shows nothing"
         page.faults[before:] = [f"{name}: {fault}" for fault in page.faults[before:]]
-    assert not [fault for fault in page.faults if "favicon.ico" not in fault]
+    assert not page.faults
     outside = {url for url in page.asked if not url.startswith((site, "data:", "blob:"))}
     assert not outside, f"the site should need no network: {sorted(outside)[:5]}"
+
+
+FORMULAS = """() => [...document.querySelectorAll('math')].filter(formula => !formula.closest('details:not([open])')).map(formula => {
+    const box = formula.getBoundingClientRect(), font = parseFloat(getComputedStyle(formula).fontSize), drawn = formula.cloneNode(true);
+    drawn.querySelectorAll('annotation').forEach(source => source.remove());  // the TeX goes along, for copying, unseen
+    return {words: drawn.textContent, wide: box.width / font, high: box.height / font, seen: formula.checkVisibility()};
+})"""
+
+
+def test_formulas_are_drawn(page, site):
+    """Formulas take room on the page; a fraction is higher than a letter; no TeX is left over in them or around them."""
+    page.goto(f"{site}/11_flow.html", wait_until="load")
+    formulas = page.evaluate(FORMULAS)
+    assert len(formulas) > 5 and not [formula for formula in formulas if not formula["seen"] or formula["wide"] < 0.2]
+    heights = [formula["high"] for formula in formulas]
+    assert max(heights) > 1.5 * min(heights) > 0
+    prose = page.evaluate("() => [...document.querySelectorAll('article p, article li, article td')].filter(part => !part.closest('details:not([open])')).map(part => part.innerText).join('\\n')")
+    assert not re.search(r"\\[a-z]{2,}|\$[^$\d]+\$", prose + " ".join(formula["words"] for formula in formulas))
 
 
 PLAY = """async () => {
@@ -116,7 +140,9 @@ def test_search_finds(page, site):
     """A word that one chapter explains is found in that chapter."""
     page.goto(f"{site}/search.html?q=viseme", wait_until="load")
     page.wait_for_function("() => [...document.querySelectorAll('#search-results a')].some(link => link.href.includes('02d_articulation'))")
-    assert not page.faults
+    page.goto(f"{site}/search.html?q=qqxyzzyqq", wait_until="load")
+    page.wait_for_function("() => /did not match|found 0|no (results|documents)/i.test(document.querySelector('#search-results').innerText)")
+    assert not page.evaluate("() => document.querySelectorAll('#search-results a').length") and not page.faults
 
 
 def test_it_fits_a_telephone(page, site):
@@ -144,6 +170,8 @@ def lab(tmp_path_factory):
     """Address of a JupyterLab on a copy of the notebooks, with settings of its own."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "nbs", folder / "nbs", ignore=shutil.ignore_patterns(".*"))
+    cells = [{"cell_type": "code", "id": f"cell{i}", "metadata": {}, "execution_count": None, "outputs": [], "source": text} for i, text in enumerate(["1", "1 / 0", "2"])]
+    (folder / "nbs" / "broken.ipynb").write_text(json.dumps({"cells": cells, "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}}, "nbformat": 4, "nbformat_minor": 5}))
     tracker = folder / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     tracker.parent.mkdir(parents=True)
     tracker.write_text(json.dumps({"windowingMode": "none"}))  # cells out of sight exist too
@@ -177,14 +205,21 @@ def run_all(page, lab: str, name: str) -> None:
     page.wait_for_function("() => window.book.sessionContext.session?.kernel?.status === 'idle'")
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.finished = true; }); }")
     page.wait_for_function("() => window.finished")
-    errors = page.evaluate("() => [...document.querySelectorAll('[data-mime-type=\"application/vnd.jupyter.error\"]')].map(error => error.innerText.slice(0, 300))")
+    cells = [cell for cell in page.evaluate("() => window.book.context.model.toJSON().cells") if cell["cell_type"] == "code"]
+    errors = [f"{output['ename']}: {output['evalue']}" for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
     assert not errors, errors
+    assert all(cell["execution_count"] for cell in cells), "some cells were not run"
 
 
 def test_index_runs_in_jupyterlab(page, lab):
     """All cells of the first page run, and its films are there."""
     run_all(page, lab, "index.ipynb")
     assert page.evaluate("() => document.querySelectorAll('.jp-Notebook video').length") >= 1
+
+
+def test_a_cell_that_fails_is_noticed(page, lab):
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        run_all(page, lab, "broken.ipynb")
 
 
 PICTURE = "() => [...document.querySelectorAll('.jupyter-widgets img, .widget-output img')].map(picture => picture.src).join()"

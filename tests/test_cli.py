@@ -35,18 +35,19 @@ def test_every_command_has_help(words):
     assert done.returncode == 0 and "usage: talker-t2av " + " ".join(words) in done.stdout
 
 
-def test_demo_says_a_sentence(tmp_path):
-    done = run("demo", "Lips and sound agree.", "-o", tmp_path / "demo.mp4", "--size", 96, "--seed", 4)
+def test_the_world_says_a_sentence(tmp_path):
+    done = run("world", "Lips and sound agree.", "-o", tmp_path / "first.mp4", "--size", 96, "--seed", 4)
     assert done.returncode == 0, done.stderr
-    frames, rate = read_video(tmp_path / "demo.mp4")
+    frames, rate = read_video(tmp_path / "first.mp4")
+    assert done.stdout.strip() == f"{tmp_path / 'first.mp4'}: {len(frames) / rate:.1f} s, voice ada, face 7"
     assert rate == 25 and frames.shape[1:] == (96, 96, 3) and len(frames) % 4 == 0 and frames.std() > 20
-    again = run("demo", "Lips and sound agree.", "-o", tmp_path / "again.mp4", "--size", 96, "--seed", 4)
-    assert again.returncode == 0 and (tmp_path / "again.mp4").read_bytes() == (tmp_path / "demo.mp4").read_bytes()
+    again = run("world", "Lips and sound agree.", "-o", tmp_path / "again.mp4", "--size", 96, "--seed", 4)
+    assert again.returncode == 0 and (tmp_path / "again.mp4").read_bytes() == (tmp_path / "first.mp4").read_bytes()
 
 
 @pytest.mark.parametrize("words, message", [
-    (["demo", ""], "text"), (["demo", "   "], "text"), (["demo", "🙂🙂"], "🙂"), (["demo", "a " * 2000], "1000"),
-    (["demo", "Hi.", "--voice", "nobody"], "nobody"), (["demo", "Hi.", "-o", "clip.avi"], ".mp4"), (["demo", "Hi.", "--size", "33"], "33"),
+    (["world", ""], "text"), (["world", "   "], "text"), (["world", "🙂🙂"], "🙂"), (["world", "a " * 2000], "1000"),
+    (["world", "Hi.", "--voice", "nobody"], "nobody"), (["world", "Hi.", "-o", "clip.avi"], ".mp4"), (["world", "Hi.", "--size", "33"], "33"),
     (["corpus", "check", "nowhere"], "nowhere"), (["corpus", "build", "--clips", "0", "--out", "x"], "0"),
 ])
 def test_bad_input_is_one_line_and_code_2(tmp_path, words, message):

@@ -27,6 +27,24 @@ def test_chapter_has_its_course_cells(name):
     assert [course.source(cell) for cell in cells] == [course.source(cell) for cell in fresh], "run: python docs/course.py"
 
 
+def test_index_lists_every_notebook():
+    """Ways to read and contents, as docs/course.py would write them today; each notebook has a line that says what it is about."""
+    books = course.notebooks()
+    cells = json.loads((course.NBS / "index.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert sum(course.source(cell).startswith(course.CONTENTS) for cell in cells) == 1
+    assert [course.source(cell) for cell in cells] == [course.source(cell) for cell in course.with_contents(cells, books)], "run: python docs/course.py"
+    assert not [name for name, nb in books.items() if not course.subtitle(nb["cells"])], "a notebook begins with # title and > one line"
+
+
+@pytest.mark.parametrize("name", course.PATHS)
+def test_way_to_read_holds_what_it_needs(name):
+    """Nothing on a way through the book leans on a notebook that is not on it."""
+    starts = course.PATHS[name][1]
+    chosen = [book for book in BOOKS if book.startswith(starts)]
+    assert all(any(book.startswith(start) for book in chosen) for start in starts)
+    assert not {book: lost for book in chosen if (lost := set(TABLE[book]["needs"]) - set(chosen))}
+
+
 def test_titles_begin_with_their_number():
     """Links call a notebook by the number in its title: 01b_voice is "1b. ..."."""
     wrong = {name: title for name, title in TITLES.items() if title.split(". ")[0] != name.split("_")[0].lstrip("0") and not (name.startswith("00") and title.startswith(f"0{name[2]}. "))}
@@ -44,6 +62,16 @@ def test_course_cells_find_their_places_and_writing_twice_changes_nothing():
     assert [course.source(cell)[:16] for cell in once] == ["# 1a. A", "overview()", "<!-- course: sta", "word word word w", "<!-- course: exp", "## Exercises\n1. ", "<!-- course: lin"]
     assert "about 5 minutes" in course.source(once[2]) and "- why" in course.source(once[4]) and "[1b. B](b.ipynb) →" in course.source(once[6]) and "←" not in course.source(once[6])
     assert course.with_course(course.own(once), made) == once
+
+
+def test_contents_are_grouped_and_written_once():
+    books = {"00a_one": {"cells": toy("# 0a. One\n\n> The first.")}, "01a_two": {"cells": toy("# 1a. Two\n\n> The next.")}, "90_words": {"cells": toy("# Words\n\n> Look up.")}}
+    text = course.contents(books)
+    assert "| [1a. Two](01a_two.ipynb) | The next. | 5 min |" in text and text.index("Before we start (0.1 h)") < text.index("Part 1") < text.index("### Appendix\n")
+    cells = course.with_contents(toy("# Index", course.CONTENTS, "end"), books)
+    assert [course.source(cell) for cell in cells] == ["# Index", text, "end"] == [course.source(cell) for cell in course.with_contents(cells, books)]
+    with pytest.raises(ValueError, match="no part"):
+        course.parts(["33_nowhere"])
 
 
 @pytest.mark.parametrize("table, words", [({}, "no entry"), ({"b": {"needs": ["c"], "explain": ["x"]}, "c": {"needs": [], "explain": ["x"]}}, "earlier"), ({"b": {"needs": [], "explain": []}}, "explain")])

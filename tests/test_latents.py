@@ -9,9 +9,11 @@ import torch
 
 from talker_t2av import latents as module
 from talker_t2av.cli import COMMANDS, main
-from talker_t2av.encoding import UNSTEADY, CodecNames, ManifestSource, RawClip, WorldSource, decode_clip, encode_clip, load_codecs, steady_invented
+from talker_t2av.codecs.semantic_training import speak_invented
+from talker_t2av.encoding import CodecNames, ManifestSource, RawClip, WorldSource, decode_clip, encode_clip, load_codecs
 from talker_t2av.latents import build_latents, estimate, is_whole, load_latents, pack_clips, quick_latents, shard_path, unpack_clips
 from talker_t2av.world.corpus import build_corpus
+from talker_t2av.world.invented import UNSTEADY
 
 NAMES = CodecNames("pca", "track")
 
@@ -36,7 +38,7 @@ def test_a_clip_does_not_depend_on_what_was_made_before(source):
         again = source.clip(i, "track")
         assert (again.wav == first[i].wav).all() and again.text == first[i].text and again.words == first[i].words
     assert {bool(WorldSource(40).clip(i, "track").face) for i in range(8)} == {True, False}
-    assert not any(steady_invented(i, "train").voice.split()[0] in UNSTEADY for i in range(5))
+    assert not any(speak_invented(i, "train").voice.split()[0] in UNSTEADY for i in range(5))
 
 
 def test_shares_change_clips_one_way_only():

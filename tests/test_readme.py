@@ -14,10 +14,14 @@ import pytest
 from talker_t2av.cli import COMMANDS, command_parser
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
+
+import readme  # noqa: E402
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAM = Path(sys.executable).parent / "talker-t2av"
 ELSEWHERE = ("pip install", "git clone", "cd ")  # of the packages and the clone: tests/test_packaging.py installs for real
-LONG = ("train", "corpus build")  # subcommands whose options are only parsed here
+LONG = ("train", "corpus build", "latents", "evaluate")  # subcommands whose options are only parsed here
 KINDS = ("make ", "talker-t2av ", ".venv/bin/talker-t2av ", *ELSEWHERE)
 
 
@@ -68,6 +72,24 @@ def test_links():
     """Files that README.md links to are there."""
     targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", README) if not re.match(r"\w+:", target)]
     assert targets and not [target for target in targets if target and not (ROOT / target).exists()]
+
+
+def test_computed_parts_are_fresh():
+    """Contents, results and trainings, as docs/readme.py would write them today."""
+    assert readme.filled(README) == README, "run: python docs/readme.py"
+
+
+def test_a_lost_mark_is_noticed():
+    with pytest.raises(ValueError, match="contents"):
+        readme.filled(README.replace("<!-- contents -->", ""))
+
+
+def test_a_result_becomes_a_table(tmp_path, monkeypatch):
+    """Rows of `table` under `about`; an empty title for the column that names the row."""
+    (tmp_path / "evaluation.json").write_text('{"command": "c", "values": {"about": "Two clips.", "table": [{"row": "truth", "errors, %": 0.9}, {"row": "codec", "errors, %": 2}]}}')
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    text = readme.first_table("evaluation")
+    assert text.startswith("Two clips. (") and "|  | errors, % |" in text and "| codec | 2 |" in text
 
 
 def test_the_search_finds_all_kinds():

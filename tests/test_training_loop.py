@@ -1,10 +1,13 @@
 """The training loop survives SIGKILL at random moments, and two processes do what one would do."""
 
+import argparse
+import json
 import random
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from talker_t2av.training_loop import EMA, StepSampler, TrainConfig, fit, learning_rate_at, load_checkpoint, save_checkpoint, shuffled_batches
+from talker_t2av.training_loop import (
+    EMA, StepSampler, TrainConfig, check_folder, command_text, fit, learning_rate_at, load_checkpoint, run_training, save_checkpoint, shuffled_batches, training_options, with_overrides,
+)
 
 SCRIPT = '''
 import sys, time
@@ -116,3 +121,69 @@ def test_bad_settings(kwargs):
 
 def test_one_step_schedule():
     assert learning_rate_at(0, TrainConfig(steps=1, warmup_steps=0)) == 1e-3
+
+
+# --- what the `train` commands share
+
+
+@dataclass(frozen=True)
+class Recipe:
+    train: TrainConfig
+    size: int = 3
+
+
+RECIPES = {"tiny": Recipe(TrainConfig(steps=5), size=1), "small": Recipe(TrainConfig(steps=50, seed=9))}
+
+
+def parsed(*words, add=lambda parser: None):
+    parser = argparse.ArgumentParser()
+    training_options(parser, RECIPES, func=print)
+    add(parser)
+    return parser.parse_args(["--out", "x", *words])
+
+
+def test_options_reach_the_recipe():
+    assert parsed().func is print and parsed().preset == "small"
+    assert with_overrides(RECIPES["small"], parsed()).train == TrainConfig(steps=50, seed=0)  # --seed is 0 unless given
+    changed = with_overrides(RECIPES["tiny"], parsed("--steps", "7", "--seed", "4"))
+    assert changed == Recipe(TrainConfig(steps=7, seed=4), size=1)
+    with pytest.raises(ValueError, match="-3"):
+        with_overrides(RECIPES["tiny"], parsed("--steps", "-3"))
+
+
+@pytest.mark.parametrize("words, text", [
+    ([], ""), (["--preset", "tiny"], ""), (["--seed", "2"], " --seed 2"), (["--steps", "9", "--seed", "2"], " --steps 9 --seed 2"),
+    (["--set", "a=1", "--set", 'b="two words"'], " --set a=1 --set 'b=\"two words\"'"), (["--resume", "--results", "/here/r.json"], ""),
+])
+def test_command_text_can_be_typed_again(words, text):
+    """Folders of this machine are not in it, defaults are not, and the shell reads back what was given."""
+    args = parsed(*words, add=lambda parser: (parser.add_argument("--set", action="append", default=[]), parser.add_argument("--data", default="/here")))
+    assert command_text("train x", args, ("data", "out"), ("set", "steps", "seed")) == f"talker-t2av train x --preset {args.preset} --data DIR --out DIR{text}"
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_run_trains_everywhere_and_writes_once(tmp_path, monkeypatch, capsys, main):
+    import accelerate
+
+    monkeypatch.setattr(accelerate, "PartialState", lambda: argparse.Namespace(is_main_process=main))
+    args, calls = parsed("--preset", "tiny", "--resume", "--results", str(tmp_path / "r.json")), []
+    args.out = str(tmp_path / "out")
+    finish = lambda trained, recipe, out, seconds: ({"trained": trained, "size": recipe.size, "out": out.name, "timed": seconds >= 0}, "done")
+    assert run_training(args, "train x", RECIPES["tiny"], lambda *given: calls.append(given) or 7, finish) == 0
+    assert calls == [(RECIPES["tiny"], tmp_path / "out", True)] and (tmp_path / "r.json").exists() == main
+    if main:
+        assert capsys.readouterr().out == f"{tmp_path / 'out' / 'model.safetensors'}: done\n"
+        record = json.loads((tmp_path / "r.json").read_text())
+        assert record["values"] == {"trained": 7, "size": 1, "out": "out", "timed": True} and record["command"] == "talker-t2av train x --preset tiny --out DIR"
+
+
+def test_folder_is_checked_before_any_work(tmp_path):
+    assert check_folder(None, False) is None and check_folder(str(tmp_path), False) == tmp_path
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        check_folder(tmp_path, True)
+    with pytest.raises(ValueError, match="folder"):
+        check_folder(None, True)
+    (tmp_path / "checkpoint-00000003").mkdir()
+    assert check_folder(tmp_path, True) == tmp_path
+    with pytest.raises(FileExistsError, match="holds checkpoints"):
+        check_folder(tmp_path, False)

@@ -87,7 +87,7 @@ def semantic_loss(guess: Tensor, semantic: Tensor) -> Tensor:  # (B, N, C) both
     "Mean squared error plus one minus the cosine, averaged over frames."
     return F.mse_loss(guess, semantic) + 1 - F.cosine_similarity(guess, semantic, dim=-1).mean()
 
-# %% ../../nbs/04e_audio_losses.ipynb #99d7e858
+# %% ../../nbs/04e_audio_losses.ipynb #1c91896f
 def critic_conv(inputs: int, outputs: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1)) -> nn.Conv2d:
     "A padded, weight-normalised convolution that keeps the size of its signal from the first step (He et al., arXiv 1502.01852)."
     layer = nn.Conv2d(inputs, outputs, kernel, stride, (kernel[0] // 2, kernel[1] // 2))
@@ -127,7 +127,7 @@ class SpectralDiscriminator(nn.Module):
 
 
 def critic_pass(x: Tensor, layers: nn.ModuleList, score: nn.Module) -> list[Tensor]:
-    "Run the layers with leaky ReLUs and keep what each gives; the last entry is the score map."
+    "Run the layers over x (B, C, ...) with leaky ReLUs and keep what each gives; the last entry is the score map."
     kept = []
     for layer in layers:
         x = F.leaky_relu(layer(x), 0.1)
@@ -169,7 +169,7 @@ def feature_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
     terms = [F.l1_loss(b, a.detach()) / a.detach().abs().mean().clamp(min=1e-5) for r, f in zip(real, fake) for a, b in zip(r[:-1], f[:-1])]
     return sum(terms) / len(terms)
 
-# %% ../../nbs/04e_audio_losses.ipynb #35d55f38
+# %% ../../nbs/04e_audio_losses.ipynb #fd33db6b
 @dataclass(frozen=True)
 class LossWeights:
     "How much each term counts. The start is DAC's: 15 for mel; 1 and 2 for adversarial and features where critics are used."
@@ -180,6 +180,8 @@ class LossWeights:
     semantic: float = 1.0
     adversarial: float = 0.0  # 0 switches the critics off
     feature: float = 0.0
+    pitch: float = 5.0  # where the decoder has a voice box and the pitch is known
+    noise: float = 0.0  # least deviation of the latents' noise in training: what the decoder has to stand
     mel_sizes: tuple[tuple[int, int], ...] = MEL_SIZES  # resolutions of the mel term; fewer are faster
     stft_sizes: tuple[int, ...] = STFT_SIZES
 
@@ -198,6 +200,7 @@ class CodecLearner(nn.Module):
         generator: torch.Generator,  # for the latents' noise
         critics: Callable[[Tensor], list[list[Tensor]]] | None = None,  # `Discriminators`; needed where adversarial or feature is not 0
         semantic: Tensor | None = None,  # (B, N, C) what the semantic encoder heard, where that is known already
+        pitch: Tensor | None = None,  # (B, 4N) true pitch in Hz, 0 where there is none; for a decoder with a voice box
     ) -> tuple[dict[str, Tensor], Tensor]:  # "loss" and its terms; (B, T) what was decoded, for the critics' own step
         "One training pass through the codec. Raises ValueError if critics are weighted but missing, or T is no multiple of 960."
         if wav.shape[-1] % SAMPLES_PER_FRAME:
@@ -207,11 +210,21 @@ class CodecLearner(nn.Module):
             raise ValueError("critics: the weights ask for adversarial terms, got no critics")
         semantic = self.codec.hear(wav) if semantic is None else semantic  # (B, N, C)
         posterior = self.codec.posterior(wav, semantic)
-        wide = self.codec.widen(posterior.sample(generator))  # (B, C, N)
-        decoded = self.codec.decoder(wide)  # (B, T)
-        terms = {"mel": mel_loss(decoded, wav, weights.mel_sizes), "stft": stft_loss(decoded, wav, weights.stft_sizes), "kl": kl_loss(posterior)}
+        posterior = Posterior(posterior.mean, (posterior.deviation.square() + weights.noise**2).sqrt())
+        latent = posterior.sample(generator)
+        wide = self.codec.widen(latent)  # (B, C, N)
+        decoded, terms = self.speak(latent, pitch)  # (B, T)
+        terms |= {"mel": mel_loss(decoded, wav, weights.mel_sizes), "stft": stft_loss(decoded, wav, weights.stft_sizes), "kl": kl_loss(posterior)}
         terms["semantic"] = semantic_loss(self.semantic_head(wide), semantic)
         if adversarial:
             real, fake = critics(wav), critics(decoded)
             terms |= {"adversarial": generator_loss(fake), "feature": feature_loss(real, fake)}
         return {"loss": sum(getattr(weights, name) * term for name, term in terms.items())} | terms, decoded
+
+    def speak(self, latent: Tensor, pitch: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:  # (B, N, d), (B, 4N) -> (B, T), "pitch" loss
+        "Sound; a voice box gets the true pitch where it is known, and learns to read it: mean error in octaves."
+        if pitch is None:
+            return self.codec.speak(latent), {}
+        voiced, guess = pitch > 0, self.codec.pitch_reader(latent)
+        truth = torch.where(voiced, pitch.clamp(min=1).log2(), guess)
+        return self.codec.speak(latent, truth), {"pitch": ((guess - truth).abs().sum() / voiced.sum().clamp(min=1)).float()}

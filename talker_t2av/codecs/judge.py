@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['JUDGE_FFT', 'JUDGE_HOP', 'SHORTEST', 'JUDGE_PRESETS', 'JUDGE_RECIPES', 'judge_mel', 'JudgeConfig', 'JudgeBlock',
-           'Judge', 'check_wavs', 'judge_loss', 'run_judge', 'judge_command', 'phoneme_error_rate', 'confusions']
+           'Judge', 'check_each', 'judge_loss', 'run_judge', 'judge_command', 'phoneme_error_rate', 'confusions']
 
-# %% ../../nbs/04g_judge.ipynb #9c9513e0
+# %% ../../nbs/04g_judge.ipynb #18bb0588
 import argparse
 from collections import Counter
 from collections.abc import Sequence
@@ -18,23 +18,19 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .semantic import ctc_loss, mel_filters
-from .semantic_training import RecogniserRecipe, count_errors, recogniser_options, run_recogniser, transcribe_all
+from .semantic import check_sound, ctc_loss, ctc_targets, mel_power
+from .semantic_training import RecogniserRecipe, count_errors, run_recogniser, transcribe_all
 from ..media import SAMPLE_RATE
 from ..pretrained import load_pretrained, save_pretrained
-from ..training_loop import TrainConfig
-from ..world.voice import PHONEMES, SILENCE
+from ..training_loop import TrainConfig, training_options
 
 JUDGE_FFT, JUDGE_HOP = 768, 240  # 32 ms and 10 ms at 24 kHz: 100 columns a second
 SHORTEST = 0.2  # seconds that the judge takes, at least
 
-# %% ../../nbs/04g_judge.ipynb #354aa777
+# %% ../../nbs/04g_judge.ipynb #962ce052
 def judge_mel(wav: Tensor, n_mels: int) -> Tensor:  # (B, T) at 24 kHz -> (B, n_mels, T // 240)
     "Log-mel up to 12 kHz, in steps of a factor e squared, relative to the loudest column of each clip and floored 50 dB below it."
-    window = torch.hann_window(JUDGE_FFT, device=wav.device)
-    with torch.autocast(wav.device.type, enabled=False):
-        power = torch.stft(wav.float(), JUDGE_FFT, JUDGE_HOP, window=window, return_complex=True)[..., :-1].abs() ** 2
-        mel = mel_filters(n_mels, JUDGE_FFT, SAMPLE_RATE).to(wav.device) @ power
+    mel = mel_power(wav, JUDGE_FFT, JUDGE_HOP, n_mels, SAMPLE_RATE)
     loudest = mel.mean(1, keepdim=True).amax(2, keepdim=True).clamp(min=1e-10)
     return (mel / loudest).clamp(min=1e-5).log() / 2 + 3
 
@@ -63,7 +59,7 @@ class JudgeBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, C, L) -> (B, C, L)
         return x + self.mix(F.silu(self.look(self.norm(x))))
 
-# %% ../../nbs/04g_judge.ipynb #eb7707bf
+# %% ../../nbs/04g_judge.ipynb #3472bd01
 class Judge(nn.Module):
     "Phonemes from sound: strided convolution to 50 Hz, dilated convolutions, one recurrent layer in both directions. Trained with CTC on clean sound; index 0 is blank."
 
@@ -91,7 +87,7 @@ class Judge(nn.Module):
 
     def transcribe(self, wavs: Sequence[Tensor]) -> list[list[str]]:  # (T,) at 24 kHz each, any lengths
         "Greedy transcripts. Raises TypeError or ValueError that names the sound."
-        return transcribe_all(lambda part: self.hear(part.to(self.head.weight.device)), check_wavs(wavs))
+        return transcribe_all(lambda part: self.hear(part.to(self.head.weight.device)), check_each(wavs))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         "Write `config.json` (sizes and symbols) and `model.safetensors`."
@@ -102,33 +98,26 @@ class Judge(nn.Module):
         "The trained judge: a preset with weights, a folder, or a Hub repository. Raises FileNotFoundError, or ValueError that names the tensor."
         return load_pretrained(source, "judge", lambda config: cls(JudgeConfig(**config["sizes"]), config["symbols"]))
 
-# %% ../../nbs/04g_judge.ipynb #93091ecd
-def check_wavs(wavs: Sequence[Tensor]) -> list[Tensor]:  # (T,) each
-    "The sounds as float32 tensors. Raises TypeError or ValueError for anything that is not mono, finite float sound of at least `SHORTEST` seconds."
+# %% ../../nbs/04g_judge.ipynb #32390f55
+def check_each(wavs: Sequence[Tensor]) -> list[Tensor]:  # (T,) each
+    "The sounds as float32 tensors. Raises ValueError for none; TypeError or ValueError, as `check_sound` does, for one that is not mono, finite float sound of at least `SHORTEST` seconds."
     wavs = list(wavs)
     if not wavs:
         raise ValueError("wavs: is empty; takes at least one sound")
     for i, wav in enumerate(wavs):
-        if not isinstance(wav, Tensor) or not wav.is_floating_point():
-            raise TypeError(f"wavs[{i}]: takes a float tensor (T,) at 24 kHz, got {wav.dtype if isinstance(wav, Tensor) else type(wav).__name__}")
-        if wav.ndim != 1 or len(wav) < SHORTEST * SAMPLE_RATE:
-            raise ValueError(f"wavs[{i}]: takes mono sound (T,) of at least {SHORTEST:g} s, {round(SHORTEST * SAMPLE_RATE)} samples at 24 kHz; got shape {tuple(wav.shape)}")
-        if not torch.isfinite(wav).all():
-            raise ValueError(f"wavs[{i}]: holds NaN or infinity; samples are finite numbers in [-1, 1]")
+        check_sound(wav, shortest=SHORTEST, name=f"wavs[{i}]", batched=False)
     return [wav.float() for wav in wavs]
 
-# %% ../../nbs/04g_judge.ipynb #2ed30851
+# %% ../../nbs/04g_judge.ipynb #eff1976d
 def judge_loss(model: Judge, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
     "For `fit`: CTC loss per phoneme on clean sound with a mild gain, -6 to 3 dB."
     gains = 10 ** ((9 * torch.rand(len(batch["wav"]), 1, generator=generator, device=batch["wav"].device) - 6) / 20)
     log_probabilities = model(batch["wav"] * gains)  # (B, L, symbols + 1)
-    index = {symbol: i + 1 for i, symbol in enumerate(model.symbols)}
-    rows = [torch.tensor([index[symbol] for symbol in phonemes]) for phonemes in batch["phonemes"]]
-    targets = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(log_probabilities.device)
+    targets, target_lengths = ctc_targets(batch["phonemes"], model.symbols)
     lengths = batch["samples"] // (2 * JUDGE_HOP)
-    return {"loss": ctc_loss(log_probabilities, targets, torch.tensor([len(row) for row in rows]), lengths)}
+    return {"loss": ctc_loss(log_probabilities, targets.to(log_probabilities.device), target_lengths, lengths)}
 
-# %% ../../nbs/04g_judge.ipynb #490e2c16
+# %% ../../nbs/04g_judge.ipynb #35e0d0ae
 JUDGE_RECIPES = {
     "tiny": RecogniserRecipe(
         JUDGE_PRESETS["tiny"], TrainConfig(steps=40, learning_rate=3e-3, warmup_steps=10, ema_decay=0.9, bf16=False, save_every=10, validate_every=20),
@@ -143,13 +132,12 @@ JUDGE_RECIPES = {
 
 def run_judge(args: argparse.Namespace) -> int:
     "`train judge`."
-    symbols = [symbol for symbol in PHONEMES if symbol != SILENCE]
-    return run_recogniser(args, "judge", JUDGE_RECIPES, lambda config: Judge(config, symbols), judge_loss)
+    return run_recogniser(args, "train judge", JUDGE_RECIPES, Judge, judge_loss)
 
 
 def judge_command(parser: argparse.ArgumentParser) -> None:
     "Add the options of `train judge` to `parser`."
-    recogniser_options(parser, JUDGE_RECIPES, run_judge)
+    training_options(parser, JUDGE_RECIPES, run_judge)
 
 # %% ../../nbs/04g_judge.ipynb #da7f42c5
 def phoneme_error_rate(

@@ -64,7 +64,7 @@ def latent_statistics(
         raise ValueError("latent_statistics: all codes are the same; is the codec trained?")
     return codes.mean(0), deviation.clamp(min=floor * deviation.max())
 
-# %% ../../nbs/05d_motion_codec.ipynb #d89f6339
+# %% ../../nbs/05d_motion_codec.ipynb #e268710b
 CHUNK = 8  # frames decoded together: few enough for the processor's cache
 
 
@@ -116,7 +116,7 @@ class MotionCodec(nn.Module):
         weight = self.network.encoder.to_latent.weight
         key = (hashlib.sha1(picture.cpu().numpy().tobytes()).digest(), str(self.device), weight.data_ptr(), weight._version)
         if key not in self._references:
-            self._references[key] = Reference(*self.network.encoder(picture[None].to(self.device)))
+            self._references[key] = Reference(*self.network.identify(picture[None].to(self.device)))
             while len(self._references) > 8:
                 self._references.popitem(last=False)
         self._references.move_to_end(key)

@@ -7,15 +7,14 @@ __all__ = ['mouth_weight', 'crops', 'weighted_l1', 'neighbour_differences', 'gra
            'ssim', 'psnr', 'FeatureNet', 'feature_loss', 'read_face_loss', 'sparsity_loss', 'PatchDiscriminator',
            'discriminator_loss', 'adversarial_loss', 'MotionLossWeights', 'reconstruction_loss']
 
-# %% ../../nbs/05c_motion_losses.ipynb #d07f61cb
+# %% ../../nbs/05c_motion_losses.ipynb #47429c16
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .image_layers import channels_last
-from .motion_network import PictureReader
+from .image_layers import PictureReader, channels_last
 
 # %% ../../nbs/05c_motion_losses.ipynb #f97f3f71
 def mouth_weight(

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'MotionConfig', 'motion_config', 'MotionEncoder', 'MotionDictionary', 'FlowHead', 'ImageHead',
-           'DecoderState', 'DecoderLevel', 'MotionDecoder', 'PictureReader', 'MotionNetwork', 'released_names',
+           'DecoderState', 'DecoderLevel', 'MotionDecoder', 'Copier', 'MotionNetwork', 'released_names',
            'from_released', 'frames_per_second']
 
-# %% ../../nbs/05b_motion_network.ipynb #976aa79f
+# %% ../../nbs/05b_motion_network.ipynb #0e5bdb86
 import math
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -18,10 +18,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from talker_t2av.codecs.image_layers import (
-    Activation, ConvLayer, DownBlock, EqualConv2d, EqualLinear, ModulatedConv2d, Resample, ResBlock, StyledConv, StyledResBlock, UpLayer, channels_last, double, warp,
+    LOOKS, Activation, CloseUp, ConvLayer, DownBlock, EqualConv2d, EqualLinear, FaceReader, ModulatedConv2d, Resample, ResBlock, StyledConv, StyledResBlock, UpLayer, channels_last,
+    double, identity_grid, look_at, warp,
 )
 
-# %% ../../nbs/05b_motion_network.ipynb #9f21cfda
+# %% ../../nbs/05b_motion_network.ipynb #fe3106b9
 @dataclass(frozen=True)
 class MotionConfig:
     "Sizes of the motion autoencoder. Raises ValueError for sizes that do not fit together."
@@ -35,6 +36,7 @@ class MotionConfig:
     filtered: bool = True  # resample as released; otherwise the cheap way (notebook 5a)
     paint: bool = False  # paint from warped features AND the decoder's own state; the release uses the warped ones only
     reader: tuple[int, ...] = ()  # widths of a network of its own that reads the code; empty: the code comes from the latent, as released
+    copy: bool = False  # redraw mouth and eyes in the source, warp it, and paint on top; needs a reader. The release paints everything
     dictionary: str = "orthogonal"  # LIA: directions from a QR decomposition; "unit": free directions of length one
 
     def __post_init__(self):
@@ -51,13 +53,15 @@ class MotionConfig:
             raise ValueError(f"MotionConfig: channels of levels with flow blocks must be multiples of norm_groups ({self.norm_groups}), got {self.channels}")
         if self.dictionary not in ("orthogonal", "unit"):
             raise ValueError(f'MotionConfig: dictionary takes "orthogonal" or "unit", got {self.dictionary!r}')
+        if self.copy and not self.reader:
+            raise ValueError("MotionConfig: copy needs a reader, which knows where the mouth is")
         if not 1 <= self.code_size <= self.style_dim:
             raise ValueError(f"MotionConfig: code_size must be 1 to style_dim ({self.style_dim}), got {self.code_size}")
 
-# %% ../../nbs/05b_motion_network.ipynb #66a0824f
+# %% ../../nbs/05b_motion_network.ipynb #71bbe698
 PRESETS = {
     "tiny": MotionConfig(64, (16, 16, 32, 48, 64), 48, 8, (0, 0, 1, 1), (1, 1, 1, 1), 8, filtered=False, paint=True),
-    "small": MotionConfig(128, (16, 16, 32, 64, 96, 128), 128, 24, (0, 0, 1, 1, 1), (0, 1, 1, 1, 1), 8, filtered=False, paint=True, reader=(32, 48, 64, 96)),
+    "small": MotionConfig(128, (16, 16, 32, 64, 96, 128), 128, 20, (0, 0, 1, 1, 1), (0, 1, 1, 1, 1), 8, filtered=False, paint=True, reader=(24, 32, 64, 96), copy=True),
     "paper": MotionConfig(),
 }
 
@@ -184,7 +188,7 @@ class DecoderLevel(nn.Module):
             features = block(features)
         return DecoderState(state, now.raw_flow, features, self.to_image(features, before.image))
 
-# %% ../../nbs/05b_motion_network.ipynb #8e1d7f2f
+# %% ../../nbs/05b_motion_network.ipynb #fdb5366e
 class MotionDecoder(nn.Module):
     "Style and source features -> picture, with flow and mask of every level."
 
@@ -197,37 +201,45 @@ class MotionDecoder(nn.Module):
     def forward(
         self,
         style: Tensor,  # (B, D) latent of the source plus offset
-        features: list[Tensor],  # coarse to fine, each (B or 1, C, H, W); one source serves the whole batch
+        features: list[Tensor],  # coarse to fine, each (B or 1, C, H, W); one source serves the whole batch; fewer maps make a smaller frame
     ) -> list[DecoderState]:  # one per level; the last one's image (B, 3, H, W) is the frame, not clamped
         state = DecoderState(self.first(channels_last(self.constant.expand(len(style), -1, -1, -1)), style))
         trace = []
-        for level, source in zip(self.levels, features, strict=True):
+        for level, source in zip(self.levels, features):
             state = level(state, source, style)
             trace.append(state)
         return trace
 
-# %% ../../nbs/05b_motion_network.ipynb #206c8a6b
-class PictureReader(nn.Module):
-    "Numbers from a picture: strided convolutions with batch normalisation, means over 4 x 4 regions, one linear map."
+# %% ../../nbs/05b_motion_network.ipynb #c0547aeb
+class Copier(nn.Module):
+    "The source picture with mouth and eyes redrawn, bent by the decoder's flow, under what the decoder has painted."
 
-    def __init__(self, outputs: int, widths: tuple[int, ...] = (24, 32, 48, 64)):
+    def __init__(self, config: MotionConfig):
         super().__init__()
-        self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b), nn.SiLU()) for a, b in zip((3, *widths), widths))
-        self.read = nn.Linear(widths[-1] * 16, outputs)
+        self.close = nn.ModuleDict({name: CloseUp(config.code_size) for name in LOOKS})
 
-    def features(self, picture: Tensor) -> list[Tensor]:  # (B, 3, H, W) -> maps (B, C, H/2, W/2), (B, C', H/4, W/4), ...
-        "What each stage sees."
-        x, maps = channels_last(picture), []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
+    def forward(
+        self,
+        state: DecoderState,  # the finest one that was drawn, (B, ., h, w)
+        picture: Tensor,  # (B or 1, 3, H, W) the source
+        centre: Tensor,  # (B or 1, 2) its mouth
+        own_code: Tensor,  # (B or 1, K) of the source
+        code: Tensor,  # (B, K) of the driver
+    ) -> Tensor:  # (B, 3, h, w)
+        flow, mask = state.flow.float(), torch.sigmoid(state.raw_flow[:, 2:].float() + 3)  # where the features' mask is undecided, 95% of the picture come through
+        B, _, h, w = flow.shape
+        sized = picture if picture.shape[-1] == w else F.adaptive_avg_pool2d(picture, (h, w))
+        copied = warp(sized.expand(B, -1, -1, -1), flow)
+        looked_at = (identity_grid(h, w, flow) + flow).permute(0, 2, 3, 1) * (1 - 1 / w)  # (B, h, w, 2): now -1 and 1 are edges, not centres of pixels
+        orders = torch.cat([code, own_code.expand_as(code)], 1)
+        for name, (offset, half) in LOOKS.items():
+            at = centre + centre.new_tensor(offset)
+            change = self.close[name](look_at(picture, at, half, self.close[name].size), orders)
+            within = (looked_at - at[:, None, None]) / centre.new_tensor(half)
+            copied = copied + F.grid_sample(change.float(), within, align_corners=False)
+        return state.image.float() + copied * mask
 
-    def forward(self, picture: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, outputs)
-        return self.read(F.adaptive_avg_pool2d(self.features(picture)[-1], 4).flatten(1))
-
-# %% ../../nbs/05b_motion_network.ipynb #8f6c230a
+# %% ../../nbs/05b_motion_network.ipynb #d11c5cbd
 class MotionNetwork(nn.Module):
     "Portrait autoencoder of LIA-X's kind (paper, appendix A). Pictures (B, 3, H, W) in [-1, 1]; codes are raw, not normalised."
 
@@ -236,23 +248,40 @@ class MotionNetwork(nn.Module):
         self.config = config
         self.encoder = MotionEncoder(config)
         if config.reader:
-            self.reader = PictureReader(config.code_size, config.reader)
+            self.reader = FaceReader(config.code_size, config.reader)
         else:
             self.to_code = EqualLinear(config.style_dim, config.code_size)
         self.dictionary = MotionDictionary(config.style_dim, config.code_size, config.dictionary)
         self.decoder = MotionDecoder(config)
+        self.copier = Copier(config) if config.copy else None
 
     def code(self, image: Tensor, latent: Tensor | None = None) -> Tensor:  # (B, 3, H, W), (B, D) if it is known already -> (B, K)
         if self.config.reader:
             return self.reader(image)
         return self.to_code(self.encoder(image)[0] if latent is None else latent)
 
-    def decode(self, latent: Tensor, features: list[Tensor], code: Tensor) -> list[DecoderState]:  # (B or 1, D), maps, (B, K)
-        return self.decoder(latent + self.dictionary(code), features)
+    def identify(
+        self,
+        image: Tensor,  # (B, 3, H, W) the source
+        read: tuple[Tensor, Tensor] | None = None,  # what the reader finds in it, if that is known: code (B, K), centre of the mouth (B, 2)
+    ) -> tuple[Tensor, list[Tensor]]:  # (B, D), maps coarse to fine; with `copy` also the picture, the centre and the code
+        "Who it is, at rest: a reader's code of the source is taken off again along the dictionary; without a reader the encoder has to learn that."
+        latent, features = self.encoder(image)
+        if not self.config.reader:
+            return latent, features
+        code, centre = self.reader.find_and_read(image) if read is None else read
+        return latent - self.dictionary(code), features + [image, centre, code] * self.config.copy
+
+    def decode(self, latent: Tensor, features: list[Tensor], code: Tensor) -> list[DecoderState]:  # (B or 1, D), what `identify` gave, (B, K)
+        maps, source = (features[:-3], features[-3:]) if self.config.copy else (features, [])
+        trace = self.decoder(latent + self.dictionary(code), maps)
+        if source:
+            trace[-1] = trace[-1]._replace(image=self.copier(trace[-1], *source, code))
+        return trace
 
     def forward(self, source: Tensor, driver: Tensor) -> tuple[Tensor, Tensor]:  # twice (B, 3, H, W) -> picture (B, 3, H, W), code (B, K)
         if self.config.reader:
-            latent, maps = self.encoder(source)
+            latent, maps = self.identify(source)
             code = self.reader(driver)
         else:  # one pass for both
             latents, maps = self.encoder(torch.cat([source, driver]))
@@ -300,7 +329,7 @@ def from_released(
         renamed[table[start] + name[len(start) :]] = value
     return renamed
 
-# %% ../../nbs/05b_motion_network.ipynb #7395049d
+# %% ../../nbs/05b_motion_network.ipynb #ed2b9761
 @torch.inference_mode()
 def frames_per_second(
     network: MotionNetwork,
@@ -313,7 +342,7 @@ def frames_per_second(
 
     now, config = getattr(time, clock), network.config
     images = torch.rand(batch, 3, config.image_size, config.image_size) * 2 - 1
-    latent, maps = network.encoder(images[:1])
+    latent, maps = network.identify(images[:1])
     code = torch.zeros(batch, config.code_size)
     best = {}
     for name, call in {"encode": lambda: network.code(images), "render": lambda: network.decode(latent, maps, code)}.items():

@@ -33,7 +33,7 @@ def stack_columns(picture: Tensor) -> Tensor:  # (B, 80, 4N) -> (B, N, 320)
     "Four neighbouring columns side by side: one row per latent frame."
     return rearrange(picture, "b m (n k) -> b n (k m)", k=COLUMNS)
 
-# %% ../../nbs/04b_pca_codec.ipynb #f0bd75c8
+# %% ../../nbs/04b_pca_codec.ipynb #29412e99
 class PcaCodec(nn.Module):
     "Principal components of the log-mel picture at 25 Hz, and Griffin-Lim back to sound. The linear baseline of the audio codec."
 
@@ -57,7 +57,7 @@ class PcaCodec(nn.Module):
         return self
 
     def encode(self, wav: Tensor) -> Tensor:  # (B, T) at 24 kHz, T = 960 N -> (B, N, d)
-        "Latents: coordinates along the directions, in units of their deviation."
+        "Latents: coordinates along the directions, in units of their deviation. Raises ValueError for another shape or a broken frame."
         if wav.ndim != 2 or wav.shape[-1] == 0 or wav.shape[-1] % SAMPLES_PER_FRAME:
             raise ValueError(f"wav: takes (B, T) with T a multiple of {SAMPLES_PER_FRAME} (40 ms at 24 kHz), got {tuple(wav.shape)}; pad it")
         return (stack_columns(mel_picture(wav)) - self.mean) @ self.basis / self.deviation

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WHISPER_RATE', 'MEL_WINDOW', 'MEL_HOP', 'FREQUENCIES', 'PLAIN_ATTENTION', 'SEMANTIC_PRESETS',
-           'RELEASED_SEMANTIC_NAMES', 'resample_to_16k', 'hz_to_mel', 'mel_to_hz', 'mel_filters', 'log_mel',
-           'SemanticConfig', 'sinusoids', 'SelfAttention', 'SemanticLayer', 'SemanticEncoder', 'pool_pairs', 'renamed',
-           'PhonemeRecogniser', 'ctc_loss', 'augment']
+           'RELEASED_SEMANTIC_NAMES', 'resample_to_16k', 'hz_to_mel', 'mel_to_hz', 'mel_filters', 'mel_power',
+           'log_mel', 'check_sound', 'SemanticConfig', 'sinusoids', 'SelfAttention', 'SemanticLayer', 'SemanticEncoder',
+           'pool_pairs', 'renamed', 'PhonemeRecogniser', 'ctc_targets', 'ctc_loss', 'augment']
 
 # %% ../../nbs/04a_semantic.ipynb #62cac667
 import math
@@ -61,18 +61,52 @@ def mel_filters(
     with torch.inference_mode(False):  # kept for later calls, which may want gradients
         return torch.from_numpy(triangle * 2 / (right - left)).float()
 
-# %% ../../nbs/04a_semantic.ipynb #5cd3d59b
+# %% ../../nbs/04a_semantic.ipynb #6682ac2d
+def mel_power(
+    wav: Tensor,  # (B, T)
+    n_fft: int,  # samples of a window
+    hop: int,  # samples from one window to the next
+    n_mels: int,
+    sample_rate: int,  # in Hz
+) -> Tensor:  # (B, n_mels, T // hop) float32, also under autocast
+    "Power in mel bands over time. Every log-mel picture of this book starts from it."
+    window = torch.hann_window(n_fft, device=wav.device)
+    with torch.autocast(wav.device.type, enabled=False):  # a logarithm of bfloat16 sums would be coarse
+        power = torch.stft(wav.float(), n_fft, hop, window=window, return_complex=True)[..., :-1].abs() ** 2  # (B, n_fft // 2 + 1, M)
+        return mel_filters(n_mels, n_fft, sample_rate).to(wav.device) @ power
+
+
 def log_mel(
     wav: Tensor,  # (B, T) at 16 kHz
     n_mels: int = 128,
 ) -> Tensor:  # (B, n_mels, T // 160)
     "Whisper's log-mel picture, 100 columns a second (arXiv 2212.04356): floored 8 decades below each clip's own maximum."
-    window = torch.hann_window(MEL_WINDOW, device=wav.device)
-    with torch.autocast(wav.device.type, enabled=False):  # a logarithm of bfloat16 sums would be coarse
-        power = torch.stft(wav.float(), MEL_WINDOW, MEL_HOP, window=window, return_complex=True)[..., :-1].abs() ** 2  # (B, 201, M)
-        mel = mel_filters(n_mels, MEL_WINDOW, WHISPER_RATE).to(wav.device) @ power
-    mel = mel.clamp(min=1e-10).log10()
+    mel = mel_power(wav, MEL_WINDOW, MEL_HOP, n_mels, WHISPER_RATE).clamp(min=1e-10).log10()
     return (mel.clamp(min=mel.amax((1, 2), keepdim=True) - 8) + 4) / 4
+
+# %% ../../nbs/04a_semantic.ipynb #c9786106
+def check_sound(
+    wav: Tensor,  # (B, T), or (T,) if not `batched`
+    sample_rate: int = SAMPLE_RATE,  # in Hz
+    shortest: float = SAMPLES_PER_FRAME / SAMPLE_RATE,  # seconds
+    longest: float = math.inf,  # seconds
+    name: str = "wav",  # what the message calls it
+    batched: bool = True,
+) -> None:
+    "Raises TypeError or ValueError, naming the argument, for what is not mono, finite float sound at 24 kHz of an allowed length."
+    axes, ndim = ("(B, T)", 2) if batched else ("(T,)", 1)
+    if not isinstance(wav, Tensor) or not wav.is_floating_point():
+        raise TypeError(f"{name}: takes a float tensor {axes}, got {wav.dtype if isinstance(wav, Tensor) else type(wav).__name__}; scale integers to [-1, 1]")
+    if sample_rate != SAMPLE_RATE:
+        raise ValueError(f"sample_rate: takes {SAMPLE_RATE} Hz, got {sample_rate}; read_audio resamples")
+    if wav.ndim != ndim or (batched and len(wav) == 0):
+        advice = "average the channels, or add a batch dimension with wav[None]" if batched else "average the channels, or take the sounds of a batch one by one"
+        raise ValueError(f"{name}: takes mono sound {axes}, got shape {tuple(wav.shape)}; {advice}")
+    if not shortest <= wav.shape[-1] / SAMPLE_RATE <= longest:
+        bounds = f"{shortest:g} s or more" if longest == math.inf else f"{shortest:g} to {longest:g} s"
+        raise ValueError(f"{name}: takes {bounds} of sound at 24 kHz, got {wav.shape[-1] / SAMPLE_RATE:.2f} s ({wav.shape[-1]} samples)")
+    if not torch.isfinite(wav).all():
+        raise ValueError(f"{name}: holds NaN or infinity; samples are finite numbers in [-1, 1]")
 
 # %% ../../nbs/04a_semantic.ipynb #7d79f55c
 @dataclass(frozen=True)
@@ -194,7 +228,7 @@ def renamed(
         name = name.replace(ours, released)
     return name
 
-# %% ../../nbs/04a_semantic.ipynb #60f154bc
+# %% ../../nbs/04a_semantic.ipynb #b85ee36a
 class PhonemeRecogniser(nn.Module):
     "A semantic encoder with a linear layer that names a phoneme, or nothing, 50 times a second. Trained with CTC; index 0 is blank."
 
@@ -208,12 +242,8 @@ class PhonemeRecogniser(nn.Module):
         return F.log_softmax(self.head(self.encoder(mel)).float(), dim=-1)
 
     def targets(self, spoken: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:  # -> (B, longest) indices padded with 0, (B,) lengths
-        "What `ctc_loss` takes. Raises ValueError for a symbol that the recogniser does not know."
-        if unknown := {symbol for phonemes in spoken for symbol in phonemes} - set(self.symbols):
-            raise ValueError(f"spoken: unknown symbols {sorted(unknown)}; the recogniser knows {' '.join(self.symbols)}")
-        index = {symbol: i + 1 for i, symbol in enumerate(self.symbols)}
-        rows = [torch.tensor([index[symbol] for symbol in phonemes], dtype=torch.long) for phonemes in spoken]
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+        "`ctc_targets` with the recogniser's own symbols."
+        return ctc_targets(spoken, self.symbols)
 
     @torch.no_grad()
     def transcribe(self, wav: Tensor) -> list[list[str]]:  # (B, T) at 24 kHz
@@ -233,7 +263,19 @@ class PhonemeRecogniser(nn.Module):
         "The trained recogniser: a preset with weights, a folder, or a Hub repository. Raises FileNotFoundError, or ValueError that names the tensor."
         return load_pretrained(source, "semantic", lambda config: cls(SemanticConfig(**config["sizes"]), config["symbols"]))
 
-# %% ../../nbs/04a_semantic.ipynb #091538e9
+# %% ../../nbs/04a_semantic.ipynb #d271c5bc
+def ctc_targets(
+    spoken: Sequence[Sequence[str]],  # phonemes of each sound
+    symbols: Sequence[str],  # that the recogniser knows; the first one gets index 1, since 0 is blank
+) -> tuple[Tensor, Tensor]:  # (B, longest) indices padded with 0, (B,) lengths
+    "Phonemes as `ctc_loss` takes them. Raises ValueError for a symbol that the recogniser does not know."
+    if unknown := {symbol for phonemes in spoken for symbol in phonemes} - set(symbols):
+        raise ValueError(f"spoken: unknown symbols {sorted(unknown)}; the recogniser knows {' '.join(symbols)}")
+    index = {symbol: i + 1 for i, symbol in enumerate(symbols)}
+    rows = [torch.tensor([index[symbol] for symbol in phonemes], dtype=torch.long) for phonemes in spoken]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+
+
 def ctc_loss(
     log_probabilities: Tensor,  # (B, L, symbols + 1)
     targets: Tensor,  # (B, longest) symbol indices, 1 and up

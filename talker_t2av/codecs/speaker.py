@@ -7,7 +7,7 @@ __all__ = ['N_FFT', 'HOP', 'FLOOR', 'SPEAKER_PRESETS', 'SHORTEST', 'LONGEST', 'l
            'SpeakerBlock', 'AttentivePooling', 'SpeakerModel', 'check_voice', 'SpeakerEncoder', 'MarginSoftmax',
            'equal_error_rate', 'all_trials', 'bootstrap_eer']
 
-# %% ../../nbs/06a_speaker.ipynb #8bbca406
+# %% ../../nbs/06a_speaker.ipynb #c70fc1bb
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .semantic import mel_filters
+from .semantic import check_sound, mel_power
 from ..media import SAMPLE_RATE
 from ..pretrained import load_pretrained, save_pretrained
 
-# %% ../../nbs/06a_speaker.ipynb #786826a6
+# %% ../../nbs/06a_speaker.ipynb #74092db5
 N_FFT, HOP = 1024, 240  # samples at 24 kHz: 43 ms windows, 100 columns a second
 FLOOR = 1e-5  # of the mean power
 
@@ -34,10 +34,7 @@ def level_and_log(power: Tensor) -> Tensor:  # (B, n_mels, M), any scale -> same
 
 def voice_mel(wav: Tensor, n_mels: int = 80) -> Tensor:  # (B, T) at 24 kHz, T > 512 -> (B, n_mels, T // 240)
     "Log-mel picture that does not depend on loudness: 80 bands up to 12 kHz, 100 columns a second."
-    with torch.autocast(wav.device.type, enabled=False):
-        window = torch.hann_window(N_FFT, device=wav.device)
-        power = torch.stft(wav.float(), N_FFT, HOP, window=window, return_complex=True)[..., :-1].abs() ** 2
-        return level_and_log(mel_filters(n_mels, N_FFT, SAMPLE_RATE).to(wav.device) @ power)
+    return level_and_log(mel_power(wav, N_FFT, HOP, n_mels, SAMPLE_RATE))
 
 # %% ../../nbs/06a_speaker.ipynb #5900f523
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class SpeakerBlock(nn.Module):
         y = self.mix_norm(F.relu(self.mix(y)))
         return x + y * self.gate(y.mean(-1))[..., None]
 
-# %% ../../nbs/06a_speaker.ipynb #4b2d6a4d
+# %% ../../nbs/06a_speaker.ipynb #df9e5fb5
 class AttentivePooling(nn.Module):
     "Weighted mean and standard deviation over time; the weights are learnt, per channel (arXiv 1803.10963, 2005.07143)."
 
@@ -76,7 +73,8 @@ class AttentivePooling(nn.Module):
         super().__init__()
         self.score = nn.Sequential(nn.Conv1d(channels, channels // 4, 1), nn.Tanh(), nn.Conv1d(channels // 4, channels, 1))
 
-    def weights(self, x: Tensor) -> Tensor:  # (B, C, L) -> (B, C, L), positive, summing to 1 over time
+    def weights(self, x: Tensor) -> Tensor:  # (B, C, L) -> (B, C, L)
+        "How much each moment counts in each channel: positive, summing to 1 over time."
         return self.score(x).float().softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, L) -> (B, 2C)
@@ -85,36 +83,29 @@ class AttentivePooling(nn.Module):
         variance = (weights * (x - mean[..., None]).square()).sum(-1)
         return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], dim=1)
 
-# %% ../../nbs/06a_speaker.ipynb #742705bb
+# %% ../../nbs/06a_speaker.ipynb #ffe2e112
 @runtime_checkable
 class SpeakerModel(Protocol):
     "What the talker needs of a speaker encoder, ours or another (the release's: WavLM + ECAPA-TDNN, 256 numbers)."
 
     @property
-    def embedding_size(self) -> int: ...
+    def embedding_size(self) -> int:
+        "Numbers in a vector."
 
-    def encode(self, wav: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor: ...  # (B, T) -> (B, embedding_size), length 1
+    def encode(self, wav: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:  # (B, T) -> (B, embedding_size)
+        "Who speaks: vectors of length 1."
 
 
 SHORTEST, LONGEST = 0.5, 60.0  # seconds
 
 
 def check_voice(wav: Tensor, sample_rate: int) -> None:  # (B, T)
-    "Raises TypeError or ValueError for what `encode` cannot take."
-    if not isinstance(wav, Tensor) or not wav.is_floating_point():
-        raise TypeError(f"wav: takes a float tensor (B, T), got {getattr(wav, 'dtype', type(wav).__name__)}; scale integers to [-1, 1]")
-    if sample_rate != SAMPLE_RATE:
-        raise ValueError(f"sample_rate: the encoder works at {SAMPLE_RATE} Hz, got {sample_rate}; read_audio resamples")
-    if wav.ndim != 2 or len(wav) == 0:
-        raise ValueError(f"wav: takes mono sound (B, T), got shape {tuple(wav.shape)}; average the channels, or add a batch dimension with wav[None]")
-    if not SHORTEST <= wav.shape[1] / SAMPLE_RATE <= LONGEST:
-        raise ValueError(f"wav: takes {SHORTEST} to {LONGEST:g} s of sound, got {wav.shape[1] / SAMPLE_RATE:.2f} s")
-    if not torch.isfinite(wav).all():
-        raise ValueError("wav: holds NaN or infinity; samples are finite numbers in [-1, 1]")
+    "Raises TypeError or ValueError for what `encode` cannot take: what `check_sound` refuses, and silence."
+    check_sound(wav, sample_rate, SHORTEST, LONGEST)
     if (wav.abs().amax(1) < 1e-4).any():
         raise ValueError("wav: holds only silence; there is no voice in it")
 
-# %% ../../nbs/06a_speaker.ipynb #657f75ce
+# %% ../../nbs/06a_speaker.ipynb #29295d1a
 class SpeakerEncoder(nn.Module):
     "A second or two of speech to one vector of length 1 (after ECAPA-TDNN, arXiv 2005.07143)."
 
@@ -131,9 +122,11 @@ class SpeakerEncoder(nn.Module):
 
     @property
     def embedding_size(self) -> int:
+        "Numbers in a vector."
         return self.config.embedding_size
 
-    def features(self, mel: Tensor) -> Tensor:  # (B, n_mels, M) -> (B, pooled, M / 2 rounded up), 50 a second
+    def features(self, mel: Tensor) -> Tensor:  # (B, n_mels, M) -> (B, pooled, M / 2 rounded up)
+        "What is pooled over time: 50 vectors a second, with the outputs of all three blocks in them."
         x, kept = self.norm_in(F.relu(self.conv_in(mel))), []
         for block in self.blocks:
             x = block(x)
@@ -164,7 +157,7 @@ class SpeakerEncoder(nn.Module):
         "Load weights that `save_pretrained` wrote. Raises FileNotFoundError, or ValueError naming the tensor that does not fit."
         return load_pretrained(source, "speaker", lambda values: cls(SpeakerConfig(**values)))
 
-# %% ../../nbs/06a_speaker.ipynb #76d7baf2
+# %% ../../nbs/06a_speaker.ipynb #270cdbbe
 class MarginSoftmax(nn.Module):
     "Additive angular margin softmax (arXiv 1801.07698): names the speaker although its angle is made larger by `margin`."
 
@@ -180,6 +173,7 @@ class MarginSoftmax(nn.Module):
         self.directions = nn.Parameter(torch.randn(num_speakers, embedding_size) / math.sqrt(embedding_size))
 
     def cosines(self, embedding: Tensor) -> Tensor:  # (B, d), length 1 -> (B, speakers)
+        "Cosine of the angle between each vector and each speaker's direction."
         return embedding.float() @ F.normalize(self.directions.float(), dim=-1).T
 
     def forward(self, embedding: Tensor, speaker: Tensor) -> Tensor:  # (B, d), (B,) -> scalar
@@ -192,7 +186,7 @@ class MarginSoftmax(nn.Module):
             harder = torch.where(past, right - self.margin * math.sin(self.margin), harder)
             return F.cross_entropy(self.scale * cosine.scatter(1, speaker[:, None], harder), speaker)
 
-# %% ../../nbs/06a_speaker.ipynb #aac86c45
+# %% ../../nbs/06a_speaker.ipynb #05b0f2b9
 def equal_error_rate(
     scores: Tensor,  # (trials,) higher: more alike
     same: Tensor,  # (trials,) bool: whether both are the same speaker
@@ -215,7 +209,12 @@ def all_trials(embedding: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]:  # 
     return (unit @ unit.T)[i, j], speaker[i] == speaker[j]
 
 
-def bootstrap_eer(embedding: Tensor, speaker: Tensor, seed: int = 0, resamples: int = 200) -> tuple[float, float]:
+def bootstrap_eer(
+    embedding: Tensor,  # (R, d)
+    speaker: Tensor,  # (R,) index of each recording's speaker
+    seed: int = 0,
+    resamples: int = 200,
+) -> tuple[float, float]:  # lower and upper end
     "95% interval of the equal error rate when the recordings of each speaker are drawn again with replacement."
     generator, rates = torch.Generator().manual_seed(seed), []
     members = [torch.nonzero(speaker == s)[:, 0] for s in speaker.unique()]

@@ -62,11 +62,11 @@ class LayerCache:
         self.values.scatter_(2, slots, v.to(self.values.dtype))
         return self.keys.to(k.dtype), self.values.to(v.dtype)
 
-# %% ../../nbs/09_backbone.ipynb #bf7c2bec
+# %% ../../nbs/09_backbone.ipynb #8d42b99b
 class KVCache:
     """Keys and values of all layers in two tensors of fixed size, written in place. For inference only.
 
-    `lengths` (B,) counts the tokens of each row, on the device; `used`, on the host, is the longest row's."""
+    `lengths` (B,) counts the tokens of each row, on the device; `used`, on the host, is the longest row's. Raises ValueError for sizes below 1, or more slots than the backbone has positions."""
 
     def __init__(
         self,
@@ -88,14 +88,17 @@ class KVCache:
 
     @property
     def batch_size(self) -> int:
+        "Rows."
         return self.keys.shape[1]
 
     @property
     def max_len(self) -> int:
+        "Slots of a row."
         return self.keys.shape[3]
 
     @property
     def nbytes(self) -> int:
+        "Memory of keys and values together."
         return self.keys.nbytes + self.values.nbytes
 
     def reset(self) -> None:
@@ -142,7 +145,7 @@ def check_lengths(
         raise ValueError(f"lengths must lie between 1 and {n_tokens}, the number of tokens given; got {lengths.tolist()}")
     return lengths.long()
 
-# %% ../../nbs/09_backbone.ipynb #c9e1ed77
+# %% ../../nbs/09_backbone.ipynb #4ce78a4b
 class Backbone(nn.Module):
     "Causal language model in Qwen3's shape, from token ids or embeddings to last hidden states; no vocabulary logits."
 
@@ -171,7 +174,7 @@ class Backbone(nn.Module):
         return self.embed_tokens(input_ids)
 
     def check(self, x: Tensor, segments: Tensor | None, kv_cache: KVCache | None) -> None:
-        "Raise before any work if the embeddings, segments or cache cannot be used."
+        "Before any work: raises TypeError for embeddings (B, S, D) of another dtype than the weights, ValueError for a shape, segments (B, S) or a cache that cannot be used."
         if x.dim() != 3 or x.shape[-1] != self.config.hidden_size or 0 in x.shape:
             raise ValueError(f"inputs_embeds must be (B, S, {self.config.hidden_size}) with B, S > 0, got {tuple(x.shape)}")
         dtype = self.stack.norm.weight.dtype
@@ -323,9 +326,9 @@ def read_tensors(
         rope.to_empty(device=device)  # its table is not in the files: made anew
     return module
 
-# %% ../../nbs/09_backbone.ipynb #48199b95
+# %% ../../nbs/09_backbone.ipynb #a95546fd
 def local_folder(source: str | Path) -> Path:
-    "The folder itself, or a download of the Hub repository of that name (configuration and safetensors only)."
+    "The folder itself, or a download of the Hub repository of that name (configuration and safetensors only). Raises FileNotFoundError for what is neither."
     if Path(source).is_dir():
         return Path(source)
     if not isinstance(source, str) or source.count("/") != 1 or source.startswith((".", "/", "~")):

@@ -38,13 +38,13 @@ def _check_same_shape(**tensors: Tensor):
     if len(set(shapes.values())) > 1:
         raise ValueError(f"these must have equal shapes, got {shapes}")
 
-# %% ../../nbs/11_flow.ipynb #bea14967
+# %% ../../nbs/11_flow.ipynb #8db2c352
 def interpolate(
     data: Tensor,  # (B, ...) clean latents, t = 0
     noise: Tensor,  # (B, ...) standard normal, t = 1
     timestep: Tensor,  # (B,) in [0, 1]
 ) -> Tensor:  # (B, ...)
-    "The point at `timestep` on the straight line from `data` to `noise` (section 3 of arXiv 2604.23586)."
+    "The point at `timestep` on the straight line from `data` to `noise` (section 3 of arXiv 2604.23586). Raises ValueError for shapes that do not fit."
     _check_same_shape(data=data, noise=noise)
     if timestep.shape != data.shape[:1]:
         raise ValueError(f"timestep must have shape ({len(data)},), one time per row of data, got {tuple(timestep.shape)}")
@@ -81,10 +81,10 @@ def _integrate(step: Callable, x: Tensor, grid: Tensor, callback: Callable | Non
         callback(x, grid[-1])
     return x
 
-# %% ../../nbs/11_flow.ipynb #924ca415
+# %% ../../nbs/11_flow.ipynb #3dd2dde3
 def euler(
     velocity_fn: Callable,  # velocity_fn(x, t) -> velocity like x; t is a 0-d tensor
-    x: Tensor,  # state at grid[0]
+    x: Tensor,  # (B, ...) state at grid[0]
     grid: Tensor,  # (n + 1,) strictly decreasing times in [0, 1]
     callback: Callable | None = None,  # callback(x, t) sees all n + 1 states
 ) -> Tensor:  # state at grid[-1]
@@ -95,10 +95,10 @@ def euler(
 
     return _integrate(step, x, grid, callback)
 
-# %% ../../nbs/11_flow.ipynb #19bb903e
+# %% ../../nbs/11_flow.ipynb #9d4d1e37
 def midpoint(
     velocity_fn: Callable,  # velocity_fn(x, t) -> velocity like x; t is a 0-d tensor
-    x: Tensor,  # state at grid[0]
+    x: Tensor,  # (B, ...) state at grid[0]
     grid: Tensor,  # (n + 1,) strictly decreasing times in [0, 1]
     callback: Callable | None = None,  # callback(x, t) sees all n + 1 states
 ) -> Tensor:  # state at grid[-1]
@@ -110,10 +110,10 @@ def midpoint(
 
     return _integrate(step, x, grid, callback)
 
-# %% ../../nbs/11_flow.ipynb #c205238a
+# %% ../../nbs/11_flow.ipynb #bd6dcabb
 def heun(
     velocity_fn: Callable,  # velocity_fn(x, t) -> velocity like x; t is a 0-d tensor
-    x: Tensor,  # state at grid[0]
+    x: Tensor,  # (B, ...) state at grid[0]
     grid: Tensor,  # (n + 1,) strictly decreasing times in [0, 1]
     callback: Callable | None = None,  # callback(x, t) sees all n + 1 states
 ) -> Tensor:  # state at grid[-1]
@@ -126,24 +126,24 @@ def heun(
 
     return _integrate(step, x, grid, callback)
 
-# %% ../../nbs/11_flow.ipynb #8fca61a0
+# %% ../../nbs/11_flow.ipynb #887affbd
 def logit_normal_timesteps(
     normal: Tensor,  # (B,) standard normal numbers
     mean: float = -0.4,  # of the logit; negative leans to the data end
     std: float = 1.0,  # of the logit, > 0
 ) -> Tensor:  # (B,) times in (0, 1)
-    "Training times: the sigmoid of a normal number (arXiv 2403.03206; -0.4 and 1 in the released training)."
+    "Training times: the sigmoid of a normal number (arXiv 2403.03206; -0.4 and 1 in the released training). Raises ValueError for a std that is not above 0."
     _check_float("normal", normal)
     if not std > 0:
         raise ValueError(f"std must be above 0, got {std}")
     return torch.sigmoid(mean + std * normal)
 
-# %% ../../nbs/11_flow.ipynb #78b5834e
+# %% ../../nbs/11_flow.ipynb #c109df15
 def time_grid(
     num_steps: int,  # at least 1
     sway: float = 1.0,  # 0 even; positive puts more steps near noise; from -1 to 1.75
 ) -> Tensor:  # (num_steps + 1,) float32, from 1 to 0
-    "Sampling times from noise to data, bent by sway sampling (arXiv 2410.06885)."
+    "Sampling times from noise to data, bent by sway sampling (arXiv 2410.06885). Raises ValueError for a value out of range."
     if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
         raise ValueError(f"num_steps must be a whole number, at least 1, got {num_steps!r}")
     if not -1 <= sway <= 1.75:
@@ -153,13 +153,13 @@ def time_grid(
     grid[0], grid[-1] = 1, 0  # the ends are exact whatever the rounding
     return grid
 
-# %% ../../nbs/11_flow.ipynb #6eea3217
+# %% ../../nbs/11_flow.ipynb #27685f68
 def drop_condition(
     condition: Tensor,  # (B, ...)
     uniform: Tensor,  # (B,) uniform in [0, 1)
     rate: float,  # share of rows to drop, in [0, 1]
 ) -> Tensor:  # (B, ...) with dropped rows set to zero
-    "Zero the rows where `uniform` is not above `rate`, so that guidance has an unconditional branch (arXiv 2207.12598)."
+    "Zero the rows where `uniform` is not above `rate`, so that guidance has an unconditional branch (arXiv 2207.12598). Raises ValueError for a rate or a shape that does not fit."
     if not 0 <= rate <= 1:
         raise ValueError(f"rate must be between 0 and 1, got {rate}")
     if uniform.shape != condition.shape[:1]:
@@ -167,14 +167,14 @@ def drop_condition(
     keep = (uniform > rate).reshape(-1, *[1] * (condition.ndim - 1))
     return condition * keep
 
-# %% ../../nbs/11_flow.ipynb #1ba9ab96
+# %% ../../nbs/11_flow.ipynb #f27b5285
 def guide(
     conditional: Tensor,  # (B, ...) velocity with the condition
     unconditional: Tensor,  # (B, ...) velocity without it
     guidance_scale: float,  # 1 conditional, more exaggerates; 0 is c* unconditional, and only without zero_star free of the condition
     zero_star: bool = True,  # rescale the unconditional branch by its projection
 ) -> Tensor:  # (B, ...) guided velocity
-    "Classifier-free guidance (arXiv 2207.12598), optionally with the projection of CFG-zero-star (arXiv 2503.18886)."
+    "Classifier-free guidance (arXiv 2207.12598), optionally with the projection of CFG-zero-star (arXiv 2503.18886). Raises ValueError for unequal shapes or a negative scale."
     _check_same_shape(conditional=conditional, unconditional=unconditional)
     if not 0 <= guidance_scale < float("inf"):
         raise ValueError(f"guidance_scale must be 0 or more, got {guidance_scale}")
@@ -213,7 +213,7 @@ def guided_velocity(
 
     return velocity
 
-# %% ../../nbs/11_flow.ipynb #c0b5eda5
+# %% ../../nbs/11_flow.ipynb #d3944518
 @dataclass(frozen=True)
 class FlowDraws:
     "The random numbers of one loss evaluation over N rows, before any transformation."
@@ -229,7 +229,7 @@ def draw_flow(
     generator: torch.Generator,  # numbers are drawn on its device, then moved
     num_draws: int = 1,  # K: independent draws per row of data
 ) -> FlowDraws:  # N = B * num_draws; the K draws of one row are neighbours
-    "Draw what `flow_matching_loss` needs."
+    "Draw what `flow_matching_loss` needs. Raises ValueError for fewer draws than 1."
     if num_draws < 1:
         raise ValueError(f"num_draws must be at least 1, got {num_draws}")
     rows, on = len(data) * num_draws, {"generator": generator, "device": generator.device}

@@ -190,7 +190,7 @@ class TransformerConfig:
         if self.rope_pairing not in ("halves", "adjacent"):
             raise ValueError(f"rope_pairing must be 'halves' or 'adjacent', got {self.rope_pairing!r}")
 
-# %% ../../nbs/08_layers.ipynb #6152fc5f
+# %% ../../nbs/08_layers.ipynb #d2c8b7c0
 class Attention(nn.Module):
     "Self-attention with rotary positions; grouped queries, q/k norm and a fused projection as the config says."
 
@@ -219,7 +219,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,  # (B, S, D)
-        table: Tensor,  # rotary table of these positions
+        table: Tensor,  # (S, head_dim / 2, 2) rotary table of these positions
         mask: Tensor | None = None,  # bool (B, 1, S, T), True: may be read; replaces the causal order
         cache=None,  # has `update(k, v) -> (k, v)` over all tokens so far; comes with a mask
     ) -> Tensor:  # (B, S, D)

@@ -31,9 +31,9 @@ def patches_to_frames(patches: Tensor) -> Tensor:  # (..., L, P, d) -> (..., L P
         raise ValueError(f"patches: takes (..., L, P, d), got {tuple(patches.shape)}")
     return rearrange(patches, "... l p d -> ... (l p) d")
 
-# %% ../../nbs/10_patches.ipynb #f5c0017d
+# %% ../../nbs/10_patches.ipynb #3dc42806
 class PatchEncoder(TransformerStack):
-    "P frames of one patch -> one vector, read at a learnt CLS position (arXiv 2604.23586, section 3). Patches never see each other."
+    "P frames of one patch -> one vector, read at a learnt CLS position (arXiv 2604.23586, section 3). Patches never see each other. Raises ValueError for a causal config."
 
     def __init__(self, config: TransformerConfig):  # bidirectional; its defaults are the released encoder's
         if config.causal:

@@ -18,7 +18,7 @@ from .patches import count_patches
 __all__ = ['SUM', 'PALETTE', 'Arrangement', 'parse_arrangement', 'draw_sequence', 'lay_out', 'place_slots',
            'predicting_positions', 'TalkerSample', 'TalkerBatch', 'target_patches', 'make_batch', 'check_batch']
 
-# %% ../../nbs/13a_sequence.ipynb #0ac80167
+# %% ../../nbs/13a_sequence.ipynb #43785ee0
 @dataclass(frozen=True)
 class Arrangement:
     """Where patches stand: patch i of a stream at slot `stride * i + offset`, predicted from the position just before that slot.
@@ -34,6 +34,7 @@ class Arrangement:
         return self.stride * (num_patches - 1) + max(self.audio_offset, self.motion_offset) + 1
 
     def offset(self, stream: str) -> int:  # "audio" or "motion"
+        "Slot of the stream's patch 0."
         return {"audio": self.audio_offset, "motion": self.motion_offset}[stream]
 
     def patch_at(self, stream: str, slot: int) -> int | None:
@@ -132,7 +133,7 @@ def predicting_positions(
     "The position just before each patch's slot."
     return first[:, None] + arrangement.stride * torch.arange(num_patches, device=first.device) + arrangement.offset(stream) - 1
 
-# %% ../../nbs/13a_sequence.ipynb #f3c61165
+# %% ../../nbs/13a_sequence.ipynb #8e893944
 @dataclass(frozen=True)
 class TalkerSample:
     "One clip as the model sees it."
@@ -160,6 +161,7 @@ class TalkerBatch:
         return len(self.input_ids)
 
     def to(self, device) -> TalkerBatch:
+        "The same batch with all its tensors on a device."
         return replace(self, **{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)})
 
 # %% ../../nbs/13a_sequence.ipynb #e15b3df6

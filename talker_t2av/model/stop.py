@@ -50,11 +50,11 @@ def stop_labels(
     zeros = (labels == 0).sum(1)[ends[:, 0]].float()
     return labels, zeros.mean() if len(zeros) else torch.ones((), device=first.device)
 
-# %% ../../nbs/13b_stop.ipynb #5044d51e
+# %% ../../nbs/13b_stop.ipynb #63474167
 def stop_loss(
     logits: Tensor,  # (B, T)
     labels: Tensor,  # (B, T) from `stop_labels`
-    zeros_per_one: Tensor,  # () from `stop_labels`
+    zeros_per_one: Tensor,  # scalar, from `stop_labels`
     weight: float = 0.3,  # of the 1 of a row, against all its 0
 ) -> Tensor:  # () float32
     "Binary cross entropy, averaged over the labelled positions of the whole batch; 0 when none is labelled."
@@ -63,9 +63,9 @@ def stop_loss(
         return logits.sum() * 0.0
     return F.binary_cross_entropy_with_logits(logits[known].float(), labels[known].float(), pos_weight=weight * zeros_per_one)
 
-# %% ../../nbs/13b_stop.ipynb #d1530b2b
+# %% ../../nbs/13b_stop.ipynb #85db1c06
 class StopRule:
-    "Ends a row after `streak` alarms without a break, the first one counted after `min_patches` patches."
+    "Ends a row after `streak` alarms without a break, the first one counted after `min_patches` patches. Raises ValueError for a setting out of range."
 
     def __init__(
         self,

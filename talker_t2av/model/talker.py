@@ -113,9 +113,9 @@ class TalkerOutput:
         "The four losses as numbers, for logging."
         return {name: float(getattr(self, name).detach()) for name in ("loss", "audio_loss", "motion_loss", "stop_loss")}
 
-# %% ../../nbs/13d_talker.ipynb #6ec41712
+# %% ../../nbs/13d_talker.ipynb #a5ea2e4b
 class TalkerParts(nn.Module):
-    "The five modules of the talker, and their files."
+    "The five modules of the talker, and their files. Raises ValueError for an unknown preset."
 
     def __init__(self, config: TalkerConfig | str):  # a configuration, or the name of a preset
         super().__init__()
@@ -148,7 +148,7 @@ class TalkerParts(nn.Module):
             model = cls(config or read_config(folder) or PRESETS["paper"])
         return load_weights(model, folder, dtype, device).eval()
 
-# %% ../../nbs/13d_talker.ipynb #a0eaa376
+# %% ../../nbs/13d_talker.ipynb #f45d272e
 class TalkerRows(TalkerParts):
     "What the backbone reads, and what the heads have to answer."
 
@@ -165,7 +165,7 @@ class TalkerRows(TalkerParts):
         return place_slots(row, slots, batch.first_slot + 1, self.num_slots(batch))
 
     def targets(self, batch: TalkerBatch, hidden: Tensor) -> dict[str, PatchTargets]:  # "audio" and "motion"
-        "Rows for both heads."
+        "Rows for both heads, from the hidden states (B, S, D) of the whole row."
         c, first = self.config, batch.first_slot + 1
         count = target_patches(batch.audio_length, batch.motion_length, c.patch_size)
         first_motion = batch.motion[:, 0] if batch.motion.shape[1] else batch.motion.new_zeros(len(batch), c.motion_dim)

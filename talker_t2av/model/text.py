@@ -128,7 +128,7 @@ def encode_piece(
         ids = merge_pair(ids, pair, ranks[pair][1])
     return ids
 
-# %% ../../nbs/07_text.ipynb #3f7189c8
+# %% ../../nbs/07_text.ipynb #7e8e8591
 @dataclass(frozen=True)
 class Prompt:
     "Token ids of one sample, with one placeholder per patch in `ids[span[0]:span[1]]`."
@@ -148,6 +148,7 @@ class Prompt:
 
     @property
     def num_patches(self) -> int:
+        "Placeholders between text and end."
         return self.span[1] - self.span[0]
 
 # %% ../../nbs/07_text.ipynb #008f1c64
@@ -219,7 +220,7 @@ def merge_tables(
         ranks.setdefault((left, right), (rank, new))
     return spelling, ranks
 
-# %% ../../nbs/07_text.ipynb #669f6205
+# %% ../../nbs/07_text.ipynb #9d8273ac
 SPECIAL_TOKENS = ("<PAD>", "<TEXT>", "<SPEAK>", "<SPEECH_FRAME>", "<END>")
 _CACHE_SIZE = 50_000  # pieces
 
@@ -245,7 +246,7 @@ class Tokenizer(TextTokenizer):
         return self._cache[piece]
 
     def encode(self, text: str) -> list[int]:
-        "Token ids of `text`, byte for byte: decoding gives the same string again. No special token can come out."
+        "Token ids of `text`, byte for byte: decoding gives the same string again. No special token can come out. Raises TypeError for anything but a string."
         if not isinstance(text, str):
             raise TypeError(f"text: takes a string, got {type(text).__name__}")
         return [i for piece in split_pieces(text) for i in self._encode_piece(piece)]
@@ -262,12 +263,12 @@ class Tokenizer(TextTokenizer):
     def _closing(self) -> list[int]:
         return [self.special_ids["<END>"]]
 
-# %% ../../nbs/07_text.ipynb #504306fb
+# %% ../../nbs/07_text.ipynb #d49d6fc3
 def train_tokenizer(
     texts,  # iterable of strings
     vocab_size: int,  # special tokens and 256 bytes included
 ) -> Tokenizer:
-    "Learn a byte-level BPE of at most `vocab_size` tokens (fewer when the text runs out of repeated pairs)."
+    "Learn a byte-level BPE of at most `vocab_size` tokens (fewer when the text runs out of repeated pairs). Raises ValueError for a size below that, TypeError for one string instead of many."
     smallest = len(SPECIAL_TOKENS) + 256
     if vocab_size < smallest:
         raise ValueError(f"vocab_size: {vocab_size} is too small; {len(SPECIAL_TOKENS)} special tokens and 256 bytes need {smallest}")
@@ -334,9 +335,9 @@ def _read_library(path: Path) -> tuple[LibraryTokenizer, dict[str, int]]:
     except Exception as error:  # the library raises plain Exception
         raise ValueError(f"tokenizer: {path} is no tokenizer.json of the tokenizers library ({error})") from None
 
-# %% ../../nbs/07_text.ipynb #4f01e189
+# %% ../../nbs/07_text.ipynb #1d1fd8eb
 class ReleasedTokenizer(TextTokenizer):
-    "A Hugging Face `tokenizer.json` in Qwen's form, with the chat-style prompt of the released Talker-T2AV (arXiv 2604.23586)."
+    "A Hugging Face `tokenizer.json` in Qwen's form, with the chat-style prompt of the released Talker-T2AV (arXiv 2604.23586). Raises ValueError for a file without its special tokens."
 
     NEEDED = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
     FRAMES = ("<SPEECH_FRAME>", "<MOTION_FRAME>")
@@ -357,7 +358,7 @@ class ReleasedTokenizer(TextTokenizer):
         self.pad_id = added.get("<|endoftext|>", added["<|im_end|>"])
 
     def encode(self, text: str) -> list[int]:
-        "Token ids of `text` in NFC. No special token can come out, whatever the text says."
+        "Token ids of `text` in NFC. No special token can come out, whatever the text says. Raises TypeError for anything but a string."
         if not isinstance(text, str):
             raise TypeError(f"text: takes a string, got {type(text).__name__}")
         return self._library.encode(text, add_special_tokens=False).ids

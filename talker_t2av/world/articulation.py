@@ -178,13 +178,13 @@ def gaze_track(rng, time):
     spots = rng.normal(0, [0.45, 0.25], (n_looks + 1, 2)) * (rng.random(n_looks + 1) > 0.65)[:, None]
     return spots[np.searchsorted(starts, time, side="right") - 1] + rng.normal(0, 0.02, (len(time), 2))
 
-# %% ../../nbs/02d_articulation.ipynb #7b7470ef
+# %% ../../nbs/02d_articulation.ipynb #1087ead5
 def idle_motion(
     n_frames: int,
     seed: int,  # same seed, same motion
     words=(),  # Word tuples (text, start, end, stressed): a third of the stressed ones get a nod and a raise of the brows
 ):
-    """What the text does not decide: pose (N, 13) float32, columns POSE: sway, nods, blinks, gaze, brows, smile."""
+    """What the text does not decide: pose (N, 13) float32, columns POSE: sway, nods, blinks, gaze, brows, smile. Raises ValueError for less than a frame."""
     if n_frames < 1:
         raise ValueError(f"n_frames must be 1 or more, got {n_frames}")
     rng = np.random.default_rng([seed, 0x1D7E])

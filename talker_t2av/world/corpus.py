@@ -29,7 +29,7 @@ from .face import ARTICULATION, POSE, face_split, render, sample_identity
 from .sentences import SPLITS, hash_share, sample_sentence, split_of_sentence
 from .voice import VOICES, Phoneme, PronunciationError, Word, speak, voice_names
 
-# %% ../../nbs/03b_corpus.ipynb #80de3950
+# %% ../../nbs/03b_corpus.ipynb #e551f124
 @dataclass
 class Clip:
     "One utterance with all that is known about it. T samples at 24 kHz, N frames at 25 a second, T = 960 N, N a multiple of 4."
@@ -46,7 +46,7 @@ class Clip:
     split: str
 
     @property
-    def n_frames(self) -> int: return len(self.wav) // SAMPLES_PER_FRAME
+    def n_frames(self) -> int: return len(self.wav) // SAMPLES_PER_FRAME  # 25 a second
 
 # %% ../../nbs/03b_corpus.ipynb #eac40a05
 @contextmanager
@@ -161,7 +161,7 @@ def world_fingerprint() -> str:
         digest.update(f"{name} {version(name)}".encode())
     return digest.hexdigest()
 
-# %% ../../nbs/03b_corpus.ipynb #093840ff
+# %% ../../nbs/03b_corpus.ipynb #531d640f
 def clip_paths(index: int, split: str, seed: int) -> dict[str, str]:
     "Relative paths of a clip's three files."
     stem = f"clips/{index // SHARD:05d}/{split}-{seed:09d}"
@@ -175,7 +175,8 @@ def write_clip(out: Path, index: int, settings: BuildSettings) -> None:
     except Exception as error: raise RuntimeError(f"make_clip({seed}, {split!r}) failed: {error}") from error
     paths = clip_paths(index, split, seed)
     write_audio(out / paths["wav"], clip.wav)
-    if clip.frames is not None: write_video(out / paths["video"], clip.frames)
+    label = f"talker_t2av synthetic world, voice {clip.voice}, face {clip.face}: {clip.text}"
+    if clip.frames is not None: write_video(out / paths["video"], clip.frames, comment=label)
     written = {kind: paths[kind] for kind in ("wav", "video")[: 1 + (clip.frames is not None)]}
     record = {
         "sample_id": f"{split}-{seed:09d}", "dataset_source": SOURCE + "-tts" * sound_only, "split": split, "text": clip.text,
@@ -206,7 +207,7 @@ def is_finished(out: Path, index: int, settings: BuildSettings) -> bool:
     sizes = ((out / path, record["bytes"][kind]) for kind, path in record["paths"].items())
     return all(path.is_file() and path.stat().st_size == size for path, size in sizes)
 
-# %% ../../nbs/03b_corpus.ipynb #962dd8b2
+# %% ../../nbs/03b_corpus.ipynb #d2ef449d
 def _start_worker() -> None:
     "First thing in a worker process: one thread, no Ctrl-C, and exit when the parent is gone."
     import signal
@@ -225,7 +226,7 @@ def parallel_map(
     workers: int | None = None,      # processes; None: one a core, 1: in this process
     label: str = "",                 # of the progress bar
 ) -> list:                           # results in the order of the tasks
-    "`[function(task) for task in tasks]`, with a bar in a terminal. Scripts: call it under `if __name__ == '__main__':` (spawned)."
+    "`[function(task) for task in tasks]`, with a bar in a terminal. Scripts: call it under `if __name__ == '__main__':` (spawned). Raises ValueError for workers below 1."
     if workers is not None and workers < 1: raise ValueError(f"workers must be 1 or more; got {workers}")
     workers = min(workers or cpu_count(), len(tasks))
     bar = functools.partial(tqdm, total=len(tasks), desc=label, unit="clip", disable=None)   # None: a bar in a terminal only

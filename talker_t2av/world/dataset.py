@@ -51,8 +51,8 @@ def inside(root: Path, path: str, allow_outside: bool = False) -> Path:
     if not full.is_file(): raise ValueError(f"file {path!r} is missing")
     return full
 
-# %% ../../nbs/03c_dataset.ipynb #51cee7d2
-def load_motion(path: str | Path) -> torch.Tensor:  # (N, D) float32
+# %% ../../nbs/03c_dataset.ipynb #adb395ef
+def load_motion(path: str | Path) -> torch.Tensor:  # (N, d_v) float32
     """Motion codes of a file: `.safetensors` (key `motion`, or our articulation and pose) or `.pt` (a tensor, or a dict with one).
     Raises ValueError for anything else."""
     path = Path(path)
@@ -180,10 +180,10 @@ def load_frames(path: Path, n_frames: int) -> torch.Tensor:
         raise ValueError(f"{path.name} has {len(frames)} frames at {rate:g} a second, needs {n_frames} at {FRAME_RATE}")
     return torch.from_numpy(frames[:n_frames])
 
-# %% ../../nbs/03c_dataset.ipynb #060b8194
+# %% ../../nbs/03c_dataset.ipynb #bb1c6a8c
 class ClipDataset(Dataset):
     """Clips of a manifest, loaded when asked for. An item is a dict with sample_id, text, split, voice, face, n_frames, has_motion and the
-    streams in `load`: wav (960 N,) float32, motion (N, D) float32 or None, frames (N, H, W, 3) uint8 or None, phonemes (list)."""
+    streams in `load`: wav (960 N,) float32, motion (N, d_v) float32 or None, frames (N, H, W, 3) uint8 or None, phonemes (list). Raises ValueError for an unknown stream."""
     def __init__(
         self,
         rows: list[Row],             # from read_manifest
@@ -249,13 +249,13 @@ def collate(
     if "frames" in items[0]: batch["has_frames"] = torch.tensor([item["frames"] is not None for item in items])
     return batch
 
-# %% ../../nbs/03c_dataset.ipynb #10e443da
+# %% ../../nbs/03c_dataset.ipynb #c98faf77
 class SkipCount:
     "Counts clips that batches had to leave out; `add` raises RuntimeError when their share passes `max_bad` (looked at after 100 clips)."
     def __init__(self, max_bad: float = 0.05): self.max_bad, self.seen, self.bad = max_bad, 0, []
 
     def add(self, batch: dict) -> None:
-        "Take note of one batch."
+        "Take note of one batch. Raises RuntimeError when too many clips of the first hundred or more were bad."
         self.bad += batch["bad"]
         self.seen += len(batch["n_frames"]) + len(batch["bad"])
         if self.seen >= 100 and len(self.bad) > self.max_bad * self.seen:
@@ -263,11 +263,11 @@ class SkipCount:
             much = f"{len(self.bad)} of {self.seen} clips could not be read, more than max_bad={self.max_bad:g} allows"
             raise RuntimeError(f"{much}; the first: {first}")
 
-# %% ../../nbs/03c_dataset.ipynb #9a4dd092
+# %% ../../nbs/03c_dataset.ipynb #88333b6b
 class LengthBucketSampler(Sampler):
     """Batches of indices of similar length, for `DataLoader(batch_sampler=...)`. Deterministic in seed and epoch (call `set_epoch`).
     Without `sound_only_share` every clip comes exactly once an epoch. With it, every clip with motion does, and each full batch holds
-    round(share x batch_size) sound-only clips, taken in turn from a shuffled pile that goes on through the epochs."""
+    round(share x batch_size) sound-only clips, taken in turn from a shuffled pile that goes on through the epochs. Raises ValueError for settings that fill no batch."""
     def __init__(
         self,
         lengths: list[int],          # frames of each clip
@@ -306,7 +306,7 @@ class LengthBucketSampler(Sampler):
         return np.concatenate(piles)[first % len(self.extra):][:count]
 
     def cut(self, indices: np.ndarray, size: int, rng: np.random.Generator) -> list[np.ndarray]:
-        "Sort `indices` by jittered length and cut into batches of `size` (the last may be smaller)."
+        "Sort `indices` (n,) by jittered length and cut into batches of `size` (the last may be smaller)."
         keys = self.lengths[indices] * rng.uniform(1 - self.jitter, 1 + self.jitter, len(indices))
         return np.split(indices[np.argsort(keys, kind="stable")], range(size, len(indices), size))
 

@@ -135,9 +135,9 @@ class Canvas:
         (cx, cy), (rx, ry) = centre, radii
         self.tint(opacity * torch.exp(-(((self.x - cx) / rx) ** 2) - ((self.y - cy) / ry) ** 2) * inside, colour)
 
-# %% ../../nbs/02a_draw.ipynb #63b0c57a
+# %% ../../nbs/02a_draw.ipynb #36cee282
 def with_captions(pictures, captions):
-    """Pictures (N, H, W, 3) uint8 on a white strip of 15 pixels each that holds its caption: (N, H + 15, W, 3)."""
+    """Pictures (N, H, W, 3) uint8 on a white strip of 15 pixels each that holds its caption: (N, H + 15, W, 3). Raises ValueError unless there is a caption for each."""
     captions = [str(caption) for caption in captions]
     if len(captions) != len(pictures):
         raise ValueError(f"captions: takes one per picture, got {len(captions)} for {len(pictures)} pictures")

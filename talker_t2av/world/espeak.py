@@ -41,7 +41,7 @@ class _Event(ctypes.Structure):
 
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
-# %% ../../nbs/01a_espeak.ipynb #266d4f2f
+# %% ../../nbs/01a_espeak.ipynb #e0f1de30
 ESPEAK_RATE = 22_050  # samples a second of what espeak-ng makes
 LANGUAGES = {  # our name -> the voice file that espeak-ng calls it by
     "en-us": "gmw/en-US",
@@ -70,7 +70,7 @@ def _short_path(path: str):
 
 @contextmanager
 def open_espeak():
-    "A freshly loaded espeak-ng, this thread's alone while the block runs."
+    "A freshly loaded espeak-ng, this thread's alone while the block runs. Raises RuntimeError when it cannot start."
     import espeakng_loader  # GPL-3: loaded at run time only
 
     with _LOCK, _short_path(str(espeakng_loader.get_data_path())) as data:
@@ -145,7 +145,7 @@ def set_voice(library, language: str, variant: str) -> None:
     if not os.path.isfile(known) or library.espeak_SetVoiceByName(f"{LANGUAGES[language]}+{variant}".encode()) != 0:
         raise ValueError(f"variant: espeak-ng has no voice {variant!r} for {language}")
 
-# %% ../../nbs/01a_espeak.ipynb #f7df05ce
+# %% ../../nbs/01a_espeak.ipynb #f92aa2fc
 def _interpolation_matrix(half_width: int = 24, rolloff: float = 0.96) -> np.ndarray:
     "(147 + 2 half_width, 160) weights from inputs to outputs: a sinc under a squared cosine."
     outputs = np.arange(160) * 147 / 160
@@ -161,7 +161,7 @@ _INTERPOLATE = _interpolation_matrix()
 def resample(
     wav: np.ndarray,  # (T,) at 22,050 Hz, T a multiple of 147
 ) -> np.ndarray:  # (T * 160 / 147,) float64 at 24,000 Hz
-    "Interpolate so that time 0 stays time 0."
+    "Interpolate so that time 0 stays time 0. Raises ValueError for another shape."
     if wav.ndim != 1 or len(wav) % 147:
         raise ValueError(f"wav: takes shape (T,) with T a multiple of 147, got {wav.shape}")
     width = len(_INTERPOLATE)

@@ -247,7 +247,7 @@ def render(
         out.copy_(picture.mul_(255).add_(0.5).clamp_(0, 255).permute(0, 2, 3, 1))
     return frames
 
-# %% ../../nbs/02e_face.ipynb #1e7d46c0
+# %% ../../nbs/02e_face.ipynb #035391c4
 def lip_gap(articulation):
     """Distance between the lips (N,) in half image widths of the portrait; exactly 0 when they touch."""
     return sum(lip_parting(named(articulation, ARTICULATION))).flatten()
@@ -303,7 +303,7 @@ def mouth_opening(
     """Distance between the lips (N,), read from the pixels, in the units of lip_gap: half image widths of the portrait.
 
     Along a narrow vertical strip each pixel is compared with the person's palette (inside of the mouth, lips, skin); what
-    lies between lips and between inside colours is the opening. Two rendered frames of the same person calibrate it.
+    lies between lips and between inside colours is the opening. Two rendered frames of the same person calibrate it. Raises ValueError for shapes that do not fit.
     """
     if frames.ndim != 4 or frames.shape[1] != frames.shape[2] or frames.shape[3] != 3:
         raise ValueError(f"frames must be (N, size, size, 3), got {tuple(frames.shape)}")

@@ -167,7 +167,7 @@ def invent_word(
         word = random_word(rng)
         if is_held_out(word) == held_out and is_pronounceable(word): return word
 
-# %% ../../nbs/03a_sentences.ipynb #8500ea42
+# %% ../../nbs/03a_sentences.ipynb #accf8768
 INVENTED = 0.48                          # chance that an open slot gets an invented word: gives about 12% of all words, measured below
 OPEN_LISTS = frozenset("animal food object tool clothing drink instrument place city surname woman man kind thing".split())
 
@@ -182,7 +182,7 @@ class Writer:
         return options[int(self.rng.random() * len(options))]
 
     def word(self, name: str, form: str) -> str:
-        "A word of list `name` in the form asked for; open lists are sometimes answered with an invented word."
+        "A word of list `name` in the form asked for; open lists are sometimes answered with an invented word. Raises ValueError for a form that the list has not."
         words, unseen = lexicon().seen.get(name, []), self.held_out and self.rng.random() < 0.5
         if name == "coined" or (name in OPEN_LISTS and self.rng.random() < INVENTED):
             word = invent_word(self.rng, unseen)

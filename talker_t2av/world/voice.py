@@ -52,7 +52,7 @@ def _symbol(name: str, language: str) -> tuple[str, int]:
         raise PronunciationError(f"text: holds a sound that is not in the English inventory ({bare!r}); write it with English words")
     return bare, stress
 
-# %% ../../nbs/01b_voice.ipynb #7277c314
+# %% ../../nbs/01b_voice.ipynb #d40dfada
 @dataclass(frozen=True)
 class Voice:
     "A speaker. `pitch` and `pitch_range` run from 0 to 99, and 50 is the variant's own; `split` is train or held-out."
@@ -101,7 +101,7 @@ VOICES = _read_voices(_SPEAKERS)
 
 
 def voice_names(split: str | None = None) -> list[str]:
-    'Names of the English voices of a split ("train", "held-out"; None: all), in a fixed order.'
+    'Names of the English voices of a split ("train", "held-out"; None: all), in a fixed order. Raises ValueError for another split.'
     if split not in (None, "train", "held-out"):
         raise ValueError(f'split: takes "train", "held-out" or None, got {split!r}')
     return [name for name, voice in VOICES.items() if split in (None, voice.split)]
@@ -301,7 +301,7 @@ def _words(text: str, spoken: str, spans: list[_Span], ends: list[int]) -> list[
             words.append(Word(written, *times, written.lower().replace("’", "'") not in FUNCTION_WORDS))
     return words
 
-# %% ../../nbs/01b_voice.ipynb #b97ac246
+# %% ../../nbs/01b_voice.ipynb #541a42be
 MAX_CHARACTERS = 1_000
 RATES, PITCHES, VARIATIONS = (0.6, 1.8), (0.75, 1.5), (0.0, 1.0)  # what speak takes
 _PLAIN_SIGNS = str.maketrans({"’": "'", "‘": "'", "–": ",", "—": ",", "…": ".", **dict.fromkeys('“”„«»"', " ")})
@@ -335,7 +335,7 @@ def _check_number(name: str, value: float, low: float, high: float) -> None:
 
 
 def get_voice(voice: str | Voice) -> Voice:
-    "The voice of that name; a Voice of your own comes back as it is. Raises ValueError with the nearest names for an unknown one."
+    "The voice of that name; a Voice of your own comes back as it is. Raises ValueError with the nearest names for an unknown one, TypeError for anything else."
     if isinstance(voice, Voice):
         return voice
     if not isinstance(voice, str):

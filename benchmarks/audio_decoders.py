@@ -1,0 +1,78 @@
+"""Which decoder, and do critics help? The audio codec trained several ways for equal processor time, one seed.
+
+    python benchmarks/audio_decoders.py [--seconds 240] [--out data/results/audio_decoders.json]
+
+Three decoders from fresh weights (all with the encoder of `small`), then two ways to go on from the shipped codec: without critics and with
+them. Every variant gets `--seconds` of processor time on one thread, so a slower one gets fewer steps. About 35 minutes with the default.
+"""
+import argparse
+import copy
+import time
+from dataclasses import replace
+
+import torch
+
+from talker_t2av.codecs.audio_evaluation import decode_speed
+from talker_t2av.codecs.audio_training import AUDIO_RECIPES, AudioRecipe, Material, audio_loss, build_trainer, listen_and_measure, make_material, train_on
+from talker_t2av.media import data_dir, write_result
+from talker_t2av.training_loop import fit
+
+SMALL = AUDIO_RECIPES["small"]
+SLOW = replace(SMALL.train, learning_rate=3e-4, warmup_steps=20, ema_decay=0.99)  # to go on from trained weights
+CRITICS = ((16, 32, 64, 128), 16)
+VARIANTS = {
+    "source-filter": SMALL,
+    "inverse STFT": replace(SMALL, config=replace(SMALL.config, decoder="istft"), weights=replace(SMALL.weights, pitch=0.0)),
+    "DAC": replace(SMALL, config=replace(SMALL.config, decoder="dac", decoder_channels=512), weights=replace(SMALL.weights, pitch=0.0)),
+    "shipped, longer": replace(SMALL, start="small", train=SLOW),
+    "shipped, with critics": replace(SMALL, start="small", train=SLOW, critics=CRITICS, weights=replace(SMALL.weights, adversarial=1.0, feature=2.0)),
+}
+
+
+def seconds_per_step(recipe: AudioRecipe, material: Material, steps: int = 8) -> float:
+    """Processor time of a training step, on a trainer that is thrown away: twice as many steps, less the first half's warming up."""
+    clock = []
+    for count in (steps, 2 * steps):
+        trainer, train = build_trainer(recipe), replace(recipe.train, steps=count, warmup_steps=1, ema_decay=0.9)
+        start = time.process_time()
+        fit(trainer, audio_loss, material.crops.batches(recipe.batch_size), train, progress=False)
+        clock.append(time.process_time() - start)
+    return (clock[1] - clock[0]) / steps
+
+
+def measure(name: str, recipe: AudioRecipe, material: Material, seconds: float) -> dict:
+    """Train one variant for so long and measure it on the validation clips."""
+    crops = copy.copy(material.crops)
+    if recipe.config.decoder != "source":
+        crops.pitch = None  # nobody to tell it to
+    material = material._replace(crops=crops)
+    step = seconds_per_step(recipe, material)
+    steps = max(40, round(seconds / step))
+    train = replace(recipe.train, steps=steps, warmup_steps=min(recipe.train.warmup_steps, steps // 10), validate_every=steps, ema_decay=min(recipe.train.ema_decay, 1 - 5 / steps))
+    recipe = replace(recipe, train=train)
+    trainer = build_trainer(recipe)
+    train_on(trainer, material, recipe)
+    codec = trainer.learner.codec.eval()
+    found = listen_and_measure(material.checked, None)(trainer, steps)
+    size = {"decoder_parameters": sum(p.numel() for p in codec.decoder.parameters())}
+    return {"name": name, "steps": steps, "training_seconds": round(steps * step)} | size | found | {"decode_real_time": decode_speed(codec)["decode"]}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=240, help="processor time of each variant (default 240)")
+    parser.add_argument("--clips", type=int, default=1500, help="training clips (default 1500)")
+    parser.add_argument("--out", default=data_dir() / "results" / "audio_decoders.json")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    recipe = replace(SMALL, clips=args.clips)
+    material, rows = make_material(recipe, build_trainer(recipe).learner.codec, workers=1), []
+    for name, variant in VARIANTS.items():
+        rows.append(measure(name, replace(variant, clips=args.clips, fitted=100), material, args.seconds))
+        print(rows[-1], flush=True)
+        write_result(args.out, {"seconds_each": args.seconds, "clips": args.clips, "checked": SMALL.checked, "rows": rows}, f"python benchmarks/audio_decoders.py --seconds {args.seconds:g} --clips {args.clips}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,160 @@
+"""The parts of README.md that are computed: contents, results, trainings. Everything else in it is written by hand.
+
+    python docs/readme.py            renews what stands between <!-- NAME --> and <!-- /NAME -->
+    python docs/readme.py --check    says what it would change, and changes nothing
+    python docs/readme.py --clip     makes the clip and the GIF at the top: data/clips/hello.mp4, data/clips/hello.gif
+
+Numbers come from data/results/*.json, which the measuring commands wrote.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import course
+from talker_t2av.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parent.parent
+README, RESULTS, CLIPS = ROOT / "README.md", ROOT / "data" / "results", ROOT / "data" / "clips"
+GREETING = "Hello, I am a talking head made of formulas."
+
+
+def table(titles: list[str], rows: list[list]) -> str:
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [titles, ["---"] * len(titles), *rows])
+
+
+def contents() -> str:
+    """One row for each part: its notebooks with their titles, and hours."""
+    books, rows = course.notebooks(), []
+    for part, names in course.parts(list(books)).items():
+        links = []
+        for name in names:
+            number, _, rest = course.title(books[name]["cells"]).partition(". ")
+            links.append(f"[{number}](nbs/{name}.ipynb) {rest.split(': ')[0]}" if rest else f"[{number}](nbs/{name}.ipynb)")
+        hours = sum(course.minutes(course.own(books[name]["cells"])) for name in names) / 60
+        rows.append([part.replace("Part ", ""), " · ".join(links), "" if part == "Appendix" else f"{hours:.1f} h"])
+    return table(["part", "notebooks", "to read"], rows)
+
+
+def result(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def parity_row(values: list) -> list:
+    return ["every part of the model beside the released definition, same weights, same inputs", f"largest difference {max(row['difference'] for row in values):.1e} in {len(values)} comparisons"]
+
+
+def world_row(values: dict) -> list:
+    text = f"lips never more than {values['pixels_open_at_p_b_m_max']:.1f} pixels apart in {values['p_b_m']} *p, b, m*; jaw and loudness agree best at a lag of {values['jaw_energy_lag_frames']} frames"
+    return [f"the world, {values['clips']} clips: do lips and sound agree?", text]
+
+
+def codec_rows(values: dict) -> list[list]:
+    rows = []
+    for split, who in {"test": "known voices", "test_voices": "8 unknown voices"}.items():
+        parts = values[split]
+        errors = ", ".join(f"{name} {percent(parts[key]['phoneme_error'])}" for name, key in {"through the codec": "codec", "original": "original", "linear codec": "pca"}.items())
+        text = f"phoneme errors: {errors}; voiced or not wrong in {percent(parts['codec']['voicing'])} of frames, pitch off by over a fifth in {percent(parts['codec']['pitch_gross'])}"
+        rows.append([f"audio codec, {values['clips_each']} unheard clips, {who}", text])
+    return rows
+
+
+def speaker_row(values: dict) -> list:
+    rates = [seed["2"]["eer"] for seed in values["held_out"]]
+    return [f"speaker encoder, {len(values['voices'])} voices never heard, 2 s", f"equal error rate {percent(min(rates))} to {percent(max(rates))} ({len(rates)} seeds)"]
+
+
+def first_table(name: str) -> str:
+    """A results file that holds a table of its own: `about`, one sentence, and `table`, rows with equal keys."""
+    record = result(name)
+    rows = record["values"]["table"]
+    titles = list(rows[0])
+    return f"{record['values']['about']} ([{name}.json](data/results/{name}.json))\n\n" + table(["" if title == "row" else title for title in titles], [[row[title] for title in titles] for row in rows])
+
+
+def results() -> str:
+    """Tables of the evaluation if it has been run; then what was measured on the parts."""
+    blocks = [first_table(path.stem) for path in sorted(RESULTS.glob("evaluation*.json")) if "table" in json.loads(path.read_text(encoding="utf-8"))["values"]]
+    rows = []
+    for name, make in {"parity": parity_row, "world_checks": world_row, "audio_codec": codec_rows, "speaker": speaker_row}.items():
+        record = result(name)
+        made = make(record["values"])
+        rows += [[*row, f"[{name}.json](data/results/{name}.json)"] for row in (made if isinstance(made[0], list) else [made])]
+    return "\n\n".join([*blocks, table(["what", "measured", "all of it"], rows)])
+
+
+def training_seconds(values) -> float | None:
+    """How long the training took, wherever its results say so."""
+    if isinstance(values, dict):
+        for key in ("seconds", "seconds_this_run", "train_seconds"):
+            if isinstance(values.get(key), (int, float)): return values[key]
+        return next((found for value in values.values() if (found := training_seconds(value)) is not None), None)
+
+
+def trainings() -> str:
+    """The commands that train, in the order in which they are needed, with minutes and machine where a stored result has them."""
+    stored = [result(path.stem) for path in sorted(RESULTS.glob("*.json"))]
+    records = {record["command"].split(" --")[0].removeprefix("talker-t2av "): record for record in stored if " train " in record["command"] and "--preset small" in record["command"]}
+    rows = []
+    for name in COMMANDS:
+        if not name.startswith(("train ", "latents")): continue
+        folder = f"runs/{name.removeprefix('train ')}"
+        words = {"latents": f"--out {folder}", "train talker": f"--preset small --data runs/latents --out {folder}"}.get(name, f"--preset small --out {folder}")
+        took, machine = ("not yet", "") if name.startswith("train ") else ("", "")
+        if record := records.get(name):
+            seconds = training_seconds(record["values"])
+            took = f"{seconds / 60:.0f} min" if seconds else "not stored"
+            threads = record["machine"]["threads"]
+            machine = f"{record['machine']['processor']}, {threads} thread{'s' * (threads > 1)}" + (f", {record['machine']['gpu']}" if record["machine"]["gpu"] else "")
+        rows.append([f"`.venv/bin/talker-t2av {name} {words}`", COMMANDS[name][1], took, machine])
+    return table(["command", "does", "took", "on"], rows)
+
+
+BLOCKS = {"contents": contents, "results": results, "trainings": trainings}
+
+
+def filled(text: str) -> str:
+    """README.md with today's blocks. Raises ValueError when a mark is missing."""
+    for name, make in BLOCKS.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
+        if not pattern.search(text):
+            raise ValueError(f"README.md: has no <!-- {name} --> ... <!-- /{name} -->")
+        text = pattern.sub(lambda found: f"{found[1]}{make()}\n{found[2]}", text)
+    return text
+
+
+def clip() -> None:
+    """The world says hello, as mp4 with sound and as a small silent GIF."""
+    import imageio_ffmpeg
+    from talker_t2av.media import atomic_path
+    from talker_t2av.world.commands import demo_clip
+
+    CLIPS.mkdir(parents=True, exist_ok=True)
+    film = demo_clip(GREETING, out=CLIPS / "hello.mp4")
+    small = "fps=12.5,scale=192:-1:flags=lanczos,split[a][b];[a]palettegen=max_colors=96[p];[b][p]paletteuse=dither=none"
+    with atomic_path(CLIPS / "hello.gif") as temporary:
+        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-i", str(film), "-vf", small, "-f", "gif", str(temporary)], check=True)
+    print(*(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB" for path in sorted(CLIPS.glob("hello.*"))), sep="\n")
+
+
+def main(words: list[str]) -> int:
+    if "--clip" in words:
+        clip()
+        return 0
+    text = README.read_text(encoding="utf-8")
+    fresh = filled(text)
+    check = "--check" in words
+    if fresh != text and not check:
+        README.write_text(fresh, encoding="utf-8")
+    print("README.md: " + ("is up to date" if fresh == text else "is stale; run: python docs/readme.py" if check else "renewed"))
+    return int(check and fresh != text)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

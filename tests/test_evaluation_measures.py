@@ -1,0 +1,129 @@
+"Statistics, words, sound: what the notebooks do not already prove."
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from talker_t2av.codecs.judge import Judge
+from talker_t2av.evaluation.sound import decibel_picture, sound_distances, warp_path, warp_totals
+from talker_t2av.evaluation.speech import Script, calibrate_speech, errors_by_part, script_of_text, speech_errors
+from talker_t2av.evaluation.statistics import crowd_distance, crowd_interval, floor_interval, frechet, moments, rate_interval
+from talker_t2av.evaluation.sync import best_lag, energy_envelope, lag_correlation, lips_shut, offset_distances, verdict
+from talker_t2av.world.corpus import make_clip
+
+
+def test_rate_is_a_sum_over_a_sum():
+    found = rate_interval([1, 0, 9], [10, 10, 80])
+    assert found.value == pytest.approx(0.1) and found.low <= 0.1 <= found.high and found.clips == 3
+    assert rate_interval([1.0, np.nan], [2.0, 5.0]).value == 0.5
+    assert rate_interval([], []) is None and rate_interval([1.0], [0.0]) is None
+    with pytest.raises(ValueError, match="one length"):
+        rate_interval([1, 2], [1])
+
+
+def test_intervals_are_the_same_every_time():
+    rows = np.random.default_rng(0).random(50)
+    assert rate_interval(rows) == rate_interval(rows) != rate_interval(rows, seed=1)
+
+
+def test_frechet_distance_of_known_gaussians():
+    eye = np.eye(5)
+    assert frechet(np.zeros(5), eye, np.zeros(5), eye) == pytest.approx(0, abs=1e-9)
+    assert frechet(np.zeros(5), eye, np.ones(5), 9 * eye) == pytest.approx(5 + 5 * 4)
+    flat = np.diag([1.0, 0, 0, 0, 0])  # a crowd that varies in one direction only
+    assert frechet(np.zeros(5), eye, np.zeros(5), flat) == pytest.approx(4)
+
+
+def test_crowds_of_one_world_are_near_and_a_moved_one_is_not():
+    rng = np.random.default_rng(0)
+    make = lambda shift: moments([rng.standard_normal((12, 4)) + 0.3 * rng.standard_normal(4) + shift for _ in range(40)])
+    a, b, moved = make(0), make(0), make(1)
+    assert crowd_interval(a, b).low == 0 and crowd_interval(a, moved).low > crowd_interval(a, b).high
+    assert crowd_distance(a, a) == pytest.approx(0, abs=1e-9) and floor_interval(a).value > 0
+    with pytest.raises(ValueError, match="two feature vectors"):
+        crowd_distance(moments([np.zeros((0, 3)), np.zeros((1, 3))]), a)
+
+
+WORDS = Script(list("abcdefgh"), [0, 0, 1, 1, 1, 2, 3, 3])
+
+
+@given(st.text("abcdefghxyz", max_size=14))
+@settings(max_examples=60, deadline=None)
+def test_errors_add_up(guess):
+    found = speech_errors(list(guess), WORDS)
+    assert found.errors == found.wrong.sum() >= abs(len(guess) - 8) and 0 <= found.word_errors <= 4 + len(guess)
+    assert errors_by_part(found, 4).sum(0).tolist() == [found.errors, 8]
+    assert (found.errors == 0) == (guess == "abcdefgh") == (found.word_errors == 0)
+
+
+def test_script_of_a_text_knows_its_words():
+    script = script_of_text("Six warm moons.", "theo")
+    assert script.word_of == sorted(script.word_of) and set(script.word_of) == {0, 1, 2}
+    assert script_of_text("Six warm moons.", "nobody we know").phonemes == script_of_text("Six warm moons.").phonemes
+    with pytest.raises(ValueError, match="parts"):
+        errors_by_part(speech_errors([], script), 500)
+
+
+def test_error_rates_follow_what_was_done_to_the_sound():
+    judge = Judge.from_pretrained("small")
+    found = calibrate_speech(judge, [make_clip(seed, "validation", video=False) for seed in range(12)])
+    rate = {name: row["phonemes"]["value"] for name, row in found.items()}
+    assert rate["original"] < 0.06 and rate["original"] < rate["swapped 5%"] < rate["swapped 10%"] < rate["noise 0 dB"]
+    rise = (rate["swapped 10%"] - rate["original"]) / found["swapped 10%"]["truly swapped"]
+    assert 0.5 < rise < 2.5 and rate["noise alone"] > 0.7
+    assert all(row["words"]["value"] >= row["phonemes"]["value"] for name, row in found.items() if name.startswith("swapped"))
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_warping_equals_the_plain_recurrence(m, k, seed):
+    cost = np.random.default_rng(seed).random((m, k))
+    total = np.full((m + 1, k + 1), np.inf)
+    total[0, 0] = 0
+    for i in range(m):
+        for j in range(k):
+            total[i + 1, j + 1] = cost[i, j] + min(total[i, j], total[i, j + 1], total[i + 1, j])
+    assert np.allclose(warp_totals(cost), total[1:, 1:])
+    i, j = warp_path(cost)
+    assert cost[i, j].sum() == pytest.approx(total[-1, -1]) and (i[0], j[0], i[-1], j[-1]) == (0, 0, m - 1, k - 1)
+
+
+class Deaf:
+    embedding_size = 2
+
+    def encode(self, wav, sample_rate=24_000):
+        return torch.tensor([[1.0, 0.0]])
+
+
+def test_sound_distances_notice_silence_and_half_speed():
+    clip = make_clip(0, "test", video=False)
+    wav = torch.from_numpy(clip.wav)
+    same = sound_distances(wav, wav, clip.phonemes, Deaf())
+    assert same["mel_cepstral"] < 1e-4 and same["duration_distance"] == 0 == same["length_error"] == same["voicing"]
+    silent = sound_distances(torch.zeros(9600), wav, clip.phonemes, Deaf())
+    assert silent["log_spectral"] > 20 and np.isnan(silent["speaker"]) and np.isnan(silent["pitch_cents"])
+    assert decibel_picture(wav).shape == (len(wav) // 240, 80)
+
+
+def test_delays_have_the_right_sign():
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal(60)
+    for late in (-7, 0, 5):
+        assert best_lag(a, np.roll(a, late))[0] == late
+        seen = torch.nn.functional.normalize(torch.from_numpy(rng.standard_normal((60, 8))), dim=-1)
+        assert verdict(offset_distances(seen.roll(late, 0), seen)).offset == late
+    assert lag_correlation(a, a, 3)[3] == pytest.approx(1)
+    for bad in ((a, a[:-1]), (a[:5], a[:5])):
+        with pytest.raises(ValueError, match="one length"):
+            lag_correlation(*bad)
+    with pytest.raises(ValueError, match="above 15"):
+        offset_distances(seen[:10], seen[:10])
+    assert energy_envelope(np.ones(960 * 3, np.float32)).tolist() == [1, 1, 1]
+
+
+def test_lips_are_shut_within_a_frame():
+    opening = np.array([0.1, 0.1, 0.01, 0.1, 0.1, 0.1])
+    assert lips_shut(opening, np.array([1, 2, 3])) == 1 and lips_shut(opening, np.array([4])) == 0
+    assert lips_shut(opening, np.array([1]), tolerance=0) == 0 and np.isnan(lips_shut(opening, np.array([99])))
