@@ -1,5 +1,6 @@
 """Sphinx settings. Run through docs/build.py, which makes the pages from the notebooks."""
 
+from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 
 project = "talker_t2av"
@@ -26,16 +27,14 @@ html_math_renderer = "mathml"
 
 def visit_inline_math(self, node):
     self.body.append(convert(node.astext()))
+    raise SkipNode  # else the TeX itself would be printed after the formula
 
 
 def visit_block_math(self, node):
     self.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
-
-
-def depart(self, node):
-    """convert() gave the whole element; nothing is left to close."""
+    raise SkipNode
 
 
 def setup(app):
     # Formulas become MathML when the site is built: readers need no network and no script to see them.
-    app.add_html_math_renderer("mathml", (visit_inline_math, depart), (visit_block_math, depart))
+    app.add_html_math_renderer("mathml", (visit_inline_math, None), (visit_block_math, None))

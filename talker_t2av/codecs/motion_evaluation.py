@@ -7,7 +7,7 @@ __all__ = ['means', 'own_face', 'fit_line', 'explained_by', 'from_rest', 'codes_
            'correlation', 'lips', 'coarse', 'nearest_person', 'other_faces', 'sizes', 'spectrum', 'codec_speed',
            'evaluate_motion']
 
-# %% ../../nbs/05g_motion_results.ipynb #0054c94b
+# %% ../../nbs/05g_motion_results.ipynb #2484ffcb
 import time
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .motion import MotionCodec
-from .motion_data import NAMES, Talk, to_pictures, world_talks
+from .motion_data import NAMES, Talk, world_talks
 from .motion_training import picture_quality, redraw
 from ..world.draw import sample_identity
 from ..world.face import lip_gap, mouth_box, mouth_opening, render
@@ -91,7 +91,7 @@ def lips(drawn: Sequence[Tensor], truth: Sequence[tuple[int, Tensor, Tensor]]) -
     true = torch.cat([lip_gap(mouth) for _, mouth, _ in truth])
     return {"opening_correlation": correlation(seen, true), "opening_error": (seen - true).abs().mean().item(), "opening_mean": true.mean().item()}
 
-# %% ../../nbs/05g_motion_results.ipynb #f94b27a5
+# %% ../../nbs/05g_motion_results.ipynb #50f3b3ae
 def coarse(frames: Tensor, cells: int = 8) -> Tensor:  # (N, H, W, 3) uint8 -> (N, 3, 8, 8), 0 to 255
     "Mean colours of 8 x 8 regions: who, rather than how."
     return F.adaptive_avg_pool2d(frames.movedim(-1, 1).float(), cells)
@@ -104,13 +104,13 @@ def nearest_person(made: Tensor, driver: Talk, rows: Tensor, candidates: Sequenc
     return torch.stack([(one.float() - made.float()).square().mean((1, 2, 3)) for one in drawn]).argmin(0)
 
 
-def other_faces(codec: MotionCodec, talks: Sequence[Talk], relative: bool = False) -> dict:
+def other_faces(codec: MotionCodec, talks: Sequence[Talk]) -> dict:
     "Cross-identity: clip i drives the person of clip i + 1. Measured against frames that the world draws of this person with that movement."
     quality, still, drawn, colour, right, faces = [], [], [], [], [], [talk.face for talk in talks]
     for i, driver in enumerate(talks):
         at = (i + 1) % len(talks)
         source = talks[at]
-        made, truth = transfer(codec, source, driver, relative)
+        made, truth = transfer(codec, source, driver)
         boxes = mouth_box(sample_identity(source.face), driver.pose, made.shape[1])
         quality.append(picture_quality(made, truth, boxes))
         still.append(picture_quality(source.frames[:1].expand_as(made), truth, boxes))
@@ -161,7 +161,7 @@ def codec_speed(codec: MotionCodec, talk: Talk, repeats: int = 5) -> dict[str, f
         best[name] = len(frames) / min(times)
     return best | {"threads": torch.get_num_threads()}
 
-# %% ../../nbs/05g_motion_results.ipynb #643d742c
+# %% ../../nbs/05g_motion_results.ipynb #896fb362
 def evaluate_motion(codec: MotionCodec, clips: int = 32) -> dict:
     "Everything this chapter claims, measured on people whom the codec has not met."
     talks = world_talks(clips, codec.config.image_size)
@@ -170,7 +170,6 @@ def evaluate_motion(codec: MotionCodec, clips: int = 32) -> dict:
         "self": own_face(codec, talks, drawn) | lips(drawn, [(talk.face, talk.articulation[1:], talk.pose[1:]) for talk in talks]),
         "probe": probe_strangers(codec, talks, drawn, fit_clips=2 * clips),
         "cross": other_faces(codec, talks),
-        "cross_relative": other_faces(codec, talks, relative=True),
         "sizes": sizes(codec, talks[: max(2, clips // 4)]),
         "spectrum": spectrum(codec, talks),
         "speed": codec_speed(codec, talks[0]),

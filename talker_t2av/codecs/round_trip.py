@@ -60,13 +60,13 @@ def side_by_side(
     halves = torch.cat([pictures.expand(2, *pictures.shape), bar], dim=2)
     return rearrange(halves, "two n h w c -> (two n) h w c").numpy(), np.concatenate([trip.clip.wav, trip.wav])
 
-# %% ../../nbs/06c_round_trip.ipynb #477b371d
+# %% ../../nbs/06c_round_trip.ipynb #db9dc0ea
 def run_demo(args: argparse.Namespace) -> int:
     "`demo`: one sentence, original and decoded side by side; exit code 0."
     audio_codec, motion_codec = AudioCodec.from_pretrained(args.model), MotionCodec.from_pretrained(args.model)
     clip = compose_clip(args.text, args.voice, args.face, args.seed, size=motion_codec.config.image_size)
     frames, wav = side_by_side(round_trip(clip, audio_codec, motion_codec))
-    write_video(args.output, frames, wav, comment=f"talker_t2av synthetic world and its two codecs, voice {clip.voice}, face {clip.face}: {clip.text}")
+    write_video(args.output, frames, wav, comment=f"talker_t2av synthetic: the world and its two codecs, voice {clip.voice}, face {clip.face}: {clip.text}")
     print(f"{args.output}: {args.text!r}, left the original (heard first), right what comes back from 25 latents a second (heard second)")
     return 0
 
