@@ -1,9 +1,9 @@
 """Which decoder, and do critics help? The audio codec trained several ways for equal processor time, one seed.
 
-    python benchmarks/audio_decoders.py [--seconds 240] [--out data/results/audio_decoders.json]
+    python benchmarks/audio_decoders.py [--seconds 120] [--out data/results/audio_decoders.json]
 
 Three decoders from fresh weights (all with the encoder of `small`), then two ways to go on from the shipped codec: without critics and with
-them. Every variant gets `--seconds` of processor time on one thread, so a slower one gets fewer steps. About 35 minutes with the default.
+them. Every variant gets `--seconds` of processor time on one thread, so a slower one gets fewer steps. About 15 minutes with the default.
 """
 import argparse
 import copy
@@ -60,8 +60,8 @@ def measure(name: str, recipe: AudioRecipe, material: Material, seconds: float) 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=240, help="processor time of each variant (default 240)")
-    parser.add_argument("--clips", type=int, default=1500, help="training clips (default 1500)")
+    parser.add_argument("--seconds", type=float, default=120, help="processor time of each variant (default 120)")
+    parser.add_argument("--clips", type=int, default=1000, help="training clips (default 1000)")
     parser.add_argument("--out", default=data_dir() / "results" / "audio_decoders.json")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)

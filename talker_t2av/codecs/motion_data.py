@@ -204,7 +204,7 @@ def kept(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, 
             save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
     return tensors
 
-# %% ../../nbs/05e_motion_reader.ipynb #1499db66
+# %% ../../nbs/05e_motion_reader.ipynb #20c310b7
 class Talk(NamedTuple):
     "A spoken clip, with its truth."
     face: int
@@ -233,9 +233,10 @@ def world_talks(
 
 
 @torch.no_grad()
-def set_statistics(codec: MotionCodec, clips: int, seed: int = 20_000) -> None:
+def set_statistics(codec: MotionCodec, clips: int, seed: int = 20_000) -> dict[str, Tensor]:  # mean and deviation (K,) each
     "Fit mean and deviation of the latents on clips of training people, spoken as the talker will hear them."
     talks = world_talks(clips, codec.config.image_size, seed, frames=40, split="train")
     codec.latent_mean.zero_(), codec.latent_deviation.fill_(1.0)
     mean, deviation = latent_statistics(torch.cat([codec.encode(talk.frames[None])[0] for talk in talks]))
     codec.latent_mean.copy_(mean), codec.latent_deviation.copy_(deviation)
+    return {"mean": mean, "deviation": deviation}

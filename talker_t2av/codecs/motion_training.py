@@ -147,7 +147,7 @@ MOTION_RECIPES = {
     ),
 }
 
-# %% ../../nbs/05f_motion_training.ipynb #49dd3c47
+# %% ../../nbs/05f_motion_training.ipynb #3d9bb8d0
 def frozen_codec(recipe: MotionRecipe, bank: Person, out: Path | None, progress: bool = True) -> tuple[MotionCodec, list[dict]]:  # and the reader's history
     "Stage one: a codec whose reader is trained, rounded to the precision in which it is stored, and frozen; with the latents' statistics. The decoder is new."
     held = frame_bank(recipe.strangers, recipe.frames_each, recipe.config.image_size, 1, "held-out", min(40, recipe.clips))
@@ -158,8 +158,9 @@ def frozen_codec(recipe: MotionRecipe, bank: Person, out: Path | None, progress:
         codec = MotionCodec(recipe.config)
     codec.network.reader.load_state_dict({name: value.half().to(value.dtype) if value.is_floating_point() else value for name, value in reader.state_dict().items()})
     codec.network.reader.requires_grad_(False)
-    set_statistics(codec.eval(), recipe.statistics_clips)
-    return codec, history
+    found = kept(out and out / "statistics.safetensors", lambda: set_statistics(codec.eval(), recipe.statistics_clips))
+    codec.latent_mean.copy_(found["mean"]), codec.latent_deviation.copy_(found["deviation"])
+    return codec.eval(), history
 
 
 def train_motion(

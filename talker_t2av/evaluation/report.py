@@ -99,13 +99,13 @@ def summarise(clips: Sequence[Measured], truth: Sequence[Measured] | None = None
         found["spectrum"] = spectrum
     return {name: interval._asdict() for name, interval in found.items() if interval is not None}
 
-# %% ../../nbs/16h_report.ipynb #bc91f7d4
+# %% ../../nbs/16h_report.ipynb #cab3b835
 def written(row: dict, name: str) -> str:
     "A measure as it stands in a table: value, and its interval in brackets; a dash where there is none."
     if name not in row:
         return "–"
     metric = METRICS.get(name)
-    scale, digits = (metric.scale, metric.digits) if metric else (1.0, 2)
+    scale, digits = (metric.scale, metric.digits) if metric else (1.0, 3 if name in CROWDS else 1)
     value, low, high = (f"{scale * row[name][part]:.{digits}f}" for part in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 
