@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../../nbs/05a_image_layers.ipynb #740bd915
+# %% ../../nbs/05a_image_layers.ipynb #782ce6ac
 def identity_grid(
     height: int,  # pixels
     width: int,  # pixels
-    like: Tensor,  # gives device and dtype
+    like: Tensor,  # of any shape: gives device and dtype
 ) -> Tensor:  # (1, 2, H, W): x and y of each pixel, corners at -1 and 1
     "Where every pixel already is. A flow is added to this."
     y = torch.linspace(-1, 1, height, device=like.device, dtype=like.dtype)

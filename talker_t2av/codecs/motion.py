@@ -64,7 +64,7 @@ def latent_statistics(
         raise ValueError("latent_statistics: all codes are the same; is the codec trained?")
     return codes.mean(0), deviation.clamp(min=floor * deviation.max())
 
-# %% ../../nbs/05d_motion_codec.ipynb #e268710b
+# %% ../../nbs/05d_motion_codec.ipynb #982c5be8
 CHUNK = 8  # frames decoded together: few enough for the processor's cache
 
 
@@ -88,14 +88,18 @@ class MotionCodec(nn.Module):
         self._references: OrderedDict[tuple, Reference] = OrderedDict()
 
     @property
-    def latent_size(self) -> int: return self.config.code_size
+    def latent_size(self) -> int: return self.config.code_size  # numbers in a motion latent
 
     @property
-    def device(self) -> torch.device: return self.latent_mean.device
+    def device(self) -> torch.device: return self.latent_mean.device  # of the weights
 
-    def normalise(self, codes: Tensor) -> Tensor: return (codes - self.latent_mean) / self.latent_deviation  # raw (..., K) -> normalised
+    def normalise(self, codes: Tensor) -> Tensor:  # raw (..., K) -> (..., K)
+        "Codes of the network brought to mean 0 and deviation 1."
+        return (codes - self.latent_mean) / self.latent_deviation
 
-    def denormalise(self, motion: Tensor) -> Tensor: return motion * self.latent_deviation + self.latent_mean  # normalised (..., K) -> raw
+    def denormalise(self, motion: Tensor) -> Tensor:  # normalised (..., K) -> raw (..., K)
+        "The inverse of `normalise`."
+        return motion * self.latent_deviation + self.latent_mean
 
     @torch.no_grad()
     def encode(self, frames) -> Tensor:  # (B, N, H, W, 3) uint8, or float in [0, 1] -> (B, N, K) float32, normalised
@@ -109,7 +113,7 @@ class MotionCodec(nn.Module):
 
     @torch.no_grad()
     def reference(self, source) -> Reference:  # (H, W, 3) uint8, or float in [0, 1]
-        "Latent and feature maps of a source picture; the last eight sources are remembered."
+        "Latent and feature maps of a source picture; the last eight sources are remembered. Raises ValueError for more or less than one picture."
         if torch.as_tensor(source).ndim != 3:
             raise ValueError(f"source: takes one picture (H, W, 3), got {tuple(torch.as_tensor(source).shape)}")
         picture = to_network(source, self.config.image_size, "source")

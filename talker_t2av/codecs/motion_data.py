@@ -7,8 +7,8 @@ __all__ = ['NAMES', 'LIMITS', 'LOUD', 'spoken_movement', 'vary', 'Person', 'draw
            'standard', 'box_centres', 'read_batches', 'reader_loss', 'explained', 'read_people', 'train_reader', 'kept',
            'Talk', 'world_talks', 'set_statistics']
 
-# %% ../../nbs/05e_motion_reader.ipynb #1119b784
-from collections.abc import Callable, Iterator, Sequence
+# %% ../../nbs/05e_motion_reader.ipynb #ed175b58
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,7 +119,10 @@ def standard(bank: Person) -> Callable[[Tensor], Tensor]:  # (..., 20) -> (..., 
     return lambda movement: (movement - mean) / deviation
 
 
-def box_centres(boxes: Tensor, size: int) -> Tensor:  # (..., 4) pixels -> (..., 2) x and y, -1 to 1
+def box_centres(
+    boxes: Tensor,  # (..., 4) pixels: left, top, right, bottom
+    size: int,  # of the picture, pixels
+) -> Tensor:  # (..., 2) x and y, -1 to 1
     "Where the mouths are."
     return (boxes[..., :2] + boxes[..., 2:]) / size - 1
 

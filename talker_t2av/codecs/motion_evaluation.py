@@ -40,7 +40,12 @@ def fit_line(codes: Tensor, truth: Tensor) -> Tensor:  # (M, K), (M, d) -> (K + 
     return torch.linalg.lstsq(torch.cat([codes, torch.ones(len(codes), 1)], 1), truth).solution
 
 
-def explained_by(line: Tensor, codes: Tensor, truth: Tensor, lengths: Sequence[int]) -> dict[str, dict[str, float]]:
+def explained_by(
+    line: Tensor,  # (K + 1, 20) the probe, its constant last
+    codes: Tensor,  # (M, K)
+    truth: Tensor,  # (M, 20) what the world says of these frames
+    lengths: Sequence[int],  # frames of each clip
+) -> dict[str, dict[str, float]]:
     "R^2 of each of the world's numbers, over all frames (`across` people) and `within` each clip, where every clip's mean is taken off first."
     error = codes @ line[:-1] + line[-1] - truth
     found = {}

@@ -7,14 +7,13 @@ __all__ = ['PRESETS', 'MotionConfig', 'motion_config', 'MotionEncoder', 'MotionD
            'DecoderState', 'DecoderLevel', 'MotionDecoder', 'Copier', 'MotionNetwork', 'released_names',
            'from_released', 'frames_per_second']
 
-# %% ../../nbs/05b_motion_network.ipynb #0e5bdb86
+# %% ../../nbs/05b_motion_network.ipynb #08186d0f
 import math
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from talker_t2av.codecs.image_layers import (
@@ -91,7 +90,7 @@ class MotionEncoder(nn.Module):
             x = level(x)
         return self.to_latent(x).flatten(1), features[::-1]
 
-# %% ../../nbs/05b_motion_network.ipynb #ca7d7ba7
+# %% ../../nbs/05b_motion_network.ipynb #21818f53
 class MotionDictionary(nn.Module):
     "K directions in the latent space; a code moves along them (LIA, arXiv 2203.09043, section 3.1)."
 
@@ -100,7 +99,8 @@ class MotionDictionary(nn.Module):
         self.weight = nn.Parameter(torch.randn(style_dim, code_size))
         self.kind = kind
 
-    def directions(self) -> Tensor:  # (D, K): unit columns, orthogonal ones if kind says so
+    def directions(self) -> Tensor:  # (D, K)
+        "One direction per number of a code: unit columns, orthogonal ones if kind says so."
         with torch.autocast(self.weight.device.type, enabled=False):
             weight = self.weight.float()
             if self.kind == "unit":
@@ -142,7 +142,7 @@ class ImageHead(nn.Module):
         rgb = self.conv(features) + self.bias
         return rgb if coarser is None else rgb + (self.up(coarser) if self.filtered else double(coarser))
 
-# %% ../../nbs/05b_motion_network.ipynb #b1480254
+# %% ../../nbs/05b_motion_network.ipynb #2f59d997
 class DecoderState(NamedTuple):
     "What goes from level to level."
     state: Tensor  # (B, C, H, W)
@@ -160,7 +160,7 @@ class DecoderState(NamedTuple):
 
 
 class DecoderLevel(nn.Module):
-    "Double the state, predict flow and mask, warp the source's features, blend, add to the picture."
+    "Double the state, predict flow and mask, warp the source's features (B, C, H, W), blend, add to the picture; the style (B, D) says how."
 
     def __init__(self, config: MotionConfig, index: int):  # index 0 is the finest level
         super().__init__()
@@ -239,7 +239,7 @@ class Copier(nn.Module):
             copied = copied + F.grid_sample(change.float(), within, align_corners=False)
         return state.image.float() + copied * mask
 
-# %% ../../nbs/05b_motion_network.ipynb #d11c5cbd
+# %% ../../nbs/05b_motion_network.ipynb #cbcaa293
 class MotionNetwork(nn.Module):
     "Portrait autoencoder of LIA-X's kind (paper, appendix A). Pictures (B, 3, H, W) in [-1, 1]; codes are raw, not normalised."
 
@@ -256,6 +256,7 @@ class MotionNetwork(nn.Module):
         self.copier = Copier(config) if config.copy else None
 
     def code(self, image: Tensor, latent: Tensor | None = None) -> Tensor:  # (B, 3, H, W), (B, D) if it is known already -> (B, K)
+        "How the person in the picture moves, before normalisation."
         if self.config.reader:
             return self.reader(image)
         return self.to_code(self.encoder(image)[0] if latent is None else latent)
@@ -273,6 +274,7 @@ class MotionNetwork(nn.Module):
         return latent - self.dictionary(code), features + [image, centre, code] * self.config.copy
 
     def decode(self, latent: Tensor, features: list[Tensor], code: Tensor) -> list[DecoderState]:  # (B or 1, D), what `identify` gave, (B, K)
+        "The states of all levels, coarse to fine; the last one holds the picture."
         maps, source = (features[:-3], features[-3:]) if self.config.copy else (features, [])
         trace = self.decoder(latent + self.dictionary(code), maps)
         if source:

@@ -110,7 +110,7 @@ def validator(talks: Sequence[Talk], halvings: int, samples: Path | None) -> Cal
 
     return validate
 
-# %% ../../nbs/05f_motion_training.ipynb #1aff45c3
+# %% ../../nbs/05f_motion_training.ipynb #beaf1aac
 @dataclass(frozen=True)
 class MotionRecipe:
     "All that decides a training of the motion codec and its measurement."
@@ -128,7 +128,7 @@ class MotionRecipe:
     batch_size: int = 8  # pairs; twice as many reconstructions
     strangers: int = 48  # held-out people on whom the reader is measured while it learns
     talks: int = 8  # clips of held-out people in a validation during training
-    measured_talks: int = 20  # in the measurement at the end
+    measured_talks: int = 12  # in the measurement at the end
     statistics_clips: int = 48  # of training people, for mean and deviation of the latents
 
 

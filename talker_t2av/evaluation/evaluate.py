@@ -7,10 +7,11 @@ __all__ = ['GAUGES', 'MEASURES', 'WINDOWS', 'mark_of', 'part_path', 'write_part'
            'evaluate_clip', 'evaluate_file', 'film_size', 'evaluate_world', 'summary', 'evaluate_folder', 'calibration',
            'run_evaluate', 'evaluate_command']
 
-# %% ../../nbs/16i_evaluate.ipynb #5dc56896
+# %% ../../nbs/16i_evaluate.ipynb #167de0ed
 import argparse
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def evaluate_file(pair: tuple, name: str, mark: str, parts: Path, gauges: str = 
     if read_part(path, mark) is None:
         write_part(path, measure(read_produced(row), folder_item(row, reference), gauges_of(gauges)), mark)
 
-# %% ../../nbs/16i_evaluate.ipynb #08588dcb
+# %% ../../nbs/16i_evaluate.ipynb #f30fb75d
 def film_size(model: str) -> int:  # pixels
     "Size of films: what the motion codec takes, or 128 as long as there is none."
     try:
@@ -136,6 +137,8 @@ def evaluate_world(
 ) -> dict:  # values of the result file
     "Measure systems on clips 0, 1, 2... of a split. Raises ValueError for an unknown system, FileNotFoundError for one that was asked for and has no weights."
     missing = {system: missing_part(system, model) for system in systems or SYSTEMS}
+    if split == "long":
+        missing |= {system: "takes a given sound or film of 30 s at most" for system in missing if system in ("A2V", "V2A")}
     if systems and any(missing.values()):
         raise FileNotFoundError("evaluate: " + "; ".join(f"{system}: {why}" for system, why in missing.items() if why))
     marks = {"truth": mark_of("truth", model, gauges)} | {system: mark_of(system, model, gauges) for system, why in missing.items() if not why}
@@ -209,7 +212,7 @@ def calibration(clips: int, gauges: str = "small", split: str = "test") -> dict:
     "Known-bad sounds; the films' calibration is done by `train syncnet`."
     return {"speech": calibrate_speech(gauges_of(gauges).judge, [make_clip(seed, split, video=False) for seed in range(clips)]), "about": f"{clips} clips of the split {split}."}
 
-# %% ../../nbs/16i_evaluate.ipynb #c75e005c
+# %% ../../nbs/16i_evaluate.ipynb #58b09a3e
 def run_evaluate(args: argparse.Namespace) -> int:
     "`evaluate`: measure, write the result file, print its table. Raises ValueError for options that do not fit."
     if args.n < 1 or args.workers is not None and args.workers < 1:
@@ -226,7 +229,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     else:
         values = evaluate_world(args.model, args.split, args.n, systems, parts, args.workers)
         words = ["--model", args.model if args.model in ("tiny", "small") else "DIR", "--split", args.split, "--n", str(args.n)] + ["--systems", args.systems] * bool(systems)
-    write_result(out, values, " ".join(["talker-t2av evaluate", *words]))
+    write_result(out, values, shlex.join(["talker-t2av", "evaluate", *words]))
     print(markdown(values["table"]) if "table" in values else values["about"])
     print(f"{out}: {values['about']}")
     for system, why in values.get("missing", {}).items():

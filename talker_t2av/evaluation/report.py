@@ -99,7 +99,7 @@ def summarise(clips: Sequence[Measured], truth: Sequence[Measured] | None = None
         found["spectrum"] = spectrum
     return {name: interval._asdict() for name, interval in found.items() if interval is not None}
 
-# %% ../../nbs/16h_report.ipynb #cab3b835
+# %% ../../nbs/16h_report.ipynb #d3faf675
 def written(row: dict, name: str) -> str:
     "A measure as it stands in a table: value, and its interval in brackets; a dash where there is none."
     if name not in row:
@@ -110,7 +110,7 @@ def written(row: dict, name: str) -> str:
     return f"{value} ({low} to {high})"
 
 
-HEADLINES = ("phoneme_error", "word_error", "speaker", "pitch_gross", "sync_confidence", "sync_distance", "lip_correlation", "shut", "frechet_frames", "frechet_seconds", "frechet_sound")
+HEADLINES = ("phoneme_error", "word_error", "speaker", "pitch_gross", "sync_confidence", "sync_distance", "lip_correlation", "shut", "psnr", "frechet_frames", "frechet_seconds", "frechet_sound")
 
 
 def title_of(name: str) -> str:
