@@ -120,9 +120,9 @@ def standard(bank: Person) -> Callable[[Tensor], Tensor]:  # (..., 20) -> (..., 
 
 
 def box_centres(
-    boxes: Tensor,  # (..., 4) pixels: left, top, right, bottom
+    boxes: Tensor,  # (M, 4) pixels: left, top, right, bottom
     size: int,  # of the picture, pixels
-) -> Tensor:  # (..., 2) x and y, -1 to 1
+) -> Tensor:  # (M, 2) x and y, -1 to 1
     "Where the mouths are."
     return (boxes[..., :2] + boxes[..., 2:]) / size - 1
 
