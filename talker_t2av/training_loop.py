@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TrainConfig', 'learning_rate_at', 'seed_of', 'StepSampler', 'shuffled_batches', 'EMA', 'optimizer_tensors',
            'load_optimizer_tensors', 'save_checkpoint', 'load_checkpoint', 'average_gradients', 'to_device',
-           'train_step', 'fit', 'check_folder', 'run_validation', 'training_options', 'with_overrides', 'command_text',
-           'run_training']
+           'native_bfloat16', 'train_step', 'fit', 'check_folder', 'run_validation', 'training_options',
+           'with_overrides', 'command_text', 'run_training']
 
 # %% ../nbs/00c_training_loop.ipynb #5dae6e5d
 import argparse
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip_norm: float = 1.0  # the gradient is shortened to this length
     ema_decay: float = 0.999  # moving average of the weights; 0 switches it off
-    bf16: bool = True  # autocast matrix products to bfloat16
+    bf16: bool = True  # autocast matrix products to bfloat16, where the device has such products
     seed: int = 0
     save_every: int = 500  # steps between checkpoints
     validate_every: int = 500  # steps between validations
@@ -224,13 +225,22 @@ def to_device(batch, device):
     return batch
 
 
+@cache
+def native_bfloat16(device_type: str) -> bool:
+    "Whether a device multiplies bfloat16 numbers itself. One that only imitates it is several times slower than with float32."
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = torch.cpu.get_capabilities() if device_type == "cpu" else {}
+    return any(known.get(name, False) for name in ("amx_bf16", "avx512_bf16", "arm_bf16"))
+
+
 def train_step(model, loss_fn, batch, optimizer, parameters, config: TrainConfig, step: int, accelerator) -> dict[str, float]:
     "One optimizer step; everything random in it is a function of (seed, step, rank). Raises FloatingPointError for a loss that is no number."
     rank = accelerator.process_index
     torch.manual_seed(seed_of(config.seed, step, rank))  # for dropout, which knows only the global generator
     generator = torch.Generator(accelerator.device).manual_seed(seed_of(config.seed, step, rank))
     optimizer.param_groups[0]["lr"] = learning_rate_at(step, config)
-    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.bf16):
+    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.bf16 and native_bfloat16(accelerator.device.type)):
         losses = loss_fn(model, to_device(batch, accelerator.device), generator)
     if not torch.isfinite(losses["loss"]):
         raise FloatingPointError(f"train_step: the loss of step {step} is {losses['loss'].item()}; lower the learning rate or look at this batch")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -256,3 +257,24 @@ def test_data_under_a_very_long_path(tmp_path, monkeypatch):
     expected = fingerprint(JOBS[0])
     monkeypatch.setattr(espeakng_loader, "get_data_path", lambda: str(folder / "espeak-ng-data"))
     assert fingerprint(JOBS[0]) == expected
+
+
+def test_ctrl_c_amid_a_word_is_not_lost(monkeypatch, capfd):
+    """A KeyboardInterrupt inside a C callback would be printed and forgotten; it must come out of the call."""
+    from talker_t2av.world import espeak as module
+
+    def interrupting(receive):
+        def wrapped(*arguments):
+            signal.raise_signal(signal.SIGINT)
+            return receive(*arguments)
+
+        return callback(wrapped)
+
+    callback = module._CALLBACK
+    monkeypatch.setattr(module, "_CALLBACK", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        module.espeak("Good morning.")
+    assert capfd.readouterr().err == ""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.undo()
+    assert len(module.espeak("Good morning.")[0]) > 1000

@@ -189,29 +189,6 @@ def calibration(clips: int, gauges: str = "small", split: str = "test") -> dict:
     "Known-bad sounds; the films' calibration is done by `train syncnet`."
     return {"speech": calibrate_speech(gauges_of(gauges).judge, [make_clip(seed, split, video=False) for seed in range(clips)]), "about": f"{clips} clips of the split {split}."}
 
-# %% ../../nbs/16i_evaluate.ipynb #7bb4ee11-2
-def evaluate_folder(folder: Path, reference: Path | None, parts: Path, workers: int | None = None, gauges: str = "small") -> dict:  # values of the result file
-    "Measure the clips of a folder with a manifest. Raises FileNotFoundError, or ValueError that names what does not fit."
-    rows = folder_rows(folder)
-    references = [None] * len(rows) if reference is None else matched(rows, folder_rows(reference, "reference"), reference)
-    sides = {"these clips": (rows, references)} | ({} if reference is None else {"the reference": (references, references)})
-    records = {}
-    for name, (mine, others) in reversed(sides.items()):
-        mark = hashlib.sha256(f"{mark_of(name, '', gauges)} {[(str(r.wav), r.wav.stat().st_mtime_ns, r.n_frames) for r in (*mine, *others) if r]}".encode()).hexdigest()[:16]
-        parallel_map(partial(evaluate_file, name=name, mark=mark, parts=parts, gauges=gauges), list(zip(mine, others, strict=True)), workers, name)
-        records[name] = [read_part(part_path(parts, name, row.sample_id), mark) for row in mine]
-    values = summary(records)
-    if reference is None:  # nothing to compare crowds with
-        for name in [name for name in values["rows"]["these clips"] if name.startswith("frechet")]:
-            del values["rows"]["these clips"][name]
-        values["table"] = table(values["rows"], {})
-    return values | {"about": f"{len(rows)} clips of a folder{', beside a reference' if reference else ', without a reference'}; intervals: bootstrap over clips.", "clips": len(rows)}
-
-
-def calibration(clips: int, gauges: str = "small", split: str = "test") -> dict:
-    "Known-bad sounds; the films' calibration is done by `train syncnet`."
-    return {"speech": calibrate_speech(gauges_of(gauges).judge, [make_clip(seed, split, video=False) for seed in range(clips)]), "about": f"{clips} clips of the split {split}."}
-
 # %% ../../nbs/16i_evaluate.ipynb #58b09a3e
 def run_evaluate(args: argparse.Namespace) -> int:
     "`evaluate`: measure, write the result file, print its table. Raises ValueError for options that do not fit."

@@ -10,6 +10,7 @@ __all__ = ['ESPEAK_RATE', 'LANGUAGES', 'LEVEL', 'PEAK', 'open_espeak', 'Mark', '
 import _ctypes
 import ctypes
 import os
+import signal
 import tempfile
 import threading
 from contextlib import contextmanager
@@ -69,6 +70,22 @@ def _short_path(path: str):
 
 
 @contextmanager
+def _keep_interrupt():
+    "Hold Ctrl-C back while the block runs, then let it act. Only the main thread ever gets one."
+    before, kept = signal.getsignal(signal.SIGINT), []
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *received: kept.append(received))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if kept:
+        before(*kept[0])
+
+
+@contextmanager
 def open_espeak():
     "A freshly loaded espeak-ng, this thread's alone while the block runs. Raises RuntimeError when it cannot start."
     import espeakng_loader  # GPL-3: loaded at run time only
@@ -116,8 +133,9 @@ def utter(library, text: str, rate: float, pitch: float, pitch_range: float) -> 
     for parameter, value in enumerate(clipped, start=1):  # 1 rate, 2 volume, 3 pitch, 4 pitch range
         library.espeak_SetParameter(parameter, int(value), 0)
     data = text.encode()
-    library.espeak_Synth(data, len(data) + 1, 0, 1, 0, 1, None, None)  # from and in characters; 1: UTF-8
-    library.espeak_Synchronize()
+    with _keep_interrupt():
+        library.espeak_Synth(data, len(data) + 1, 0, 1, 0, 1, None, None)  # from and in characters; 1: UTF-8
+        library.espeak_Synchronize()
     return np.frombuffer(b"".join(sound), dtype=np.int16), marks
 
 # %% ../../nbs/01a_espeak.ipynb #fbc2c396
@@ -167,7 +185,8 @@ def resample(
     width = len(_INTERPOLATE)
     padded = np.pad(wav.astype(np.float64), (width - 147) // 2)
     blocks = np.lib.stride_tricks.sliding_window_view(padded, width)[::147]  # (T / 147, width)
-    return (blocks @ _INTERPOLATE).reshape(-1)
+    with _LOCK:  # no fork amid a product
+        return (blocks @ _INTERPOLATE).reshape(-1)
 
 # %% ../../nbs/01a_espeak.ipynb #b13e2952
 LEVEL, PEAK = 0.08, 0.95  # root mean square where there is sound; the highest peak
