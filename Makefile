@@ -16,7 +16,7 @@ export TALKER_T2AV_GOLDEN := $(or $(TALKER_T2AV_GOLDEN),$(CURDIR)/tests/golden)
 .PHONY: help setup demo test browser lab docs export course refresh bench clean
 
 help:  ## list these commands
-	@echo "make demo TEXT=\"...\"   say a sentence: writes $(OUT), original and reconstruction"
+	@echo "make demo TEXT=\"...\"   say a sentence: writes $(OUT), sound and face"
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | grep -v '^demo' | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 23
 
 setup: $(STAMP)  ## create .venv and install everything (the other commands do this when needed)

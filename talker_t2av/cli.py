@@ -13,9 +13,10 @@ from importlib import import_module
 from . import __version__
 
 COMMANDS = {  # name: ("module:function", one line for --help); the function adds its options to a parser and sets func
-    "demo": ("talker_t2av.codecs.round_trip:demo_command", "a sentence through both codecs: original and reconstruction side by side"),
+    "demo": ("talker_t2av.speaking:demo_command", "a typed sentence: the talker says it; beside it, the world's own clip and what the codecs keep"),
     "world": ("talker_t2av.world.commands:world_command", "say a typed sentence with the world's own voice and face"),
     "corpus": ("talker_t2av.world.commands:corpus_command", "build and check corpora of world clips"),
+    "codecs": ("talker_t2av.codecs.round_trip:codecs_command", "a sentence through both codecs: original and reconstruction side by side"),
     "train semantic": ("talker_t2av.codecs.semantic_training:semantic_command", "train the semantic encoder of the audio codec"),
     "train judge": ("talker_t2av.codecs.judge:judge_command", "train the independent phoneme recogniser that measures speech"),
     "train audio-codec": ("talker_t2av.codecs.audio_training:audio_codec_command", "train the audio codec"),

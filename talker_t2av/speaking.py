@@ -15,7 +15,7 @@ from .long_text import spoken_form
 
 # %% auto #0
 __all__ = ['add_options', 'knobs_of', 'check_early', 'report_done', 'load_pipeline', 'run_say', 'run_drive', 'run_dub',
-           'say_command', 'speak_command', 'drive_command', 'dub_command']
+           'run_demo', 'demo_command', 'say_command', 'speak_command', 'drive_command', 'dub_command']
 
 # %% ../nbs/15g_say.ipynb #9a92a428
 def add_options(parser: argparse.ArgumentParser, output: str, voice: str | None = None, face: bool = True) -> None:
@@ -109,6 +109,32 @@ def run_dub(args: argparse.Namespace) -> int:
     return report_done(args, plan, pipeline.write(args.output, plan, progress=True))
 
 # %% ../nbs/15g_say.ipynb #9fa7519a
+def run_demo(args: argparse.Namespace) -> int:
+    "`demo`: the talker's film, and the world's beside what the codecs keep of it."
+    from talker_t2av.codecs.round_trip import write_round_trip
+    from talker_t2av.world.corpus import compose_clip
+
+    check_early(args, args.text)
+    pipeline = load_pipeline(args)
+    plan = pipeline.plan(args.text, args.voice, args.face, args.seed, **knobs_of(args))
+    report_done(args, plan, pipeline.write(args.output, plan, progress=True))
+    clip = compose_clip(plan.request.text, args.voice, args.face, args.seed, size=pipeline.motion_codec.config.image_size)
+    write_round_trip(Path(args.output).with_name(f"{Path(args.output).stem}_codecs.mp4"), clip, pipeline.audio_codec, pipeline.motion_codec)
+    return 0
+
+
+def demo_command(parser: argparse.ArgumentParser) -> None:
+    "Add the options of `demo` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
+    parser.add_argument("text", help="what is said: English, up to 1,000 characters")
+    parser.add_argument("-o", "--output", default="out/demo.mp4", metavar="FILE", help="mp4 to write (default out/demo.mp4); the codecs' film goes beside it, as demo_codecs.mp4")
+    parser.add_argument("--voice", default="ada", metavar="NAME", help="one of the world's voices (default ada)")
+    parser.add_argument("--face", type=int, default=7, metavar="N", help="any whole number is a face (default 7)")
+    parser.add_argument("--seed", type=int, default=0, help="another one gives another way of saying it (default 0)")
+    parser.add_argument("--model", default="small", metavar="NAME", help="a preset, a folder, or owner/name on the Hugging Face Hub (default small)")
+    knobs = Settings()
+    parser.set_defaults(func=run_demo, json=False, steps=knobs.num_steps, guidance=knobs.guidance_scale, temperature=knobs.temperature)
+
+
 def say_command(parser: argparse.ArgumentParser) -> None:
     "Add the options of `say` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
     parser.add_argument("text", help="what is said: English, up to 5,000 characters")

@@ -10,7 +10,6 @@ __all__ = ['TALKER_RECIPES', 'reading_checks', 'reading_gap', 'attention_maps', 
 
 # %% ../nbs/14d_training.ipynb #a7673382
 import argparse
-import copy
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -302,8 +301,8 @@ def train_talker(
 
 # %% ../nbs/14d_training.ipynb #145c6fec
 def save_talker(talker: Talker, tokenizer: TextTokenizer, folder: str | Path) -> Path:
-    "Write model.safetensors (float16), config.json and tokenizer.json. The helpers of the training are not among them."
-    folder = copy.deepcopy(talker).half().save_pretrained(folder)
+    "Write model.safetensors (8 bits a weight), config.json and tokenizer.json. The helpers of the training are not among them."
+    talker.save_pretrained(folder, int8=True)
     save_tokenizer(tokenizer, Path(folder) / "tokenizer.json", "of the talker in this folder")
     return Path(folder)
 

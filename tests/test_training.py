@@ -264,14 +264,17 @@ def test_command_writes_a_talker_without_helpers(data, tmp_path, monkeypatch):
     assert sum(p.numel() for p in talker.parameters()) == values["weights"]["talker"]
 
 
-def test_saved_in_half_and_unchanged(parts, tmp_path):
+def test_saved_in_eight_bits_and_unchanged(parts, tmp_path):
     torch.manual_seed(0)
     talker = Talker(parts[1])
     before = {name: value.clone() for name, value in talker.state_dict().items()}
     save_talker(talker, parts[0], tmp_path)
     assert all(torch.equal(before[name], value) and value.dtype == torch.float32 for name, value in talker.state_dict().items())
     again = Talker.from_pretrained(tmp_path).state_dict()
-    assert all(torch.equal(before[name].half().float(), value) for name, value in again.items())
+    for name, value in again.items():
+        step = before[name].abs().amax(-1, keepdim=True) / 127 if value.ndim == 2 else before[name].abs() * 2**-10
+        assert (value - before[name]).abs().le(0.501 * step + 1e-9).all(), name
+    assert (tmp_path / "model.safetensors").stat().st_size < 1.25 * sum(value.numel() for value in again.values()) + 100_000
 
 
 def test_settings():

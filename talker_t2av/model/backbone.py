@@ -18,9 +18,9 @@ from ..media import atomic_path
 from .layers import Rope, TransformerConfig, TransformerStack, rename
 
 # %% auto #0
-__all__ = ['QWEN3_NAMES', 'QWEN3_FINAL_NORM', 'QWEN3_SIZES', 'BackboneConfig', 'LayerCache', 'KVCache', 'packed', 'check_lengths',
-           'Backbone', 'from_qwen3', 'to_qwen3', 'config_from_qwen3', 'config_to_qwen3', 'tensor_files',
-           'check_tensors', 'read_tensors', 'local_folder', 'load_backbone', 'save_backbone']
+__all__ = ['QWEN3_NAMES', 'QWEN3_FINAL_NORM', 'QWEN3_SIZES', 'ROW_SCALE', 'BackboneConfig', 'LayerCache', 'KVCache', 'packed',
+           'check_lengths', 'Backbone', 'from_qwen3', 'to_qwen3', 'config_from_qwen3', 'config_to_qwen3',
+           'tensor_files', 'check_tensors', 'read_tensors', 'local_folder', 'load_backbone', 'save_backbone']
 
 # %% ../../nbs/09_backbone.ipynb #bc8fb31b
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +272,9 @@ def config_to_qwen3(config: BackboneConfig) -> dict:
     }  # fmt: skip
 
 # %% ../../nbs/09_backbone.ipynb #b8eb2845
+ROW_SCALE = ".row_scale"  # ending of the name of the factors, (rows, 1), that belong to an int8 matrix
+
+
 def tensor_files(
     folder: Path,  # with model.safetensors, or shards and model.safetensors.index.json
 ) -> dict[str, Path]:  # tensor name -> file
@@ -284,6 +287,7 @@ def tensor_files(
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, "pt") as tensors:
                 where |= dict.fromkeys(tensors.keys(), file)
+    where = {name: file for name, file in where.items() if not name.endswith(ROW_SCALE)}
     for file in set(where.values()):
         if not file.exists():
             raise FileNotFoundError(f"{index.name} names {file.name}, which is not in {folder}")
@@ -320,7 +324,9 @@ def read_tensors(
         found[name] = handles[file].get_slice(theirs).get_shape()
     check_tensors({name: tensor.shape for name, tensor in module.state_dict().items()}, found, source)
     for name, (file, theirs) in where.items():
-        state[name] = handles[file].get_tensor(theirs).to(device=device, dtype=dtype)
+        value = handles[file].get_tensor(theirs).to(device=device, dtype=dtype)
+        scale = theirs + ROW_SCALE
+        state[name] = value * handles[file].get_tensor(scale).to(value) if scale in handles[file].keys() else value
     module.load_state_dict(state, assign=True)
     for rope in (part for part in module.modules() if isinstance(part, Rope)):
         rope.to_empty(device=device)  # its table is not in the files: made anew

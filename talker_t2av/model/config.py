@@ -13,17 +13,17 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ..media import FRAME_RATE, PATCH_SIZE, atomic_path
-from .backbone import from_qwen3, local_folder, read_tensors, tensor_files, to_qwen3
+from .backbone import ROW_SCALE, from_qwen3, local_folder, read_tensors, tensor_files, to_qwen3
 from .head import RELEASED_HEAD_NAMES
 from .layers import RELEASED_STACK_NAMES, rename
 from .sequence import parse_arrangement
 
 # %% auto #0
 __all__ = ['PRESETS', 'RELEASED_PARTS', 'OLDER_NAMES', 'NOT_NEEDED', 'MODEL_TYPE', 'TalkerConfig', 'check_config', 'both_ways',
-           'from_released', 'to_released', 'save_weights', 'read_config', 'load_weights']
+           'from_released', 'to_released', 'to_int8', 'save_weights', 'read_config', 'load_weights']
 
 # %% ../../nbs/13c_config.ipynb #1b2bab16
 @dataclass(frozen=True, kw_only=True)
@@ -149,14 +149,28 @@ def to_released(name: str) -> str:  # of a tensor of ours
 MODEL_TYPE = "talker_t2av"
 
 
+def to_int8(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    "Matrices as int8 and a float32 factor for each row; everything else as float16."
+    packed = {}
+    for name, value in tensors.items():
+        if value.ndim == 2:
+            scale = value.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127  # (rows, 1)
+            packed |= {name: (value / scale).round().to(torch.int8), name + ROW_SCALE: scale}
+        else:
+            packed[name] = value.half()
+    return packed
+
+
 def save_weights(
     model: nn.Module,
     config: TalkerConfig,
     folder: str | Path,  # made if it is not there
+    int8: bool = False,  # a quarter of float32's size, see `to_int8`
 ) -> Path:
     "Write `model.safetensors` and `config.json`, each atomically."
     folder = Path(folder)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors = to_int8(tensors) if int8 else tensors
     with atomic_path(folder / "model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     with atomic_path(folder / "config.json") as temporary:

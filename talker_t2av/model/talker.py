@@ -130,9 +130,13 @@ class TalkerParts(nn.Module):
         self.motion_head = build_head(config, config.motion_dim, config.motion_dim)
         self.stop = StopPredictor(config.hidden_size)
 
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        int8: bool = False,  # matrices in 8 bits: a quarter of the size
+    ) -> Path:
         "Write `model.safetensors` and `config.json` into a folder."
-        return save_weights(self, self.config, folder)
+        return save_weights(self, self.config, folder, int8)
 
     @classmethod
     def from_pretrained(
