@@ -2,7 +2,7 @@
 
     python docs/readme.py            renews what stands between <!-- NAME --> and <!-- /NAME -->
     python docs/readme.py --check    says what it would change, and changes nothing
-    python docs/readme.py --clip     makes the clip and the GIF at the top: data/clips/hello.mp4, data/clips/hello.gif
+    python docs/readme.py --samples  lets the talker say five sentences, into data/samples, and makes the GIF at the top
 
 Numbers come from data/results/*.json, which the measuring commands wrote.
 """
@@ -17,8 +17,14 @@ import course
 from talker_t2av.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
-README, RESULTS, CLIPS = ROOT / "README.md", ROOT / "data" / "results", ROOT / "data" / "clips"
-GREETING = "Hello, I am a talking head made of formulas."
+README, RESULTS, SAMPLES = ROOT / "README.md", ROOT / "data" / "results", ROOT / "data" / "samples"
+SAID = {  # file: what, voice, face
+    "hello": ("Hello, I am a talking head made of formulas.", "ada", 7),
+    "garden": ("Did the old gardener bring the yellow flowers home?", "ben", 11),
+    "boats": ("Seven small boats left the quiet harbour in the morning.", "sara", 3),
+    "thanks": ("Thank you for reading this book.", "theo", 20),
+    "tea": ("My brother never drinks cold tea before dinner.", "walt", 5),
+}
 
 
 def table(titles: list[str], rows: list[list]) -> str:
@@ -129,23 +135,24 @@ def filled(text: str) -> str:
     return text
 
 
-def clip() -> None:
-    """The world says hello, as mp4 with sound and as a small silent GIF."""
+def samples() -> None:
+    """The talker says five sentences, as mp4 with sound; the first one also as a small silent GIF."""
     import imageio_ffmpeg
+    from talker_t2av import TalkerPipeline
     from talker_t2av.media import atomic_path
-    from talker_t2av.world.commands import demo_clip
 
-    CLIPS.mkdir(parents=True, exist_ok=True)
-    film = demo_clip(GREETING, out=CLIPS / "hello.mp4")
+    SAMPLES.mkdir(parents=True, exist_ok=True)
+    pipeline = TalkerPipeline.from_pretrained("small")
+    for name, (text, voice, face) in SAID.items():
+        print(pipeline(text, voice, face).save(SAMPLES / f"{name}.mp4").name, text)
     small = "fps=12.5,scale=192:-1:flags=lanczos,split[a][b];[a]palettegen=max_colors=96[p];[b][p]paletteuse=dither=none"
-    with atomic_path(CLIPS / "hello.gif") as temporary:
-        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-i", str(film), "-vf", small, "-f", "gif", str(temporary)], check=True)
-    print(*(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB" for path in sorted(CLIPS.glob("hello.*"))), sep="\n")
+    with atomic_path(SAMPLES / "hello.gif") as temporary:
+        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-i", str(SAMPLES / "hello.mp4"), "-vf", small, "-f", "gif", str(temporary)], check=True)
 
 
 def main(words: list[str]) -> int:
-    if "--clip" in words:
-        clip()
+    if "--samples" in words:
+        samples()
         return 0
     text = README.read_text(encoding="utf-8")
     fresh = filled(text)

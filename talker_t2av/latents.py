@@ -238,7 +238,7 @@ def run_latents(args) -> int:
 def latents_command(parser) -> None:
     "Add the options of `latents` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
     parser.add_argument("--out", required=True, metavar="DIR", help="gets the folders train and validation; an interrupted build goes on")
-    parser.add_argument("--clips", type=int, default=12_000, metavar="N", help="training clips of the world (default 12,000)")
+    parser.add_argument("--clips", type=int, default=8_000, metavar="N", help="training clips of the world (default 8,000)")
     parser.add_argument("--validation", type=int, default=400, metavar="N", help="validation clips of the world (default 400)")
     parser.add_argument("--manifest", default=None, metavar="FILE", help="take the clips of this manifest (splits train and validation) instead")
     parser.add_argument("--audio-codec", default="small", metavar="NAME", help="'small', a folder, a Hub id, or 'pca', which needs no training (default small)")

@@ -187,7 +187,7 @@ TALKER_RECIPES = {
     ),
     "small": TalkerRecipe(
         config=replace(PRESETS["small"], num_draws=1, motion_loss_weight=2.0),
-        train=TrainConfig(steps=12_000, learning_rate=1e-3, warmup_steps=300, ema_decay=0.999, save_every=500, validate_every=1000),
+        train=TrainConfig(steps=5400, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999, save_every=300, validate_every=900),
         options=LossOptions(head_patches=128, phoneme_weight=1.0, input_noise=0.2), text="pieces",
     ),
 }

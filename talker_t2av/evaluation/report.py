@@ -36,6 +36,12 @@ METRICS = {
     "voicing": Metric("voicing errors, %", "voicing", None, 100, 1),
     "duration_distance": Metric("duration distance", "duration_distance"),
     "length": Metric("length / truth", "length"),
+    "intact": Metric("no word lost or put in, % of clips", "intact", None, 100, 0),
+    "in_time": Metric("length within 15%, % of clips", "in_time", None, 100, 0),
+    "ends_well": Metric("ends when it should, % of clips", "ends_well", None, 100, 0),
+    "right_voice": Metric("nearest to the asked voice, % of clips", "right_voice", None, 100, 0),
+    "in_step": Metric("lips within a frame (learnt), % of clips", "in_step", None, 100, 0),
+    "in_step_exact": Metric("lips within a frame (exact), % of clips", "in_step_exact", None, 100, 0),
     "sync_offset": Metric("lip-sync offset, frames", "sync_offset", digits=1),
     "sync_confidence": Metric("sync confidence C", "sync_confidence"),
     "sync_distance": Metric("sync distance D", "sync_distance"),
@@ -110,7 +116,7 @@ def written(row: dict, name: str) -> str:
     return f"{value} ({low} to {high})"
 
 
-HEADLINES = ("phoneme_error", "word_error", "speaker", "pitch_gross", "sync_confidence", "sync_distance", "lip_correlation", "shut", "psnr", "frechet_frames", "frechet_seconds", "frechet_sound")
+HEADLINES = ("phoneme_error", "word_error", "intact", "in_time", "ends_well", "speaker", "right_voice", "pitch_gross", "in_step", "in_step_exact", "sync_confidence", "sync_distance", "lip_correlation", "shut", "psnr", "frechet_frames", "frechet_seconds", "frechet_sound")
 
 
 def title_of(name: str) -> str:
