@@ -77,11 +77,11 @@ def speaker_row(values: dict) -> list:
 
 
 def first_table(name: str) -> str:
-    """A results file that holds a table of its own: `about`, one sentence, and `table`, rows with equal keys."""
+    """A results file that holds a table of its own: `about`, one sentence, and `table`, rows with equal keys. Turned on its side: measures are rows."""
     record = result(name)
     rows = record["values"]["table"]
-    titles = list(rows[0])
-    return f"{record['values']['about']} ([{name}.json](data/results/{name}.json))\n\n" + table(["" if title == "row" else title for title in titles], [[row[title] for title in titles] for row in rows])
+    measures = [title for title in rows[0] if title != "row"]
+    return f"{record['values']['about']} ([{name}.json](data/results/{name}.json))\n\n" + table(["", *(row["row"] for row in rows)], [[title, *(row[title] for row in rows)] for title in measures])
 
 
 def results() -> str:

@@ -85,11 +85,11 @@ def test_a_lost_mark_is_noticed():
 
 
 def test_a_result_becomes_a_table(tmp_path, monkeypatch):
-    """Rows of `table` under `about`; an empty title for the column that names the row."""
+    """Measures of `table` as rows under `about`, systems as columns; an empty title for the column that names the measure."""
     (tmp_path / "evaluation.json").write_text('{"command": "c", "values": {"about": "Two clips.", "table": [{"row": "truth", "errors, %": 0.9}, {"row": "codec", "errors, %": 2}]}}')
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
     text = readme.first_table("evaluation")
-    assert text.startswith("Two clips. (") and "|  | errors, % |" in text and "| codec | 2 |" in text
+    assert text.startswith("Two clips. (") and "|  | truth | codec |" in text and "| errors, % | 0.9 | 2 |" in text
 
 
 def test_the_search_finds_all_kinds():
