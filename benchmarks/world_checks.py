@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from talker_t2av.media import FRAME_RATE, SAMPLES_PER_FRAME, data_dir, write_result
+from talker_t2av.evaluation.sync import energy_envelope, lag_correlation
+from talker_t2av.media import FRAME_RATE, data_dir, write_result
 from talker_t2av.world.corpus import make_clip
 from talker_t2av.world.face import ARTICULATION, ZOOM, lip_gap, mouth_opening, render, sample_identity
 
@@ -35,19 +36,6 @@ def seen_opening(clip, frames) -> np.ndarray:  # (len(frames),) pixels
     assert float(lip_gap(shut).max()) == 0, "zero articulation should mean shut lips"
     opening = [mouth_opening(render(who, track, pose, SIZE), who, pose) for track in (articulation, shut)]
     return ((opening[0] - opening[1]) / PIXEL).numpy()
-
-
-def energy_envelope(wav: np.ndarray) -> np.ndarray:
-    "(T,) -> (N,): root mean square of each frame of 960 samples."
-    return np.sqrt((wav.reshape(-1, SAMPLES_PER_FRAME) ** 2).mean(axis=1))
-
-
-def lag_correlation(a: np.ndarray, b: np.ndarray, max_lag: int = 8) -> np.ndarray:
-    "Correlation of a[n] with b[n + lag], lag = -max_lag ... max_lag; both (N,), N > max_lag. A peak at lag > 0 says that b comes late."
-    a, b = (x - x.mean() for x in (a, b))
-    lags = range(-max_lag, max_lag + 1)
-    products = [(a[max(0, -k) : len(a) - max(0, k)] * b[max(0, k) : len(b) - max(0, -k)]).sum() for k in lags]
-    return np.array(products) / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-9)
 
 
 def check_world(n_clips: int = 200, split: str = "train") -> dict:

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from talker_t2av.codecs.judge import Judge
+from talker_t2av.codecs.speaker import SpeakerEncoder
+from talker_t2av.evaluation.clips import promises, quiet_end, world_item
 from talker_t2av.evaluation.sound import decibel_picture, sound_distances, warp_path, warp_totals
 from talker_t2av.evaluation.speech import Script, calibrate_speech, errors_by_part, script_of_text, speech_errors
 from talker_t2av.evaluation.statistics import crowd_distance, crowd_interval, floor_interval, frechet, moments, rate_interval
@@ -127,3 +129,29 @@ def test_lips_are_shut_within_a_frame():
     opening = np.array([0.1, 0.1, 0.01, 0.1, 0.1, 0.1])
     assert lips_shut(opening, np.array([1, 2, 3])) == 1 and lips_shut(opening, np.array([4])) == 0
     assert lips_shut(opening, np.array([1]), tolerance=0) == 0 and np.isnan(lips_shut(opening, np.array([99])))
+
+
+def test_plain_questions_notice_what_they_ask_for():
+    """A lost word, an endless end, a wrong length and another voice are each noticed, and by no other question."""
+    encoder, item = SpeakerEncoder.from_pretrained("small"), world_item(3, "test")
+    truth, script = torch.from_numpy(item.wav), item.script
+    whole = speech_errors(script.phonemes, script)
+    kept = promises(truth, whole, item, encoder)
+    assert kept == {"intact": True, "ends_well": True, "in_time": True, "right_voice": True}
+    first_gone = speech_errors([s for s, word in zip(*script) if word > 0], script)
+    last_gone = speech_errors([s for s, word in zip(*script) if word < max(script.word_of)], script)
+    changed = lambda wav, found: {name for name, value in promises(wav, found, item, encoder).items() if value != kept[name]}
+    assert changed(truth, first_gone) == {"intact"} and changed(truth, last_gone) == {"intact", "ends_well"}
+    assert "ends_well" in changed(torch.cat([truth, torch.zeros(24_000)]), whole)
+    assert "in_time" in changed(torch.cat([torch.zeros(len(truth) // 5), truth]), whole)
+    other = next(item for seed in range(4, 20) if (item := world_item(seed, "test")).voice != world_item(3, "test").voice)
+    assert "right_voice" in changed(torch.from_numpy(other.wav), whole)
+    long_word = max(set(script.word_of), key=script.word_of.count)  # one wrong sound does not lose it
+    one_sound = speech_errors([s for i, s in enumerate(script.phonemes) if i != script.word_of.index(long_word)], script)
+    assert one_sound.errors == 1 and promises(truth, one_sound, item, encoder)["intact"]
+
+
+def test_quiet_at_the_end_is_measured_in_seconds():
+    tone = torch.sin(torch.arange(24_000) / 9)
+    assert quiet_end(tone) == 0 and quiet_end(torch.cat([tone, torch.zeros(12_000)])) == pytest.approx(0.5, abs=0.02)
+    assert quiet_end(torch.zeros(24_000)) == 1.0 and quiet_end(torch.cat([tone, 0.001 * tone])) == pytest.approx(1.0, abs=0.02)
