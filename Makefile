@@ -44,7 +44,7 @@ test: browser  ## all checks: package equals notebooks, site builds, notebooks r
 	@echo "== 3/4 Every notebook runs from top to bottom (cells flagged slow or cuda excepted)"
 	@OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/nbdev_test --n_workers 2 --do_print --timing
 	@echo "== 4/4 Tests"
-	@$(BIN)/python -m pytest -r s tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -r s -n 2 --dist loadfile --ignore tests/test_house.py tests
 
 lab: $(STAMP)  ## open the book in JupyterLab
 	@$(BIN)/jupyter lab nbs/index.ipynb
