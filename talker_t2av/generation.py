@@ -52,11 +52,11 @@ class Request:
 # %% ../nbs/15a_generation.ipynb #2a72acc4
 @dataclass(frozen=True)
 class Settings:
-    "The knobs of generation; defaults are the paper's (arXiv 2604.23586, section 4.1). Raises ValueError, naming the knob."
+    "The knobs of generation; steps and guidance are the paper's (arXiv 2604.23586, section 4.1). Raises ValueError, naming the knob."
 
     num_steps: int = 10  # Euler steps per patch, 2 or more
     guidance_scale: float = 2.0  # 1: none, at half the cost
-    temperature: float = 0.7  # scale of the initial noise
+    temperature: float = 0.4  # scale of the initial noise; 0.7 in the paper, 0.3 in the released program
     stop_threshold: float = 0.5  # a stop probability of at least this is an alarm
     stop_streak: int = 1  # alarms in a row that end a row; the release takes 3
     min_patches: int = 3  # not asked before; the release takes 7
