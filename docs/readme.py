@@ -145,7 +145,7 @@ def samples() -> None:
     pipeline = TalkerPipeline.from_pretrained("small")
     for name, (text, voice, face) in SAID.items():
         print(pipeline(text, voice, face).save(SAMPLES / f"{name}.mp4").name, text)
-    small = "fps=12.5,scale=192:-1:flags=lanczos,split[a][b];[a]palettegen=max_colors=96[p];[b][p]paletteuse=dither=none"
+    small = "fps=12.5,scale=160:-1:flags=lanczos,split[a][b];[a]palettegen=max_colors=96[p];[b][p]paletteuse=dither=none"
     with atomic_path(SAMPLES / "hello.gif") as temporary:
         subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-i", str(SAMPLES / "hello.mp4"), "-vf", small, "-f", "gif", str(temporary)], check=True)
 

@@ -26,14 +26,15 @@ ROOT = Path(__file__).resolve().parent.parent
 TIMES = data_dir() / "results" / "notebook_times.json"
 
 
-def with_palette(png: bytes, floor: float = 38.0) -> bytes:
-    """The picture with at most 256 colours, unless that is no smaller, or is off by more than `floor` (PSNR in dB)."""
+def with_palette(png: bytes, colours: int = 128, floor: float = 36.0) -> bytes:
+    """The picture with so many colours at most, unless that is no smaller, or is off by more than `floor` (PSNR in dB)."""
     picture = Image.open(BytesIO(png))
-    if picture.mode == "P":
+    if picture.mode == "P" and len(picture.getpalette()) <= 3 * colours:
         return png
+    picture = picture.convert("RGBA")
     plain = Image.new("RGB", picture.size, "white")
-    plain.paste(picture, mask=picture.getchannel("A") if "A" in picture.mode else None)
-    few = plain.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    plain.paste(picture, mask=picture.getchannel("A"))
+    few = plain.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     error = np.mean((np.asarray(few.convert("RGB"), dtype=float) - np.asarray(plain, dtype=float)) ** 2)
     packed = BytesIO()
     few.save(packed, "PNG", optimize=True)
