@@ -194,7 +194,7 @@ class FastHeads:
     def __init__(
         self,
         talker: Talker,
-        dtype: torch.dtype = torch.float32,  # bfloat16 is faster and less exact
+        dtype: torch.dtype = torch.float32,  # bfloat16 is less exact, and faster only where it is native
     ):
         self.talker, self.dtype, self.cache = talker, dtype, {}
 

@@ -149,7 +149,7 @@ class PipelineParts:
         motion_codec: MotionCodec,
         speaker_encoder: SpeakerEncoder,
         name: str = "",  # noted in every file
-        dtype: torch.dtype = torch.float32,  # of the heads; bfloat16 is faster and less exact
+        dtype: torch.dtype = torch.float32,  # of the heads; bfloat16 is less exact, and faster only where it is native
     ):
         self.talker, self.tokenizer, self.audio_codec, self.motion_codec, self.speaker_encoder = talker, tokenizer, audio_codec, motion_codec, speaker_encoder
         self.name, self.fast = name, FastHeads(talker, dtype)
