@@ -159,7 +159,12 @@ def quiet_end(wav: Tensor) -> float:  # (T,) at 24 kHz -> seconds
     return (len(loudness) - 1 - int(loud[-1])) / 100 if len(loud) else len(loudness) / 100
 
 
-def promises(wav: Tensor, found: SpeechErrors, item: Item, encoder: SpeakerModel) -> dict[str, float]:  # 1 yes, 0 no
+def promises(
+    wav: Tensor,  # (T,) at 24 kHz
+    found: SpeechErrors,  # in it
+    item: Item,
+    encoder: SpeakerModel,
+) -> dict[str, float]:  # 1 yes, 0 no
     "The plain questions about a sound."
     lost = np.bincount(item.script.word_of, found.wrong) > 0.5 * np.bincount(item.script.word_of)
     kept = {"intact": not lost.any(), "ends_well": not lost[-1] and quiet_end(wav) <= TAIL}
