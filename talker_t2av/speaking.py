@@ -51,7 +51,7 @@ def check_early(args: argparse.Namespace, text: str | None, sound_only: bool = F
     check_ending(args.output, sound_only)
     for name in ("voice", "face", "wav", "video"):
         given = getattr(args, name, None)
-        if given and (Path(given).suffix or name in ("wav", "video")) and not Path(given).is_file():
+        if isinstance(given, str) and given and (Path(given).suffix or name in ("wav", "video")) and not Path(given).is_file():
             raise FileNotFoundError(f"{name}: no file at {given}")
     if getattr(args, "video", None) and Path(args.video).suffix.lower() not in FILMS:
         raise ValueError(f"video: {args.video} should end in one of {', '.join(FILMS)}")

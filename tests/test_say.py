@@ -75,6 +75,15 @@ def test_the_other_jobs(talk, tmp_path):
     assert all(read_label(path)["synthetic"] for path in tmp_path.glob("?.*"))
 
 
+def test_demo_writes_both_films(material, tmp_path, capsys):
+    """The talker's film, and beside it the world's own with what the codecs keep."""
+    words = ["demo", "Good morning.", "--face", "11", "--model", str(material / "model"), "-o", str(tmp_path / "a.mp4")]
+    assert cli.main(words) == 0, capsys.readouterr().err
+    assert read_label(tmp_path / "a.mp4")["text"] == "Good morning."
+    frames, codecs = read_video(tmp_path / "a.mp4")[0], read_video(tmp_path / "a_codecs.mp4")[0]
+    assert frames.shape[1] == frames.shape[2] and codecs.shape[2] == 4 * frames.shape[2] and sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "a_codecs.mp4"]
+
+
 @pytest.mark.parametrize("words, message", [
     (["say", ""], "empty"), (["say", "🙂🙂"], "can be spoken"), (["say", "Доброе утро"], "cyrillic"), (["say", "你好"], "cjk"), (["say", "word " * 2000], "5,000"),
     (["say", "Hi.", "-o", "x.avi"], ".mp4"), (["speak", "Hi.", "-o", "x.mp4"], "no face"), (["say", "Hi.", "--temperature", "9"], "temperature"), (["say", "Hi.", "--seed", "-1"], "seed"),
