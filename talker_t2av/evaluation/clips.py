@@ -141,7 +141,7 @@ def produce(system: str, item: Item, model: str = "small") -> Produced:
     return Produced(torch.from_numpy(clip.wav), clip.frames)
 
 # %% ../../nbs/16g_clips.ipynb #16e7a002
-GALLERY_TEXT = "When the rain had stopped, seven small boats left the quiet harbour."
+GALLERY_TEXT = "When the rain had stopped, seven small boats left the quiet harbour."  # not the text from which the talker hears a voice
 QUIET, TAIL = 0.03, 0.3  # of the loudest 10 ms; seconds
 
 
