@@ -35,6 +35,7 @@ class Request:
     audio: Tensor | None = None  # (N, d_a) given sound
     motion: Tensor | None = None  # (N, d_v) given motion
     seed: int = 0  # of this clip's noise
+    lead: int = 0  # patches by which the given stream runs ahead: > 0 sound, < 0 motion; for A2V and V2A by talkers that learnt it
 
     @property
     def mode(self) -> str:
@@ -56,21 +57,22 @@ class Settings:
 
     num_steps: int = 10  # Euler steps per patch, 2 or more
     guidance_scale: float = 2.0  # 1: none, at half the cost
-    temperature: float = 0.4  # scale of the initial noise; 0.7 in the paper, 0.3 in the released program
+    temperature: float = 0.4  # scale of the initial noise of sound; 0.7 in the paper, 0.3 in the released program
+    motion_temperature: float = 1.0  # the same of motion
     stop_threshold: float = 0.5  # a stop probability of at least this is an alarm
     stop_streak: int = 1  # alarms in a row that end a row; the release takes 3
     min_patches: int = 3  # not asked before; the release takes 7
 
     def __post_init__(self):
-        limits = {"num_steps": (2, 1000), "guidance_scale": (0, 20), "temperature": (0, 2), "stop_threshold": (1e-6, 1), "stop_streak": (1, 100), "min_patches": (0, 1000)}
+        limits = {"num_steps": (2, 1000), "guidance_scale": (0, 20), "temperature": (0, 2), "motion_temperature": (0, 2), "stop_threshold": (1e-6, 1), "stop_streak": (1, 100), "min_patches": (0, 1000)}
         for name, (low, high) in limits.items():
             value, whole = getattr(self, name), name in ("num_steps", "stop_streak", "min_patches")
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
                 raise ValueError(f"{name}: takes {'a whole number' if whole else 'a number'} from {low} to {high}, got {value!r}")
 
     def sampling(self) -> Sampling:
-        "What the flow sampler takes."
-        return Sampling(self.num_steps, self.guidance_scale, self.temperature)
+        "What the flow sampler takes. The temperatures are not in it: `RowNoise` scales each stream's numbers."
+        return Sampling(self.num_steps, self.guidance_scale, temperature=1.0)
 
     def stop_rule(self) -> StopRule:
         "A fresh stop rule: it counts, so every run needs its own."
@@ -85,13 +87,14 @@ class RowNoise:
         stream: str,  # "audio" or "motion"
         seeds: Sequence[int],  # one per row
         shape: tuple[int, int],  # (P, d)
+        temperature: float = 1.0,  # all numbers are multiplied by it
     ):
         self.generators = [torch.Generator().manual_seed(seed_of(seed, stream)) for seed in seeds]
-        self.shape, self.drawn = shape, []
+        self.shape, self.temperature, self.drawn = shape, temperature, []
 
     def __getitem__(self, index: int) -> Tensor:  # number of a drawn patch -> (B, P, d)
         while len(self.drawn) <= index:
-            self.drawn.append(torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]))
+            self.drawn.append(self.temperature * torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]))
         return self.drawn[index]
 
 # %% ../nbs/15a_generation.ipynb #fc817c29
@@ -114,12 +117,12 @@ def check_requests(requests: Sequence[Request]) -> None:
     "Raise ValueError, naming the request at fault, unless they fit into one batch."
     if not requests:
         raise ValueError("requests: takes at least one, got none")
-    kind = lambda r: (r.first_motion is None, *(0 if s is None else len(s) for s in (r.audio, r.motion)))
+    kind = lambda r: (r.first_motion is None, r.lead, *(0 if s is None else len(s) for s in (r.audio, r.motion)))
     for i, request in enumerate(requests):
         if kind(request) != kind(requests[0]):
             raise ValueError(
                 f"requests[{i}]: is {request.mode} with {request.given_frames} given frames, requests[0] is {requests[0].mode} with "
-                f"{requests[0].given_frames}; a batch takes one job and given streams of one length, so generate them apart"
+                f"{requests[0].given_frames}; a batch takes one job and given streams of one length and one lead, so generate them apart"
             )
         if isinstance(request.seed, bool) or not isinstance(request.seed, int) or not 0 <= request.seed < 2**63:
             raise ValueError(f"requests[{i}].seed: takes a whole number from 0 up, got {request.seed!r}")
@@ -155,12 +158,13 @@ def batch_patches(talker, tokenizer, requests, settings, make_stream):
     like = talker.patches.motion_padding
     put = lambda name: None if getattr(requests[0], name) is None else torch.stack([getattr(r, name) for r in requests]).to(like)
     ids, lengths = pad_prompts(requests, tokenizer)
-    c, seeds = talker.config, [r.seed for r in requests]
-    longest = min(max(most_patches(r, c.patch_size, c.frame_rate) for r in requests), room_for_patches(c, ids.shape[1]))
-    noise = {name: RowNoise(name, seeds, (c.patch_size, dim)) for name, dim in (("audio", c.audio_dim), ("motion", c.motion_dim))}
+    c, seeds, lead = talker.config, [r.seed for r in requests], requests[0].lead
+    longest = min(max(most_patches(r, c.patch_size, c.frame_rate) for r in requests), room_for_patches(c, ids.shape[1] + abs(lead)))
+    streams = ("audio", c.audio_dim, settings.temperature), ("motion", c.motion_dim, settings.motion_temperature)
+    noise = {name: RowNoise(name, seeds, (c.patch_size, dim), temperature) for name, dim, temperature in streams}
     return generate_patches(
         talker, ids.to(like.device), put("speaker"), put("first_motion"), max_patches=longest, prefix_lengths=lengths, noise=noise,
-        audio=put("audio"), motion=put("motion"), sampling=settings.sampling(), stop_rule=settings.stop_rule(), make_stream=make_stream,
+        audio=put("audio"), motion=put("motion"), lead=lead, sampling=settings.sampling(), stop_rule=settings.stop_rule(), make_stream=make_stream,
     )
 
 

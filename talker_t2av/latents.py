@@ -238,13 +238,13 @@ def run_latents(args) -> int:
 def latents_command(parser) -> None:
     "Add the options of `latents` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
     parser.add_argument("--out", required=True, metavar="DIR", help="gets the folders train and validation; an interrupted build goes on")
-    parser.add_argument("--clips", type=int, default=8_000, metavar="N", help="training clips of the world (default 8,000)")
+    parser.add_argument("--clips", type=int, default=48_000, metavar="N", help="training clips of the world (default 48,000)")
     parser.add_argument("--validation", type=int, default=400, metavar="N", help="validation clips of the world (default 400)")
     parser.add_argument("--manifest", default=None, metavar="FILE", help="take the clips of this manifest (splits train and validation) instead")
     parser.add_argument("--audio-codec", default="small", metavar="NAME", help="'small', a folder, a Hub id, or 'pca', which needs no training (default small)")
     parser.add_argument("--motion-codec", default="small", metavar="NAME", help="'small', a folder, a Hub id, or 'track', the world's own 20 numbers (default small)")
     parser.add_argument("--speaker", default="small", metavar="NAME", help="speaker encoder: 'small', a folder or a Hub id (default small)")
-    parser.add_argument("--sound-only", type=float, default=0.5, metavar="SHARE", help="share of clips without a face (default 0.5)")
+    parser.add_argument("--sound-only", type=float, default=0.8, metavar="SHARE", help="share of clips without a face, which cost a fifth of the time (default 0.8)")
     parser.add_argument("--invented", type=float, default=0.5, metavar="SHARE", help="share of sound-only training clips by invented voices (default 0.5)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other clips (default 0)")
     parser.add_argument("--workers", type=int, default=None, metavar="K", help="processes (default: one a core); changes no byte")

@@ -222,6 +222,7 @@ class TalkerPipeline(PipelineParts):
         frames: np.ndarray | None = None,  # (N, size, size, 3) given film: the sound follows it
         start: TalkingClip | None = None,  # a clip to go on from
         carry: str = "pose",  # between sentences, see `long_text`
+        lead: int | None = None,  # patches by which the one given stream runs ahead of the other; None: as many as the talker learnt
         **knobs,  # fields of `Settings`
     ) -> Plan:
         "Check and prepare everything. Raises TypeError, ValueError or FileNotFoundError, naming what is wrong, before any patch is generated."
@@ -244,7 +245,9 @@ class TalkerPipeline(PipelineParts):
             report["text"] = spoken = f"{start.text} {spoken}"
         first = None if picture is None else self.motion_codec.encode(picture[None, None])[0, 0]
         request = Request(spoken, speaker, first, given.get("audio"), given.get("motion"), seed)
-        return Plan(request, settings, picture, report | {"mode": request.mode}, wav, frames, carry, left_out)
+        lead = self.talker.config.lead_patches if lead is None else lead
+        request = replace(request, lead={"A2V": lead, "V2A": -lead}.get(request.mode, 0))
+        return Plan(request, settings, picture, report | {"mode": request.mode, "lead": request.lead}, wav, frames, carry, left_out)
 
     def steps(self, plan: Plan) -> Iterator[Step]:
         "Patches of a plan: sentence by sentence, or in one go when something is given."

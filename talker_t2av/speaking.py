@@ -23,20 +23,22 @@ def add_options(parser: argparse.ArgumentParser, output: str, voice: str | None 
     parser.add_argument("-o", "--output", default=output, metavar="FILE", help=f"file to write; the ending decides the kind (default {output})")
     if voice is not None:
         parser.add_argument("--voice", default=None, metavar="WHO", help=f"a voice's name, or a recording or film of a voice to imitate (default {voice})")
+    knobs = Settings()
     if face:
         parser.add_argument("--face", default="7", metavar="WHO", help="a number (any is a face), or a picture or film to animate (default 7)")
-    knobs = Settings()
+        parser.add_argument("--motion-temperature", type=float, default=knobs.motion_temperature, metavar="X", help=f"how lively the face, 0 to 2 (default {knobs.motion_temperature:g})")
     parser.add_argument("--seed", type=int, default=0, help="another one gives another way of saying it (default 0)")
     parser.add_argument("--steps", type=int, default=knobs.num_steps, metavar="N", help=f"solver steps for a patch: fewer are faster (default {knobs.num_steps})")
     parser.add_argument("--guidance", type=float, default=knobs.guidance_scale, metavar="X", help=f"how closely to follow the text; 1 is plain and faster (default {knobs.guidance_scale:g})")
-    parser.add_argument("--temperature", type=float, default=knobs.temperature, metavar="X", help=f"how adventurous, 0 to 2 (default {knobs.temperature:g})")
+    parser.add_argument("--temperature", type=float, default=knobs.temperature, metavar="X", help=f"how adventurous the voice, 0 to 2 (default {knobs.temperature:g})")
     parser.add_argument("--model", default="small", metavar="NAME", help="a preset, a folder, or owner/name on the Hugging Face Hub (default small)")
     parser.add_argument("--json", action="store_true", help="print a report as JSON")
 
 
 def knobs_of(args: argparse.Namespace) -> dict:
     "The fields of `Settings` that the command line sets."
-    return {"num_steps": args.steps, "guidance_scale": args.guidance, "temperature": args.temperature}
+    face = {"motion_temperature": args.motion_temperature} if hasattr(args, "motion_temperature") else {}
+    return {"num_steps": args.steps, "guidance_scale": args.guidance, "temperature": args.temperature} | face
 
 # %% ../nbs/15g_say.ipynb #6aefbc63
 def check_early(args: argparse.Namespace, text: str | None, sound_only: bool = False) -> None:

@@ -152,6 +152,8 @@ class TalkerRecipe:
     options: LossOptions = field(default_factory=LossOptions)
     text: str = "characters"  # or "pieces", see `text_tokenizer`
     frames: int = 1600  # latent frames a batch, over all processes
+    face_share: float = 0.5  # of the clips of a batch; paper: 0.5
+    lead_share: float = 0.0  # of the clips with a face in which a stream leads by config.lead_patches
     first_seconds: float = 0.0  # longest clip at the beginning; 0: all from the first step on
     grow_until: float = 0.2  # share of the steps after which all clips take part, when first_seconds is set
     check_clips: int = 64  # validation clips of each kind
@@ -186,9 +188,9 @@ TALKER_RECIPES = {
         options=LossOptions(head_patches=64, phoneme_weight=1.0, input_noise=0.2), frames=800, check_clips=16, sample_clips=1,
     ),
     "small": TalkerRecipe(
-        config=replace(PRESETS["small"], num_draws=1, motion_loss_weight=2.0),
-        train=TrainConfig(steps=5400, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999, save_every=300, validate_every=900),
-        options=LossOptions(head_patches=128, phoneme_weight=1.0, input_noise=0.2), text="pieces",
+        config=replace(PRESETS["small"], num_draws=1, motion_loss_weight=2.0, lead_patches=2),
+        train=TrainConfig(steps=14_000, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999, save_every=500, validate_every=2000),
+        options=LossOptions(head_patches=128, phoneme_weight=1.0, input_noise=0.2), text="pieces", face_share=1 / 3, lead_share=0.25,
     ),
 }
 
@@ -295,7 +297,7 @@ def train_talker(
             gauges |= write_samples(talker, tokenizer, validation, recipe.sample_clips, recipe.sampling, out / "samples", f"step{step:07d}")
         return gauges | {"best_head": list(seen["best"]), "map": [[round(float(v), 3) for v in row] for row in seen["maps"][0].tolist()], "map_text": eight[1][0]["text"]}
 
-    batches = mixed_batches(train, tokenizer, recipe.config, table, recipe.frames, recipe.train.seed, recipe.longest)
+    batches = mixed_batches(train, tokenizer, recipe.config, table, recipe.frames, recipe.train.seed, recipe.longest, recipe.face_share, recipe.lead_share)
     history = fit(trainer, talker_loss, batches, recipe.train, out, resume, validate, progress)
     return trainer, tokenizer, history
 

@@ -61,7 +61,7 @@ def batch_of(tensors: dict, prefix: str) -> TalkerBatch:
     t = {name.removeprefix(f"{prefix}input."): value for name, value in tensors.items() if name.startswith(f"{prefix}input.")}
     return TalkerBatch(
         input_ids=t["input_ids"], num_tokens=t["attention_mask"].long().sum(1), first_slot=t["speech_span"][:, 0], audio=t["speech_latent"],
-        audio_length=t["mel_len"], motion=t["motion"], motion_length=t["motion_len"], speaker=t["speaker_emb"],
+        audio_length=t["mel_len"], motion=t["motion"], motion_length=t["motion_len"], speaker=t["speaker_emb"], lead=torch.zeros_like(t["mel_len"]),
     )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from talker_t2av.evaluation.clips import (
-    SYSTEMS, Gauges, Measured, folder_item, folder_rows, long_item, matched, measure, measure_windows, missing_part, produce, read_produced, world_item,
+    COMPARISONS, SYSTEMS, Gauges, Measured, folder_item, folder_rows, long_item, matched, measure, measure_windows, missing_part, produce, read_produced, world_item,
 )
 from .report import by_time, markdown, summarise, table
 from .speech import calibrate_speech
@@ -136,9 +136,9 @@ def evaluate_world(
     gauges: str = "small",
 ) -> dict:  # values of the result file
     "Measure systems on clips 0, 1, 2... of a split. Raises ValueError for an unknown system, FileNotFoundError for one that was asked for and has no weights."
-    missing = {system: missing_part(system, model) for system in systems or SYSTEMS}
+    missing = {system: missing_part(system, model) for system in systems or [name for name in SYSTEMS if name not in COMPARISONS]}
     if split == "long":
-        missing |= {system: "takes a given sound or film of 30 s at most" for system in missing if system in ("A2V", "V2A")}
+        missing |= {system: "takes a given sound or film of 30 s at most" for system in missing if system.startswith(("A2V", "V2A"))}
     if systems and any(missing.values()):
         raise FileNotFoundError("evaluate: " + "; ".join(f"{system}: {why}" for system, why in missing.items() if why))
     marks = {"truth": mark_of("truth", model, gauges)} | {system: mark_of(system, model, gauges) for system, why in missing.items() if not why}

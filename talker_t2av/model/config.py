@@ -19,7 +19,7 @@ from ..media import FRAME_RATE, PATCH_SIZE, atomic_path
 from .backbone import ROW_SCALE, from_qwen3, local_folder, read_tensors, tensor_files, to_qwen3
 from .head import RELEASED_HEAD_NAMES
 from .layers import RELEASED_STACK_NAMES, rename
-from .sequence import parse_arrangement
+from .sequence import SUM, parse_arrangement
 
 # %% auto #0
 __all__ = ['PRESETS', 'RELEASED_PARTS', 'OLDER_NAMES', 'NOT_NEEDED', 'MODEL_TYPE', 'TalkerConfig', 'check_config', 'both_ways',
@@ -53,6 +53,7 @@ class TalkerConfig:
     patch_size: int = PATCH_SIZE  # P, frames per patch
     frame_rate: int = FRAME_RATE  # latent frames a second, both streams
     arrangement: str = "sum"  # see `parse_arrangement`
+    lead_patches: int = 0  # by how many patches a given stream may run ahead of the other, under a task tag of its own; 0: not trained for
     # loss
     motion_loss_weight: float = 10.0  # lambda; 8 in the paper
     stop_loss_weight: float = 1.0  # alpha
@@ -70,8 +71,9 @@ def check_config(config: TalkerConfig) -> None:
     "Raise ValueError, naming the field, for values that no model can have."
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"config.{field.name}: takes an integer of 1 or more, got {value!r}")
+        least = int(field.name != "lead_patches")
+        if field.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ValueError(f"config.{field.name}: takes an integer of {least} or more, got {value!r}")
         if field.type == "float" and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf")):
             raise ValueError(f"config.{field.name}: takes a number of 0 or more, got {value!r}")
     for name in ("hidden_drop_rate", "history_drop_rate"):
@@ -82,6 +84,8 @@ def check_config(config: TalkerConfig) -> None:
     for name in ("num_patch_attention_heads", "num_head_attention_heads"):
         if config.hidden_size % (2 * getattr(config, name)):
             raise ValueError(f"config.{name}: hidden_size={config.hidden_size} must split into {getattr(config, name)} heads of even width")
+    if config.lead_patches and parse_arrangement(config.arrangement) != SUM:
+        raise ValueError(f"config.lead_patches: goes with the arrangement 'sum' only, got {config.arrangement!r}")
     parse_arrangement(config.arrangement)
 
 # %% ../../nbs/13c_config.ipynb #4ebaae59

@@ -143,7 +143,7 @@ class PatchEmbedding(nn.Module):
 
     Also holds the padding embedding for samples without video and the task tag."""
 
-    TASKS = {"tts": 0, "t2av": 1}  # speech only; speech and video
+    TASKS = {"tts": 0, "t2av": 1, "audio leads": 2, "motion leads": 3}  # speech only; speech and video; a given stream runs ahead (notebook 13a)
 
     def __init__(
         self,
@@ -151,6 +151,7 @@ class PatchEmbedding(nn.Module):
         audio_dim: int = 32,  # d_a
         motion_dim: int = 40,  # d_v
         patch_size: int = PATCH_SIZE,  # P
+        num_tasks: int = 2,  # as in the release; 4: all of `TASKS`
     ):
         super().__init__()
         self.hidden_size, self.patch_size = config.hidden_size, patch_size
@@ -159,7 +160,7 @@ class PatchEmbedding(nn.Module):
         self.audio_encoder = PatchEncoder(config)
         self.motion_encoder = PatchEncoder(config)
         self.motion_padding = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.task_embedding = nn.Embedding(len(self.TASKS), config.hidden_size)
+        self.task_embedding = nn.Embedding(num_tasks, config.hidden_size)
         nn.init.normal_(self.task_embedding.weight, std=0.02)
 
     def embed_task(self, task: Tensor) -> Tensor:  # (B,) of `TASKS` values -> (B, 1, D)

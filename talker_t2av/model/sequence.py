@@ -16,7 +16,8 @@ from .patches import count_patches
 
 # %% auto #0
 __all__ = ['SUM', 'PALETTE', 'Arrangement', 'parse_arrangement', 'draw_sequence', 'lay_out', 'place_slots',
-           'predicting_positions', 'TalkerSample', 'TalkerBatch', 'target_patches', 'make_batch', 'check_batch']
+           'predicting_positions', 'TalkerSample', 'TalkerBatch', 'target_patches', 'shift_streams', 'make_batch',
+           'check_batch']
 
 # %% ../../nbs/13a_sequence.ipynb #43785ee0
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ class TalkerSample:
     audio: Tensor  # (N, d_a) audio latents, 25 a second
     motion: Tensor | None  # (M, d_v) normalised motion latents, 25 a second; None: speech only
     speaker: Tensor  # (d_s,) speaker embedding
+    lead: int = 0  # k > 0: sound is given and k patches ahead of motion; k < 0: motion is given and -k patches ahead
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ class TalkerBatch:
     motion: Tensor  # (B, M, d_v) normalised motion latents; M may be 0
     motion_length: Tensor  # (B,) int64: real motion frames; 0: speech only
     speaker: Tensor  # (B, d_s)
+    lead: Tensor  # (B,) int64: patches by which sound is ahead of motion, as in `TalkerSample`; lengths count the empty patches
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -169,9 +172,26 @@ def target_patches(
     audio_length: Tensor,  # (B,) frames
     motion_length: Tensor,  # (B,) frames
     patch_size: int,  # P, frames per patch
-) -> dict[str, Tensor]:  # "audio" and "motion": (B,) patches to predict
-    "How many patches of each stream are targets: sound counts an incomplete last patch, motion only whole ones (released rule)."
-    return {"audio": -(-audio_length // patch_size), "motion": motion_length // patch_size}
+    lead: Tensor | int = 0,  # (B,) as in `TalkerBatch`
+) -> dict[str, tuple[Tensor, Tensor]]:  # "audio" and "motion": (B,) first target patch, and (B,) one past the last
+    "Which patches of each stream are targets: sound counts an incomplete last patch, motion only whole ones, a clip with a single patch has none (released rules); a stream that leads is given."
+    lead = torch.as_tensor(lead).expand_as(audio_length)
+    count = {"audio": -(-audio_length // patch_size), "motion": motion_length // patch_size}
+    ahead = {"audio": lead, "motion": -lead}
+    return {name: ((-ahead[name]).clamp(min=0), torch.where((n > 1) & (ahead[name] <= 0), n, 0)) for name, n in count.items()}
+
+# %% ../../nbs/13a_sequence.ipynb #82ebaa4f
+def shift_streams(
+    sample: TalkerSample,
+    patch_size: int,  # P, frames per patch
+) -> tuple[Tensor, Tensor | None]:  # audio (N + |lead| P, d_a), motion (M + |lead| P, d_v)
+    "Both streams as they stand in the row: the given one ahead, empty patches of zeros after it and before the other."
+    empty = abs(sample.lead) * patch_size
+    if empty == 0:
+        return sample.audio, sample.motion
+    sides = ((0, 0, 0, empty), (0, 0, empty, 0))  # zeros after, zeros before
+    first, second = sides if sample.lead > 0 else sides[::-1]
+    return torch.nn.functional.pad(sample.audio, first), torch.nn.functional.pad(sample.motion, second)
 
 # %% ../../nbs/13a_sequence.ipynb #4d4b2cfb
 def _check_latent(name: str, value, width: int | None = None) -> None:
@@ -184,32 +204,41 @@ def _check_latent(name: str, value, width: int | None = None) -> None:
         raise ValueError(f"{name}: holds NaN or infinite values; look at the codec that made it")
 
 
+def _check_sample(i: int, sample: TalkerSample, config) -> None:
+    "Raise TypeError or ValueError that names sample `i` and the field at fault."
+    _check_latent(f"samples[{i}].audio", sample.audio, config.audio_dim)
+    if sample.motion is not None:
+        _check_latent(f"samples[{i}].motion", sample.motion, config.motion_dim)
+    _check_latent(f"samples[{i}].speaker", sample.speaker[None] if isinstance(sample.speaker, Tensor) else sample.speaker, config.speaker_dim)
+    if sample.lead and (sample.motion is None or abs(sample.lead) > config.lead_patches):
+        raise ValueError(f"samples[{i}].lead: takes at most lead_patches={config.lead_patches} patches and a clip with motion, got {sample.lead}")
+
+
 def make_batch(
     samples: list[TalkerSample],
     tokenizer,  # has `prompt(text, num_patches)` and `pad_id`, see `model.text`
-    config,  # `TalkerConfig`: patch_size, arrangement and latent sizes are read
+    config,  # `TalkerConfig`: patch_size, arrangement, lead_patches and latent sizes are read
 ) -> TalkerBatch:
     "Pad samples into one batch. Raises TypeError or ValueError that names the sample and the field at fault."
     if not samples:
         raise ValueError("samples: takes at least one sample, got none")
     for i, sample in enumerate(samples):
-        _check_latent(f"samples[{i}].audio", sample.audio, config.audio_dim)
-        if sample.motion is not None:
-            _check_latent(f"samples[{i}].motion", sample.motion, config.motion_dim)
-        _check_latent(f"samples[{i}].speaker", sample.speaker[None] if isinstance(sample.speaker, Tensor) else sample.speaker, config.speaker_dim)
-    motion = [samples[0].audio.new_zeros(0, config.motion_dim) if s.motion is None else s.motion for s in samples]
-    audio_length, motion_length = torch.tensor([len(s.audio) for s in samples]), torch.tensor([len(m) for m in motion])
+        _check_sample(i, sample, config)
+    streams = [shift_streams(sample, config.patch_size) for sample in samples]
+    audio, motion = [a for a, _ in streams], [a.new_zeros(0, config.motion_dim) if m is None else m for a, m in streams]
+    audio_length, motion_length = (torch.tensor([len(latents) for latents in stream]) for stream in (audio, motion))
     slots = parse_arrangement(config.arrangement).num_slots(count_patches(audio_length, motion_length, config.patch_size))
     prompts = [tokenizer.prompt(sample.text, n) for sample, n in zip(samples, slots.tolist())]
     return TalkerBatch(
         input_ids=pad_sequence([torch.tensor(p.ids) for p in prompts], batch_first=True, padding_value=tokenizer.pad_id),
         num_tokens=torch.tensor([len(p.ids) for p in prompts]),
         first_slot=torch.tensor([p.span[0] for p in prompts]),
-        audio=pad_sequence([s.audio for s in samples], batch_first=True),
+        audio=pad_sequence(audio, batch_first=True),
         audio_length=audio_length,
         motion=pad_sequence(motion, batch_first=True),
         motion_length=motion_length,
         speaker=torch.stack([s.speaker for s in samples]),
+        lead=torch.tensor([s.lead for s in samples]),
     )
 
 # %% ../../nbs/13a_sequence.ipynb #00abc0c8
@@ -240,7 +269,7 @@ def check_batch(batch: TalkerBatch, config) -> None:  # config: `TalkerConfig`
     B, T = batch.input_ids.shape
     if B == 0:
         raise ValueError("batch: is empty")
-    for name in ("num_tokens", "first_slot", "audio_length", "motion_length"):
+    for name in ("num_tokens", "first_slot", "audio_length", "motion_length", "lead"):
         _check_tensor(name, getattr(batch, name), (B,), "int")
     _check_tensor("audio", batch.audio, (B, None, config.audio_dim), "float")
     _check_tensor("motion", batch.motion, (B, None, config.motion_dim), "float")
@@ -249,6 +278,7 @@ def check_batch(batch: TalkerBatch, config) -> None:  # config: `TalkerConfig`
     _check_range("num_tokens", batch.num_tokens, 1, T)
     _check_range("audio_length", batch.audio_length, 1, batch.audio.shape[1])
     _check_range("motion_length", batch.motion_length, 0, batch.motion.shape[1])
+    _check_range("lead", batch.lead, -config.lead_patches, config.lead_patches)
     if T + 1 > config.max_position_embeddings:
         raise ValueError(f"batch.input_ids: {T} tokens and the task tag are over max_position_embeddings={config.max_position_embeddings}; use shorter clips or text")
     patches = count_patches(batch.audio_length, batch.motion_length, config.patch_size)

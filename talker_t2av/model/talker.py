@@ -24,8 +24,8 @@ from .stop import StopPredictor, StopRule, stop_labels, stop_loss
 
 # %% auto #0
 __all__ = ['build_backbone', 'build_patches', 'build_head', 'PatchTargets', 'select_targets', 'stream_loss', 'TalkerOutput',
-           'TalkerParts', 'TalkerRows', 'Talker', 'parameter_table', 'Sampling', 'Patch', 'Stream', 'check_generation',
-           'generate_patches']
+           'TalkerParts', 'task_of', 'TalkerRows', 'Talker', 'parameter_table', 'Sampling', 'Patch', 'Stream',
+           'check_generation', 'run_ahead', 'generate_patches']
 
 # %% ../../nbs/13d_talker.ipynb #5329a432
 def build_backbone(c: TalkerConfig) -> Backbone:
@@ -40,7 +40,7 @@ def build_backbone(c: TalkerConfig) -> Backbone:
 def build_patches(c: TalkerConfig) -> PatchEmbedding:
     "Projectors, patch encoders, padding embedding, task tag (notebook 10)."
     encoder = TransformerConfig(hidden_size=c.hidden_size, num_hidden_layers=c.num_patch_layers, num_attention_heads=c.num_patch_attention_heads)
-    return PatchEmbedding(encoder, c.audio_dim, c.motion_dim, c.patch_size)
+    return PatchEmbedding(encoder, c.audio_dim, c.motion_dim, c.patch_size, num_tasks=4 if c.lead_patches else 2)
 
 
 def build_head(c: TalkerConfig, latent_dim: int, global_condition_dim: int) -> DiffusionHead:
@@ -62,20 +62,21 @@ class PatchTargets:
 def select_targets(
     latents: Tensor,  # (B, N, d) of one stream
     lengths: Tensor,  # (B,) real frames
-    count: Tensor,  # (B,) target patches
+    span: tuple[Tensor, Tensor],  # (B,) first target patch, (B,) one past the last, see `target_patches`
     hidden: Tensor,  # (B, T, D) hidden states
-    positions: Tensor,  # (B, L) where each patch is predicted from, L patches or more than the longest count
+    positions: Tensor,  # (B, L) where each patch is predicted from, L patches or more than the longest row
     global_condition: Tensor,  # (B, G)
     patch_size: int,  # P
 ) -> PatchTargets:
-    "Rows of all samples. Missing frames are zeros and count; a sample with a single patch is left out (released rules)."
+    "Rows of all samples. Missing frames are zeros and count (released rule)."
     L, D = positions.shape[1], hidden.shape[2]
     real = torch.arange(latents.shape[1], device=latents.device) < lengths[:, None]  # (B, N)
     frames = F.pad(latents * real[..., None], (0, 0, 0, L * patch_size - latents.shape[1]))
     patches = frames_to_patches(frames, patch_size)  # (B, L, P, d)
     history = F.pad(patches, (0, 0, 0, 0, 1, 0))[:, :-1]
     states = hidden.gather(1, positions.clamp(max=hidden.shape[1] - 1)[..., None].expand(-1, -1, D))  # (B, L, D)
-    chosen = torch.arange(L, device=count.device) < torch.where(count > 1, count, 0)[:, None]  # (B, L)
+    patch = torch.arange(L, device=latents.device)
+    chosen = (patch >= span[0][:, None]) & (patch < span[1][:, None])  # (B, L)
     condition = global_condition[:, None].expand(-1, L, -1)  # (B, L, G)
     return PatchTargets(patches[chosen], {"hidden": states[chosen], "history": history[chosen], "global_condition": condition[chosen]})
 
@@ -153,6 +154,12 @@ class TalkerParts(nn.Module):
         return load_weights(model, folder, dtype, device).eval()
 
 # %% ../../nbs/13d_talker.ipynb #f45d272e
+def task_of(has_motion: Tensor, lead: Tensor) -> Tensor:  # both (B,) -> (B,) int64
+    "Number of the task tag, a value of `PatchEmbedding.TASKS`."
+    tasks = PatchEmbedding.TASKS
+    return torch.where(lead > 0, tasks["audio leads"], torch.where(lead < 0, tasks["motion leads"], has_motion.long()))
+
+
 class TalkerRows(TalkerParts):
     "What the backbone reads, and what the heads have to answer."
 
@@ -162,7 +169,7 @@ class TalkerRows(TalkerParts):
 
     def embed(self, batch: TalkerBatch) -> Tensor:  # (B, 1 + T, D)
         "Task tag, text, patches in their slots, closing tokens."
-        task = self.patches.embed_task((batch.motion_length > 0).long())
+        task = self.patches.embed_task(task_of(batch.motion_length > 0, batch.lead))
         row = torch.cat([task, self.backbone.embed_tokens(batch.input_ids)], dim=1)
         streams = batch.audio, batch.motion if batch.motion.shape[1] else None, batch.audio_length, batch.motion_length
         slots = lay_out(*self.patches.encode_each(*streams), self.arrangement)  # by default, the sum of both
@@ -171,12 +178,14 @@ class TalkerRows(TalkerParts):
     def targets(self, batch: TalkerBatch, hidden: Tensor) -> dict[str, PatchTargets]:  # "audio" and "motion"
         "Rows for both heads, from the hidden states (B, S, D) of the whole row."
         c, first = self.config, batch.first_slot + 1
-        count = target_patches(batch.audio_length, batch.motion_length, c.patch_size)
-        first_motion = batch.motion[:, 0] if batch.motion.shape[1] else batch.motion.new_zeros(len(batch), c.motion_dim)
+        spans = target_patches(batch.audio_length, batch.motion_length, c.patch_size, batch.lead)
+        begin = batch.lead.clamp(min=0) * c.patch_size  # (B,) where motion begins
+        rows = torch.arange(len(batch), device=begin.device)
+        first_motion = batch.motion[rows, begin] if batch.motion.shape[1] else batch.motion.new_zeros(len(batch), c.motion_dim)
         streams = {"audio": (batch.audio, batch.audio_length, batch.speaker), "motion": (batch.motion, batch.motion_length, first_motion)}
         return {
             name: select_targets(
-                latents, lengths, count[name], hidden,
+                latents, lengths, spans[name], hidden,
                 predicting_positions(first, -(-latents.shape[1] // c.patch_size), name, self.arrangement), condition, c.patch_size,
             )
             for name, (latents, lengths, condition) in streams.items()
@@ -284,7 +293,7 @@ class Stream:
         return patch
 
 # %% ../../nbs/13d_talker.ipynb #820ebdbd
-def check_generation(config: TalkerConfig, ids, speaker, first_motion, given: dict, max_patches: int) -> None:
+def check_generation(config: TalkerConfig, ids, speaker, first_motion, given: dict, max_patches: int, lead: int = 0) -> None:
     "Raise ValueError, naming the argument, for what `generate_patches` cannot use."
     if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.ndim != 2 or 0 in ids.shape:
         raise ValueError(f"prefix_ids: takes int64 of shape (B, T) with at least one token, got {getattr(ids, 'dtype', type(ids).__name__)} {tuple(getattr(ids, 'shape', ()))}")
@@ -305,11 +314,32 @@ def check_generation(config: TalkerConfig, ids, speaker, first_motion, given: di
             raise ValueError(f"{name}: holds NaN or infinite values; look at the codec that made it")
     if isinstance(max_patches, bool) or not isinstance(max_patches, int) or max_patches < 1:
         raise ValueError(f"max_patches: takes an integer of 1 or more, got {max_patches!r}")
-    slots, room = parse_arrangement(config.arrangement).num_slots(max_patches), config.max_position_embeddings
+    slots, room = parse_arrangement(config.arrangement).num_slots(max_patches + abs(lead)), config.max_position_embeddings
     if 1 + ids.shape[1] + slots > room:
         raise ValueError(f"max_patches: task tag, {ids.shape[1]} tokens of text and {slots} slots are over max_position_embeddings={room}; shorten one")
 
 # %% ../../nbs/13d_talker.ipynb #424d7b91
+def run_ahead(
+    config: TalkerConfig,
+    lead: int,  # as in `TalkerSample`, not 0
+    audio: Tensor | None,  # (B, N, d_a) given
+    motion: Tensor | None,  # (B, M, d_v) given
+    max_patches: int,
+) -> tuple[Tensor, Tensor]:  # both streams as far as they are given in a row where one leads
+    "Empty patches after the stream that leads, and before the other. Raises ValueError unless the one that leads is given for all patches, and the other is not."
+    given, dims = {"audio": audio, "motion": motion}, {"audio": config.audio_dim, "motion": config.motion_dim}
+    ahead, behind = ("audio", "motion") if lead > 0 else ("motion", "audio")
+    if abs(lead) > config.lead_patches or given[behind] is not None or given[ahead] is None or given[ahead].shape[1] != max_patches * config.patch_size:
+        raise ValueError(
+            f"lead: takes at most lead_patches={config.lead_patches} patches, and {ahead} given for all {max_patches} patches and no {behind}; "
+            f"got {lead}, {', '.join(f'{name} of {value.shape[1]} frames' for name, value in given.items() if value is not None) or 'nothing given'}"
+        )
+    empty = abs(lead) * config.patch_size
+    given[behind] = given[ahead].new_zeros(len(given[ahead]), empty, dims[behind])
+    given[ahead] = F.pad(given[ahead], (0, 0, 0, empty))
+    return given["audio"], given["motion"]
+
+
 def _next_token(talker, name: str, stream: Stream | None, hidden: Tensor, sampling: Sampling, generator) -> Tensor:  # (B, D)
     "Make the next patch of a stream and encode it; the padding embedding where there is no stream."
     patches = talker.patches
@@ -320,11 +350,13 @@ def _next_token(talker, name: str, stream: Stream | None, hidden: Tensor, sampli
 
 
 @torch.no_grad()
-def _walk(talker, ids, lengths, streams, max_patches, generator, sampling, stop_rule, tag_on_first_patch) -> Iterator[Patch]:
+def _walk(talker, ids, lengths, streams, max_patches, lead, generator, sampling, stop_rule, tag_on_first_patch) -> Iterator[Patch]:
     "The loop of `generate_patches`: one slot at a time."
-    arrangement, slots = talker.arrangement, talker.arrangement.num_slots(max_patches)
+    arrangement, longest = talker.arrangement, max_patches + abs(lead)
+    slots, late = arrangement.num_slots(longest), {"audio": max(0, -lead), "motion": max(0, lead)}
     num_given = max(len(stream.given) for stream in streams.values() if stream)
-    tag = talker.patches.embed_task(torch.full((len(ids),), int(streams["motion"] is not None), device=ids.device))  # (B, 1, D)
+    every = lambda value: torch.full((len(ids),), value, device=ids.device)  # (B,)
+    tag = talker.patches.embed_task(task_of(every(streams["motion"] is not None), every(lead)))  # (B, 1, D)
     row = talker.backbone.embed_tokens(ids)
     if not tag_on_first_patch:
         row, lengths = torch.cat([tag, row], dim=1), lengths + 1
@@ -335,14 +367,16 @@ def _walk(talker, ids, lengths, streams, max_patches, generator, sampling, stop_
         token = tag[:, 0] if tag_on_first_patch and slot == 0 and num_given else 0
         for name, stream in streams.items():
             index = arrangement.patch_at(name, slot)
-            if index is not None and index < max_patches:
+            if index is not None and index < longest:
                 token = token + _next_token(talker, name, stream, hidden, sampling, generator)
         hidden = talker.backbone(inputs_embeds=token[:, None], kv_cache=cache)[:, 0]
         index = arrangement.last_patch(slot)
         if index is not None:
             logit, drawn = talker.stop(hidden), index + 1 - num_given
             ended = stop_rule.update(logit.sigmoid(), drawn) if drawn > 0 else torch.zeros_like(logit, dtype=torch.bool)
-            yield Patch(index, *(stream and stream.patches[index] for stream in streams.values()), logit, ended)
+            if index >= abs(lead):  # before, there is only the stream that leads
+                here = index - abs(lead)
+                yield Patch(here, *(stream and stream.patches[here + late[name]] for name, stream in streams.items()), logit, ended)
             if ended.all():
                 return
 
@@ -359,6 +393,7 @@ def generate_patches(
     noise: dict[str, Sequence[Tensor]] | None = None,  # "audio", "motion": (B, P, d) normal numbers for each drawn patch, instead
     audio: Tensor | None = None,  # (B, N, d_a) given from the start on, N a multiple of P
     motion: Tensor | None = None,  # (B, M, d_v) given from the start on, M a multiple of P
+    lead: int = 0,  # k > 0: the given audio runs k patches ahead; k < 0: the given motion, -k patches; with max_patches its length
     sampling: Sampling = Sampling(),
     stop_rule: StopRule | None = None,  # None: the released rule
     tag_on_first_patch: bool = False,  # the released command line's habit: add the task tag to the first given patch
@@ -368,14 +403,16 @@ def generate_patches(
 
     A stream that is given is not sampled, as far as it reaches; the stop rule is asked once nothing is given any more.
     Raises ValueError at once, not at the first patch."""
-    check_generation(talker.config, prefix_ids, speaker, first_motion, {"audio": audio, "motion": motion}, max_patches)
+    check_generation(talker.config, prefix_ids, speaker, first_motion, {"audio": audio, "motion": motion}, max_patches, lead)
     if prefix_lengths is not None and (prefix_lengths.shape != prefix_ids.shape[:1] or int(prefix_lengths.min()) < 1 or int(prefix_lengths.max()) > prefix_ids.shape[1]):
         raise ValueError(f"prefix_lengths: takes {len(prefix_ids)} integers from 1 to {prefix_ids.shape[1]}, got {prefix_lengths.tolist()}")
     if (generator is None) == (noise is None):
         raise ValueError("generator: takes a torch.Generator, or noise instead, one of them")
+    if lead:
+        audio, motion = run_ahead(talker.config, lead, audio, motion, max_patches)
     noise = noise or {}
     streams = {"audio": make_stream(talker.audio_head, speaker, audio, noise.get("audio")), "motion": None}
     if first_motion is not None:
         streams["motion"] = make_stream(talker.motion_head, first_motion, motion, noise.get("motion"))
     lengths = torch.full((len(prefix_ids),), prefix_ids.shape[1]) if prefix_lengths is None else prefix_lengths.cpu()
-    return _walk(talker, prefix_ids, lengths, streams, max_patches, generator, sampling, stop_rule or StopRule(), tag_on_first_patch)
+    return _walk(talker, prefix_ids, lengths, streams, max_patches, lead, generator, sampling, stop_rule or StopRule(), tag_on_first_patch)
