@@ -230,8 +230,7 @@ class TalkerPipeline(PipelineParts):
         spoken, left_out = (".", "") if text is None and wav is not None else spoken_form(text)
         report = {"model": self.name, "mode": "", "text": spoken, "voice": _named(voice), "face": _named(face), "seed": seed, **asdict(settings)}
         speaker, picture = hear_voice(self.speaker_encoder, voice), None
-        size = self.motion_codec.config.image_size
-        given = {}
+        size, given = self.motion_codec.config.image_size, {}
         if wav is not None:
             wav = np.pad(check_heard(check_wav(wav, "wav"), "wav", longest=30.0), (0, -len(wav) % SAMPLES_PER_PATCH))
             given["audio"] = self.audio_codec.encode(torch.from_numpy(wav)[None])[0]
@@ -245,13 +244,12 @@ class TalkerPipeline(PipelineParts):
             report["text"] = spoken = f"{start.text} {spoken}"
         first = None if picture is None else self.motion_codec.encode(picture[None, None])[0, 0]
         request = Request(spoken, speaker, first, given.get("audio"), given.get("motion"), seed)
-        lead = self.talker.config.lead_patches if lead is None else lead
-        request = replace(request, lead={"A2V": lead, "V2A": -lead}.get(request.mode, 0))
-        return Plan(request, settings, picture, report | {"mode": request.mode, "lead": request.lead}, wav, frames, carry, left_out)
+        lead = (self.talker.config.lead_patches if lead is None else lead) * {"A2V": 1, "V2A": -1}.get(request.mode, 0)
+        return Plan(replace(request, lead=lead), settings, picture, report | {"mode": request.mode, "lead": lead}, wav, frames, carry, left_out)
 
     def steps(self, plan: Plan) -> Iterator[Step]:
         "Patches of a plan: sentence by sentence, or in one go when something is given."
-        request, sentences = plan.request, 1
+        request = plan.request
         if request.given_frames:
             stream = ((0, step) for step in generate(self.talker, self.tokenizer, [request], plan.settings, self.fast.streams()))
         else:
@@ -390,14 +388,13 @@ def profile_parts(
         ):
             watch.wrap(owner, method, part)
         begin = time.thread_time()
-        chunks = render(steps, Renderer(pipeline.audio_codec, pipeline.motion_codec, plan.picture, 8))
         with ExitStack() if output is None else ClipFile(output) as file:
-            for chunk in chunks:
+            for chunk in render(steps, Renderer(pipeline.audio_codec, pipeline.motion_codec, plan.picture, 8)):
                 if output is not None:
                     file.write(chunk.wav, chunk.frames)
         total = time.thread_time() - begin
     finally:
         watch.stop()
         torch.set_num_threads(threads)
-    found = watch.seconds | {"everything else": total - sum(watch.seconds.values())}
-    return {part: 1000 * seconds / len(plan.steps) for part, seconds in found.items()}
+    rest = {"everything else": total - sum(watch.seconds.values())}
+    return {part: 1000 * seconds / len(plan.steps) for part, seconds in (watch.seconds | rest).items()}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RELEASED_PATCH_NAMES', 'frames_to_patches', 'patches_to_frames', 'PatchEncoder', 'convert_released', 'count_patches',
-           'PatchEmbedding']
+           'PatchEmbedding', 'task_of']
 
 # %% ../../nbs/10_patches.ipynb #96941676
 import torch
@@ -204,3 +204,9 @@ class PatchEmbedding(nn.Module):
             return sound, padding
         frames = _project_frames(motion, motion_lengths, self.motion_projector, L, self.patch_size)
         return sound, padding + _encode_where(self.motion_encoder, frames, has_motion)
+
+
+def task_of(has_motion: Tensor, lead: Tensor) -> Tensor:  # both (B,) -> (B,) int64
+    "Number of the task tag, a value of `PatchEmbedding.TASKS`."
+    tasks = PatchEmbedding.TASKS
+    return torch.where(lead > 0, tasks["audio leads"], torch.where(lead < 0, tasks["motion leads"], has_motion.long()))

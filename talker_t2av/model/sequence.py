@@ -16,8 +16,8 @@ from .patches import count_patches
 
 # %% auto #0
 __all__ = ['SUM', 'PALETTE', 'Arrangement', 'parse_arrangement', 'draw_sequence', 'lay_out', 'place_slots',
-           'predicting_positions', 'TalkerSample', 'TalkerBatch', 'target_patches', 'shift_streams', 'make_batch',
-           'check_batch']
+           'predicting_positions', 'TalkerSample', 'TalkerBatch', 'target_patches', 'shift_streams', 'run_ahead',
+           'make_batch', 'check_batch']
 
 # %% ../../nbs/13a_sequence.ipynb #43785ee0
 @dataclass(frozen=True)
@@ -192,6 +192,27 @@ def shift_streams(
     sides = ((0, 0, 0, empty), (0, 0, empty, 0))  # zeros after, zeros before
     first, second = sides if sample.lead > 0 else sides[::-1]
     return torch.nn.functional.pad(sample.audio, first), torch.nn.functional.pad(sample.motion, second)
+
+
+def run_ahead(
+    config,  # `TalkerConfig`: patch_size, lead_patches and latent sizes are read
+    lead: int,  # as in `TalkerSample`, not 0
+    audio: Tensor | None,  # (B, N, d_a) given
+    motion: Tensor | None,  # (B, M, d_v) given
+    max_patches: int,
+) -> tuple[Tensor, Tensor]:  # both streams as far as they are given in a row where one leads
+    "Empty patches after the stream that leads, and before the other. Raises ValueError unless the one that leads is given for all patches, and the other is not."
+    given, dims = {"audio": audio, "motion": motion}, {"audio": config.audio_dim, "motion": config.motion_dim}
+    ahead, behind = ("audio", "motion") if lead > 0 else ("motion", "audio")
+    if abs(lead) > config.lead_patches or given[behind] is not None or given[ahead] is None or given[ahead].shape[1] != max_patches * config.patch_size:
+        raise ValueError(
+            f"lead: takes at most lead_patches={config.lead_patches} patches, and {ahead} given for all {max_patches} patches and no {behind}; "
+            f"got {lead}, {', '.join(f'{name} of {value.shape[1]} frames' for name, value in given.items() if value is not None) or 'nothing given'}"
+        )
+    empty = abs(lead) * config.patch_size
+    given[behind] = given[ahead].new_zeros(len(given[ahead]), empty, dims[behind])
+    given[ahead] = torch.nn.functional.pad(given[ahead], (0, 0, 0, empty))
+    return given["audio"], given["motion"]
 
 # %% ../../nbs/13a_sequence.ipynb #4d4b2cfb
 def _check_latent(name: str, value, width: int | None = None) -> None:

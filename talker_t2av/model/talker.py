@@ -18,14 +18,14 @@ from .config import PRESETS, TalkerConfig, load_weights, read_config, save_weigh
 from .flow import FlowDraws, draw_flow, flow_matching_loss, sample_flow
 from .head import DiffusionHead, HeadConfig
 from .layers import TransformerConfig
-from .patches import PatchEmbedding, count_patches, frames_to_patches
-from .sequence import TalkerBatch, check_batch, lay_out, parse_arrangement, place_slots, predicting_positions, target_patches
+from .patches import PatchEmbedding, count_patches, frames_to_patches, task_of
+from .sequence import TalkerBatch, check_batch, lay_out, parse_arrangement, place_slots, predicting_positions, run_ahead, target_patches
 from .stop import StopPredictor, StopRule, stop_labels, stop_loss
 
 # %% auto #0
 __all__ = ['build_backbone', 'build_patches', 'build_head', 'PatchTargets', 'select_targets', 'stream_loss', 'TalkerOutput',
-           'TalkerParts', 'task_of', 'TalkerRows', 'Talker', 'parameter_table', 'Sampling', 'Patch', 'Stream',
-           'check_generation', 'run_ahead', 'generate_patches']
+           'TalkerParts', 'TalkerRows', 'Talker', 'parameter_table', 'Sampling', 'Patch', 'Stream', 'check_generation',
+           'generate_patches']
 
 # %% ../../nbs/13d_talker.ipynb #5329a432
 def build_backbone(c: TalkerConfig) -> Backbone:
@@ -154,12 +154,6 @@ class TalkerParts(nn.Module):
         return load_weights(model, folder, dtype, device).eval()
 
 # %% ../../nbs/13d_talker.ipynb #f45d272e
-def task_of(has_motion: Tensor, lead: Tensor) -> Tensor:  # both (B,) -> (B,) int64
-    "Number of the task tag, a value of `PatchEmbedding.TASKS`."
-    tasks = PatchEmbedding.TASKS
-    return torch.where(lead > 0, tasks["audio leads"], torch.where(lead < 0, tasks["motion leads"], has_motion.long()))
-
-
 class TalkerRows(TalkerParts):
     "What the backbone reads, and what the heads have to answer."
 
@@ -319,27 +313,6 @@ def check_generation(config: TalkerConfig, ids, speaker, first_motion, given: di
         raise ValueError(f"max_patches: task tag, {ids.shape[1]} tokens of text and {slots} slots are over max_position_embeddings={room}; shorten one")
 
 # %% ../../nbs/13d_talker.ipynb #424d7b91
-def run_ahead(
-    config: TalkerConfig,
-    lead: int,  # as in `TalkerSample`, not 0
-    audio: Tensor | None,  # (B, N, d_a) given
-    motion: Tensor | None,  # (B, M, d_v) given
-    max_patches: int,
-) -> tuple[Tensor, Tensor]:  # both streams as far as they are given in a row where one leads
-    "Empty patches after the stream that leads, and before the other. Raises ValueError unless the one that leads is given for all patches, and the other is not."
-    given, dims = {"audio": audio, "motion": motion}, {"audio": config.audio_dim, "motion": config.motion_dim}
-    ahead, behind = ("audio", "motion") if lead > 0 else ("motion", "audio")
-    if abs(lead) > config.lead_patches or given[behind] is not None or given[ahead] is None or given[ahead].shape[1] != max_patches * config.patch_size:
-        raise ValueError(
-            f"lead: takes at most lead_patches={config.lead_patches} patches, and {ahead} given for all {max_patches} patches and no {behind}; "
-            f"got {lead}, {', '.join(f'{name} of {value.shape[1]} frames' for name, value in given.items() if value is not None) or 'nothing given'}"
-        )
-    empty = abs(lead) * config.patch_size
-    given[behind] = given[ahead].new_zeros(len(given[ahead]), empty, dims[behind])
-    given[ahead] = F.pad(given[ahead], (0, 0, 0, empty))
-    return given["audio"], given["motion"]
-
-
 def _next_token(talker, name: str, stream: Stream | None, hidden: Tensor, sampling: Sampling, generator) -> Tensor:  # (B, D)
     "Make the next patch of a stream and encode it; the padding embedding where there is no stream."
     patches = talker.patches
