@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,37 @@ def test_requests_that_do_not_fit_are_refused(pipeline):
     for knob in ({"num_steps": 1}, {"num_steps": 4.0}, {"temperature": float("nan")}, {"guidance_scale": -1}, {"stop_threshold": 0}, {"stop_streak": True}):
         with pytest.raises(ValueError, match=next(iter(knob))):
             Settings(**knob)
+
+
+def test_each_stream_has_its_own_temperature(pipeline):
+    """Cold noise in one stream, warm in the other: seeds differ only in the warm one, as long as both have heard the same."""
+    for cold, warm in (("temperature", "motion_temperature"), ("motion_temperature", "temperature")):
+        settings = Settings(num_steps=2, stop_threshold=1.0, **{cold: 0.0, warm: 1.0})
+        first = [next(iter(generate(pipeline.talker, pipeline.tokenizer, [request(pipeline, seed=seed)], settings))) for seed in (0, 1)]
+        same, other = ("audio", "motion") if cold == "temperature" else ("motion", "audio")
+        assert torch.equal(getattr(first[0], same), getattr(first[1], same))
+        assert not torch.allclose(getattr(first[0], other), getattr(first[1], other), atol=1e-3)
+
+
+def test_a_pipeline_lets_given_streams_lead_when_its_talker_learnt_it(pipeline):
+    """`drive` and `dub` run ahead by themselves, `lead=0` keeps them in step, and what is given comes out as it went in."""
+    from talker_t2av.model.talker import Talker
+
+    torch.manual_seed(0)
+    talker = Talker(replace(pipeline.talker.config, lead_patches=2)).eval()
+    leading = TalkerPipeline(talker, pipeline.tokenizer, pipeline.audio_codec, pipeline.motion_codec, pipeline.speaker_encoder)
+    size = leading.motion_codec.config.image_size
+    wav = 0.3 * np.sin(np.arange(960 * 16) * 0.05).astype(np.float32)
+    film = np.random.default_rng(0).integers(0, 256, (16, size, size, 3), dtype=np.uint8)
+    for given, lead in (({"wav": wav}, 2), ({"frames": film, "face": None}, -2)):
+        plan = leading.plan("Hi.", voice=wav, num_steps=2, **given)
+        assert plan.request.lead == lead == plan.report["lead"]
+        assert leading.plan("Hi.", voice=wav, lead=0, **given).request.lead == 0
+        clip = leading.finish(plan, list(leading.play(plan)))
+        assert len(clip.latents.audio) == len(clip.latents.motion) == 16 and len(clip.frames) == 16
+        stream = "audio" if lead > 0 else "motion"
+        assert torch.equal(getattr(clip.latents, stream), getattr(plan.request, stream))
+    assert leading.plan("Hi.", voice=wav).request.lead == 0
 
 
 def test_long_rows_never_outgrow_the_backbone(pipeline):
