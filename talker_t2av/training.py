@@ -189,7 +189,7 @@ TALKER_RECIPES = {
     ),
     "small": TalkerRecipe(
         config=replace(PRESETS["small"], num_draws=1, motion_loss_weight=2.0, lead_patches=2),
-        train=TrainConfig(steps=14_000, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999, save_every=500, validate_every=2000),
+        train=TrainConfig(steps=13_000, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999, save_every=650, validate_every=1300),
         options=LossOptions(head_patches=128, phoneme_weight=1.0, input_noise=0.2), text="pieces", face_share=1 / 3, lead_share=0.25,
     ),
 }
