@@ -116,7 +116,7 @@ def written(row: dict, name: str) -> str:
     return f"{value} ({low} to {high})"
 
 
-HEADLINES = ("phoneme_error", "word_error", "intact", "in_time", "ends_well", "speaker", "right_voice", "pitch_gross", "in_step", "in_step_exact", "sync_confidence", "sync_distance", "lip_correlation", "shut", "psnr", "frechet_frames", "frechet_seconds", "frechet_sound")
+HEADLINES = ("phoneme_error", "word_error", "intact", "in_time", "ends_well", "speaker", "right_voice", "pitch_gross", "in_step", "in_step_exact", "sync_confidence", "sync_distance", "lip_correlation", "shut", "blinks", "sway", "head_speed", "psnr", "frechet_frames", "frechet_seconds", "frechet_sound")
 
 
 def title_of(name: str) -> str:
