@@ -73,3 +73,7 @@ def main(
         hint = "; the same command with --resume goes on from the last checkpoint" if name.startswith("train") else ""
         print(f"talker-t2av {name}: interrupted{hint}", file=sys.stderr)
         return 130
+
+
+if __name__ == "__main__" and "__file__" in globals():  # `python -m talker_t2av.cli`, as accelerate starts it; not in a notebook
+    sys.exit(main())

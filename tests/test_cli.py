@@ -73,3 +73,9 @@ def test_ctrl_c_ends_quietly(tmp_path):
     assert process.returncode in (0, 130) and "Traceback" not in stderr, stderr
     assert run(*words[1:]).returncode == 0
     assert run("corpus", "check", tmp_path / "corpus").returncode == 0
+
+
+def test_the_module_runs_as_a_program():
+    """`accelerate launch -m talker_t2av.cli train talker ...` starts it this way."""
+    done = subprocess.run([sys.executable, "-m", "talker_t2av.cli", "say", "Hi.", "--seed", "-1"], capture_output=True, text=True)
+    assert done.returncode == 2 and "--seed" in done.stderr
