@@ -11,7 +11,7 @@ import torch
 from talker_t2av.codecs.judge import JUDGE_PRESETS, Judge
 from talker_t2av.codecs.speaker import SPEAKER_PRESETS, SpeakerEncoder
 from talker_t2av.evaluation import evaluate as module
-from talker_t2av.evaluation.clips import SYSTEMS, Gauges, Produced, folder_rows, matched, measure, missing_part, world_item
+from talker_t2av.evaluation.clips import COMPARISONS, SYSTEMS, Gauges, Produced, folder_rows, matched, measure, missing_part, world_item
 from talker_t2av.evaluation.evaluate import evaluate_command, evaluate_folder, evaluate_world, mark_of, part_path, read_part, run_evaluate
 from talker_t2av.evaluation.sync import SYNC_PRESETS, Instruments
 from talker_t2av.evaluation.syncnet_training import SYNC_RECIPES, syncnet_command
@@ -45,9 +45,14 @@ def measured(tiny, tmp_path_factory):
     return evaluate_world(tiny, "test", 4, None, parts, workers=1, gauges=tiny), parts
 
 
+def test_a_comparison_is_measured_when_asked_for(tiny, tmp_path):
+    assert list(evaluate_world(tiny, "test", 1, ["A2V ahead"], tmp_path, workers=1, gauges=tiny)["rows"]) == ["truth", "A2V ahead"]
+
+
 def test_every_system_gets_a_row_as_soon_as_there_are_weights(measured):
     values, _ = measured
-    assert values["missing"] == {} and list(values["rows"]) == list(SYSTEMS) and [row["row"] for row in values["table"]] == [about for about, _ in SYSTEMS.values()]
+    usual = {system: about for system, (about, _) in SYSTEMS.items() if system not in COMPARISONS}
+    assert values["missing"] == {} and list(values["rows"]) == list(usual) and [row["row"] for row in values["table"]] == list(usual.values())
     rows = values["rows"]
     assert all("phoneme_error" in row and {"value", "low", "high", "clips"} == set(row["phoneme_error"]) for row in rows.values())
     assert "lip_correlation" not in rows["TTS"] and "sync_confidence" not in rows["audio codec"] and "psnr" in rows["codecs"]

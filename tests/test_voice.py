@@ -270,11 +270,14 @@ def test_ctrl_c_amid_a_word_is_not_lost(monkeypatch, capfd):
 
         return callback(wrapped)
 
-    callback = module._CALLBACK
+    callback, before = module._CALLBACK, signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with SIGINT ignored
     monkeypatch.setattr(module, "_CALLBACK", interrupting)
-    with pytest.raises(KeyboardInterrupt):
-        module.espeak("Good morning.")
-    assert capfd.readouterr().err == ""
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            module.espeak("Good morning.")
+        assert capfd.readouterr().err == ""
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     monkeypatch.undo()
     assert len(module.espeak("Good morning.")[0]) > 1000
