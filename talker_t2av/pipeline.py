@@ -267,8 +267,8 @@ class TalkerPipeline(PipelineParts):
         "Carry out a plan: chunks of sound and pictures while it is generated. Times go into the plan's report."
         begin = time.perf_counter()
         codec = None if plan.picture is None else self.motion_codec
-        renderer = Renderer(self.audio_codec, codec, plan.picture, patches_per_chunk, plan.wav, plan.frames)
-        with half_the_cores(), closing(ahead(self.steps(plan))) as steps:
+        with half_the_cores() as pool, closing(ahead(self.steps(plan))) as steps:
+            renderer = Renderer(self.audio_codec, codec, plan.picture, patches_per_chunk, plan.wav, plan.frames, pool)
             for chunk in render(steps, renderer):
                 plan.report.setdefault("first_chunk_seconds", round(time.perf_counter() - begin, 3))
                 yield chunk

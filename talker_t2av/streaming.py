@@ -9,7 +9,9 @@ import json
 import queue
 import threading
 from base64 import b64encode
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from typing import NamedTuple
@@ -25,7 +27,7 @@ from .generation import Step
 from .media import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 # %% auto #0
-__all__ = ['Chunk', 'Renderer', 'render', 'join', 'half_the_cores', 'ahead', 'chunk_message', 'LivePlayer']
+__all__ = ['PAINTERS', 'Chunk', 'Renderer', 'render', 'join', 'half_the_cores', 'ahead', 'chunk_message', 'LivePlayer']
 
 # %% ../nbs/15e_streaming.ipynb #66c0b749
 class Chunk(NamedTuple):
@@ -46,10 +48,11 @@ class Renderer:
         patches_per_chunk: int = 1,
         wav: np.ndarray | None = None,  # (T,) given sound, handed out instead of decoding
         frames: np.ndarray | None = None,  # (N, H, W, 3) given pictures, handed out instead of drawing
+        pool: Executor | None = None,  # threads that draw; chunks then hold a promise of pictures, which `render` redeems
     ):
         if patches_per_chunk < 1:
             raise ValueError(f"patches_per_chunk: takes 1 or more, got {patches_per_chunk}")
-        self.motion_codec, self.patches_per_chunk, self.wav, self.frames = motion_codec, patches_per_chunk, wav, frames
+        self.motion_codec, self.patches_per_chunk, self.wav, self.frames, self.pool = motion_codec, patches_per_chunk, wav, frames, pool
         self.decoder = None if wav is not None else audio_codec.stream()
         self.source = None if motion_codec is None else motion_codec.reference(source)
         self.waiting: list[tuple[Tensor, Tensor | None]] = []
@@ -60,6 +63,11 @@ class Renderer:
         "Take a patch."
         self.waiting.append((audio, motion))
         return self._render() if len(self.waiting) >= self.patches_per_chunk else None
+
+    @torch.no_grad()  # which holds in one thread only
+    def _draw(self, motion: Tensor) -> np.ndarray:  # (N, d_v) -> (N, H, W, 3) uint8
+        "Pictures of some frames."
+        return self.motion_codec.render(self.source, motion).cpu().numpy()
 
     def _render(self) -> Chunk:
         "Turn what is waiting into a chunk."
@@ -73,7 +81,8 @@ class Renderer:
         if self.frames is not None:
             frames = self.frames[start : self.done]
         elif self.motion_codec is not None:
-            frames = self.motion_codec.render(self.source, torch.cat([m for _, m in self.waiting])).cpu().numpy()
+            motion = torch.cat([m for _, m in self.waiting])
+            frames = self._draw(motion) if self.pool is None else self.pool.submit(self._draw, motion)
         self.waiting = []
         return Chunk(wav, frames)
 
@@ -87,14 +96,25 @@ class Renderer:
         return chunks
 
 
+PAINTERS = 2  # threads that draw pictures
+
+
+def _redeem(chunk: Chunk) -> Chunk:
+    "The chunk with its pictures, as soon as they are drawn."
+    return chunk._replace(frames=chunk.frames.result()) if isinstance(chunk.frames, Future) else chunk
+
+
 def render(steps: Iterable[Step], renderer: Renderer) -> Iterator[Chunk]:
-    "Chunks of one row, while its steps come."
+    "Chunks of one row in their order, while its steps come; with a pool, the next ones are drawn meanwhile. The first one is not kept waiting."
+    waiting, first = deque(), True
     for step in steps:
         if step.alive[0]:
             chunk = renderer.push(step.audio[0], None if step.motion is None else step.motion[0])
-            if chunk is not None:
-                yield chunk
-    yield from renderer.close()
+            waiting.extend([] if chunk is None else [chunk])
+        while waiting and (first or len(waiting) > PAINTERS or not isinstance(waiting[0].frames, Future) or waiting[0].frames.done()):
+            first = False
+            yield _redeem(waiting.popleft())
+    yield from map(_redeem, [*waiting, *renderer.close()])
 
 
 def join(chunks: Iterable[Chunk]) -> Chunk:
@@ -107,12 +127,13 @@ def join(chunks: Iterable[Chunk]) -> Chunk:
 
 # %% ../nbs/15e_streaming.ipynb #276f6bbb
 @contextmanager
-def half_the_cores():
-    "Within the block, each thread's tensor operations use half of the processor threads that torch was given, at least one."
+def half_the_cores() -> Iterator[Executor]:
+    "Within the block, each thread's tensor operations use half of the processor threads that torch was given, at least one. Gives the threads that draw."
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // 2))
     try:
-        yield
+        with ThreadPoolExecutor(PAINTERS) as pool:
+            yield pool
     finally:
         torch.set_num_threads(before)
 
