@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .latents import LatentSet
 from .media import FRAME_RATE
 from .model.config import TalkerConfig
-from .model.sequence import TalkerBatch, make_batch, target_patches
+from .model.sequence import TalkerBatch, make_batch, target_mask, target_patches
 from .model.stop import stop_labels, stop_loss
 from .model.talker import PatchTargets, Talker, stream_loss
 from .model.text import TextTokenizer, Tokenizer, load_tokenizer
@@ -215,11 +215,9 @@ class TalkerTrainer(nn.Module):
     def questions(self, batch: TalkerBatch, labels: Tensor, targets: PatchTargets) -> dict[str, Tensor]:
         "Losses of the two helpers, and the share of phonemes named rightly, over all audio patches; labels (B, N)."
         hidden, P = targets.conditions["hidden"], self.config.patch_size  # (R, D)
-        begin, end = target_patches(batch.audio_length, batch.motion_length, P, batch.lead)["audio"]
+        span = target_patches(batch.audio_length, batch.motion_length, P, batch.lead)["audio"]
         labels = F.pad(labels, (0, -labels.shape[1] % P), value=IGNORE).unflatten(1, (-1, P))  # (B, L, P)
-        patch = torch.arange(labels.shape[1], device=labels.device)
-        chosen = (patch >= begin[:, None]) & (patch < end[:, None])  # the rows of `targets`
-        wanted = labels[chosen].flatten()  # (R P,)
+        wanted = labels[target_mask(span, labels.shape[1])].flatten()  # (R P,)
         logits = rearrange(self.phoneme_head(hidden), "r (p s) -> (r p) s", p=P).float()
         known = (wanted != IGNORE).sum().clamp(min=1)
         named = ((logits.argmax(-1) == wanted).sum() / known).detach()

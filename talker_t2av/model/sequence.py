@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .patches import count_patches
 
 # %% auto #0
-__all__ = ['SUM', 'PALETTE', 'Arrangement', 'parse_arrangement', 'draw_sequence', 'lay_out', 'place_slots',
+__all__ = ['SUM', 'PALETTE', 'Arrangement', 'parse_arrangement', 'draw_sequence', 'lay_out', 'place_slots', 'target_mask',
            'predicting_positions', 'TalkerSample', 'TalkerBatch', 'target_patches', 'shift_streams', 'run_ahead',
            'make_batch', 'check_batch']
 
@@ -123,6 +123,12 @@ def place_slots(
     inside = (slot >= 0) & (slot < num_slots[:, None])
     index = slot.clamp(0, slots.shape[1] - 1)[..., None].expand(-1, -1, slots.shape[2])
     return torch.where(inside[..., None], slots.gather(1, index).to(embeds.dtype), embeds)
+
+
+def target_mask(span: tuple[Tensor, Tensor], num_patches: int) -> Tensor:  # both (B,) from `target_patches` -> (B, L) bool
+    "Which of L patches are targets."
+    patch = torch.arange(num_patches, device=span[0].device)
+    return (patch >= span[0][:, None]) & (patch < span[1][:, None])
 
 
 def predicting_positions(

@@ -19,7 +19,7 @@ from .flow import FlowDraws, draw_flow, flow_matching_loss, sample_flow
 from .head import DiffusionHead, HeadConfig
 from .layers import TransformerConfig
 from .patches import PatchEmbedding, count_patches, frames_to_patches, task_of
-from .sequence import TalkerBatch, check_batch, lay_out, parse_arrangement, place_slots, predicting_positions, run_ahead, target_patches
+from .sequence import TalkerBatch, check_batch, lay_out, parse_arrangement, place_slots, predicting_positions, run_ahead, target_mask, target_patches
 from .stop import StopPredictor, StopRule, stop_labels, stop_loss
 
 # %% auto #0
@@ -75,8 +75,7 @@ def select_targets(
     patches = frames_to_patches(frames, patch_size)  # (B, L, P, d)
     history = F.pad(patches, (0, 0, 0, 0, 1, 0))[:, :-1]
     states = hidden.gather(1, positions.clamp(max=hidden.shape[1] - 1)[..., None].expand(-1, -1, D))  # (B, L, D)
-    patch = torch.arange(L, device=latents.device)
-    chosen = (patch >= span[0][:, None]) & (patch < span[1][:, None])  # (B, L)
+    chosen = target_mask(span, L)  # (B, L)
     condition = global_condition[:, None].expand(-1, L, -1)  # (B, L, G)
     return PatchTargets(patches[chosen], {"hidden": states[chosen], "history": history[chosen], "global_condition": condition[chosen]})
 
