@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("README.md", "words", "small")  # of data/: what the commands read; measured results stay in the clone
+SHIPPED = ("README.md", "words", "texts", "small")  # of data/: what the commands read; measured results stay in the clone
 
 parser = ConfigParser(delimiters=["="])
 parser.read("settings.ini", encoding="utf-8")

@@ -22,7 +22,7 @@ from talker_t2av.generation import Settings
 from talker_t2av.media import data_dir, write_result
 from talker_t2av.world.corpus import make_clip
 
-KNOBS = {"num_steps": (4, 6, 10, 20), "guidance_scale": (1.0, 1.5, 2.0, 3.0), "temperature": (0.1, 0.4, 0.7, 1.0), "stop_threshold": (0.2, 0.5, 0.8)}
+KNOBS = {"num_steps": (4, 6, 10, 20), "guidance_scale": (1.0, 1.5, 2.0, 3.0), "temperature": (0.1, 0.2, 0.4, 0.7), "stop_threshold": (0.2, 0.5, 0.8)}
 
 MOTION_TEMPERATURES = (0.4, 0.7, 1.0, 1.3)
 

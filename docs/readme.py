@@ -106,7 +106,7 @@ def training_seconds(values) -> float | None:
 def trainings() -> str:
     """The commands that train, in the order in which they are needed, with minutes and machine where a stored result has them."""
     stored = [result(path.stem) for path in sorted(RESULTS.glob("*.json"))]
-    records = {record["command"].split(" --")[0].removeprefix("talker-t2av "): record for record in stored if " train " in record["command"] and "--preset small" in record["command"]}
+    records = {record["command"].split(" --")[0].removeprefix("talker-t2av "): record for record in stored if " train " in record["command"] and "--preset small " in record["command"] and "--start" not in record["command"]}
     rows = []
     for name in COMMANDS:
         if not name.startswith(("train ", "latents")): continue

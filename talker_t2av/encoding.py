@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrackCodec', 'world_track', 'stand_ins', 'CodecNames', 'Codecs', 'tensors_sha256', 'load_codecs', 'RawClip',
-           'WorldSource', 'ManifestSource', 'encode_clip', 'source_picture', 'decode_clip']
+           'WorldSource', 'ManifestSource', 'read_texts', 'TextSource', 'encode_clip', 'source_picture', 'decode_clip']
 
 # %% ../nbs/14a_encoding.ipynb #3b7e477b
 import functools
@@ -24,10 +24,12 @@ from .codecs.pca import PcaCodec
 from .codecs.semantic_training import speak_invented
 from .codecs.speaker import SpeakerEncoder
 from .media import read_video
-from .world.corpus import file_sha256, make_clip, world_fingerprint
+from .world.corpus import clip_rng, file_sha256, make_clip, world_fingerprint
 from .world.dataset import BadClip, ClipDataset, read_manifest
 from .world.face import ARTICULATION, POSE, render, sample_identity
+from .world.invented import SPREAD, draw_stranger
 from .world.sentences import SPLITS, hash_share
+from .world.voice import PronunciationError, speak, voice_names
 
 # %% ../nbs/14a_encoding.ipynb #85129712
 class TrackCodec(nn.Module):
@@ -198,6 +200,63 @@ class ManifestSource:
     def identity(self) -> dict:
         "What decides the bytes of the clips, for the cache's records."
         return {"manifest": str(self.path), "sha256": file_sha256(self.path), "split": self.split}
+
+# %% ../nbs/14a_encoding.ipynb #216e2069
+def read_texts(path: str | Path) -> list[str]:
+    "Sentences of a file, one a line; empty lines, and those that begin with #, do not count. Raises FileNotFoundError, or ValueError for a file without sentences."
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError:
+        raise ValueError(f"texts: {path} is no text file in UTF-8") from None
+    sentences = [line for line in lines if line and not line.startswith("#")]
+    if not sentences:
+        raise ValueError(f"texts: {path} holds no sentence; takes one a line")
+    return sentences
+
+
+@dataclass(frozen=True)
+class TextSource:
+    "Given sentences, said by the world's voices, without a face: item i is a function of the settings and i."
+
+    sentences: tuple[str, ...]  # of all splits
+    n_clips: int  # more than there are sentences: other voices say them again
+    split: str = "train"  # or validation: one sentence in twenty
+    first: int = 0  # number of the first clip
+    invented: float = 0.5  # share of training clips that an invented voice speaks
+
+    def __post_init__(self):
+        if self.split not in ("train", "validation"):
+            raise ValueError(f"split: takes train or validation, got {self.split!r}")
+        if self.n_clips < 1 or self.first < 0 or not 0 <= self.invented <= 1:
+            raise ValueError(f"TextSource: takes n_clips >= 1, first >= 0 and a share from 0 to 1, got {self.n_clips}, {self.first}, {self.invented}")
+        if not self.own:
+            raise ValueError(f"texts: none of the {len(self.sentences)} sentences falls to {self.split}; give more of them")
+
+    @functools.cached_property
+    def own(self) -> list[str]:
+        "The sentences of this split."
+        return [text for text in dict.fromkeys(self.sentences) if (hash_share(text, "texts") < 0.05) == (self.split == "validation")]
+
+    def __len__(self) -> int:
+        return self.n_clips
+
+    def clip(self, index: int, wants: str = "frames", size: int = 128) -> RawClip | BadClip:  # wants and size are not used: there is no face
+        "Clip `index`; a `BadClip` for a sentence that an English voice cannot read."
+        number, mine = self.first + index, self.own
+        rng, name, names = clip_rng(number, f"texts {self.split}"), f"texts-{self.split}-{number:09d}", voice_names("train")
+        stranger = self.split == "train" and rng.random() < self.invented
+        voice = draw_stranger(rng) if stranger else names[int(rng.integers(len(names)))]
+        rate, pitch = 1 + rng.uniform(-SPREAD, SPREAD, size=2)
+        try:
+            said = speak(mine[number % len(mine)], voice, float(rate), float(pitch), variation=1.0, seed=int(rng.integers(2**31)))
+        except PronunciationError as error:
+            return BadClip(name, str(error))
+        return RawClip(name, said.text, said.wav, None, said.voice, "", [tuple(p)[:3] for p in said.phonemes], [tuple(w)[:3] for w in said.words])
+
+    def identity(self) -> dict:
+        "What decides the bytes of the clips, for the cache's records."
+        texts = hashlib.sha256("\n".join(self.sentences).encode()).hexdigest()
+        return asdict(self) | {"sentences": texts, "world": world_fingerprint()}
 
 # %% ../nbs/14a_encoding.ipynb #22c0101c
 @torch.no_grad()

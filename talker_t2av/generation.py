@@ -57,7 +57,7 @@ class Settings:
 
     num_steps: int = 10  # Euler steps per patch, 2 or more
     guidance_scale: float = 2.0  # 1: none, at half the cost
-    temperature: float = 0.4  # scale of the initial noise of sound; 0.7 in the paper, 0.3 in the released program
+    temperature: float = 0.2  # scale of the initial noise of sound; 0.7 in the paper, 0.3 in the released program
     motion_temperature: float = 1.0  # the same of motion
     stop_threshold: float = 0.5  # a stop probability of at least this is an alarm
     stop_streak: int = 1  # alarms in a row that end a row; the release takes 3

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHARD', 'pack_clips', 'unpack_clips', 'shard_path', 'ShardTask', 'write_shard', 'is_whole', 'estimate', 'agree',
-           'write_index', 'build_latents', 'LatentSet', 'load_latents', 'quick_latents', 'run_latents',
+           'write_index', 'build_latents', 'LatentSet', 'load_latents', 'join_latents', 'quick_latents', 'run_latents',
            'latents_command']
 
 # %% ../nbs/14b_latents.ipynb #0c435e5e
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .encoding import CodecNames, Codecs, ManifestSource, WorldSource, encode_clip, load_codecs
+from .encoding import CodecNames, Codecs, ManifestSource, TextSource, WorldSource, encode_clip, load_codecs, read_texts
 from .media import FRAME_RATE, atomic_path
 from .model.sequence import TalkerSample
 from .world.corpus import MAX_CLIPS, cpu_count, file_sha256, only_builder, parallel_map
@@ -57,7 +57,7 @@ class ShardTask:
 
     out: Path
     index: int
-    source: WorldSource | ManifestSource
+    source: WorldSource | ManifestSource | TextSource
     names: CodecNames
 
 
@@ -135,7 +135,7 @@ def write_index(out: Path, n_shards: int, codecs: Codecs) -> Path:
 # %% ../nbs/14b_latents.ipynb #b5a40f78
 def build_latents(
     out: str | Path,  # folder: new, empty, or an unfinished build with the same settings
-    source: WorldSource | ManifestSource,
+    source: WorldSource | ManifestSource | TextSource,
     names: CodecNames = CodecNames(),
     workers: int | None = None,  # processes; None: one a core. Changes no byte
 ) -> Path:  # of the folder
@@ -210,6 +210,15 @@ def load_latents(folder: str | Path) -> LatentSet:
         shards.append((tensors, noted["records"]))
     return LatentSet(shards, index)
 
+
+def join_latents(sets: list[LatentSet]) -> LatentSet:
+    "Several sets as one. Raises ValueError for sets that come from different codecs."
+    first, *others = sets
+    if any(other.fingerprint != first.fingerprint for other in others):
+        raise ValueError("join_latents: the sets come from different codecs; build them with the same ones")
+    index = first.sizes | {"codecs": asdict(first.names), "fingerprint": first.fingerprint}
+    return first if not others else LatentSet([({name: getattr(one, name) for name in ("audio", "motion", "speaker")}, one.records) for one in sets], index)
+
 # %% ../nbs/14b_latents.ipynb #b873a352
 def quick_latents(source: WorldSource | ManifestSource, names: CodecNames = CodecNames("pca", "track")) -> LatentSet:
     "A `LatentSet` made on the spot, in this process, without files."
@@ -222,7 +231,10 @@ def quick_latents(source: WorldSource | ManifestSource, names: CodecNames = Code
 def run_latents(args) -> int:
     "`latents`: exit code 0. Errors go up to `cli.main`."
     names = CodecNames(args.audio_codec, args.motion_codec, args.speaker)
-    if args.manifest is None:
+    if args.texts:
+        sentences = tuple(sentence for path in args.texts for sentence in read_texts(path))
+        sources = {split: TextSource(sentences, clips, split, args.seed * MAX_CLIPS, args.invented) for split, clips in (("train", args.clips), ("validation", args.validation))}
+    elif args.manifest is None:
         common = {"first": args.seed * MAX_CLIPS, "sound_only": args.sound_only, "invented": args.invented}
         sources = {"train": WorldSource(args.clips, "train", **common), "validation": WorldSource(args.validation, "validation", **common)}
     else:
@@ -241,6 +253,7 @@ def latents_command(parser) -> None:
     parser.add_argument("--clips", type=int, default=48_000, metavar="N", help="training clips of the world (default 48,000)")
     parser.add_argument("--validation", type=int, default=400, metavar="N", help="validation clips of the world (default 400)")
     parser.add_argument("--manifest", default=None, metavar="FILE", help="take the clips of this manifest (splits train and validation) instead")
+    parser.add_argument("--texts", nargs="+", default=None, metavar="FILE", help="take the sentences of these files, one a line, instead of the grammar's; sound only")
     parser.add_argument("--audio-codec", default="small", metavar="NAME", help="'small', a folder, a Hub id, or 'pca', which needs no training (default small)")
     parser.add_argument("--motion-codec", default="small", metavar="NAME", help="'small', a folder, a Hub id, or 'track', the world's own 20 numbers (default small)")
     parser.add_argument("--speaker", default="small", metavar="NAME", help="speaker encoder: 'small', a folder or a Hub id (default small)")

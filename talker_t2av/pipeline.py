@@ -222,7 +222,7 @@ class TalkerPipeline(PipelineParts):
         frames: np.ndarray | None = None,  # (N, size, size, 3) given film: the sound follows it
         start: TalkingClip | None = None,  # a clip to go on from
         carry: str = "pose",  # between sentences, see `long_text`
-        lead: int = 0,  # patches by which the one given stream runs ahead of the other; at most the talker's lead_patches
+        lead: int | None = None,  # patches by which the one given stream runs ahead of the other; None: all that the talker has practised, 0: in step
         **knobs,  # fields of `Settings`
     ) -> Plan:
         "Check and prepare everything. Raises TypeError, ValueError or FileNotFoundError, naming what is wrong, before any patch is generated."
@@ -244,7 +244,7 @@ class TalkerPipeline(PipelineParts):
             report["text"] = spoken = f"{start.text} {spoken}"
         first = None if picture is None else self.motion_codec.encode(picture[None, None])[0, 0]
         request = Request(spoken, speaker, first, given.get("audio"), given.get("motion"), seed)
-        lead *= {"A2V": 1, "V2A": -1}.get(request.mode, 0)
+        lead = (self.talker.config.lead_patches if lead is None else lead) * {"A2V": 1, "V2A": -1}.get(request.mode, 0)
         return Plan(replace(request, lead=lead), settings, picture, report | {"mode": request.mode, "lead": lead}, wav, frames, carry, left_out)
 
     def steps(self, plan: Plan) -> Iterator[Step]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .encoding import decode_clip, load_codecs
-from .latents import LatentSet, load_latents
+from .latents import LatentSet, join_latents, load_latents
 from .media import FRAME_RATE, atomic_path, write_audio, write_video
 from .model.backbone import Backbone
 from .model.config import PRESETS, TalkerConfig
@@ -27,6 +27,7 @@ from .model.layers import apply_rope
 from .model.sequence import TalkerBatch
 from .model.talker import Sampling, Talker
 from .model.text import TextTokenizer, save_tokenizer
+from .pretrained import find_pretrained, load_weights
 from .training_loop import TrainConfig, check_folder, fit, run_training, seed_of, training_options, with_overrides
 from .training_loss import LossOptions, TalkerTrainer, collate_clips, mixed_batches, phoneme_table, sorted_pools, talker_loss, text_tokenizer
 
@@ -150,10 +151,12 @@ class TalkerRecipe:
     config: TalkerConfig
     train: TrainConfig
     options: LossOptions = field(default_factory=LossOptions)
+    start: str = ""  # "small", folder or Hub id of a talker whose training goes on; empty: random weights
     text: str = "characters"  # or "pieces", see `text_tokenizer`
     frames: int = 1600  # latent frames a batch, over all processes
     face_share: float = 0.5  # of the clips of a batch; paper: 0.5
     lead_share: float = 0.0  # of the clips with a face in which a stream leads by config.lead_patches
+    motion_share: float = 0.5  # of these: the motion leads
     first_seconds: float = 0.0  # longest clip at the beginning; 0: all from the first step on
     grow_until: float = 0.2  # share of the steps after which all clips take part, when first_seconds is set
     check_clips: int = 64  # validation clips of each kind
@@ -256,12 +259,13 @@ def recipe_record(recipe: TalkerRecipe, latents: LatentSet) -> dict:
     return noted | {"data.clips": len(latents), "data.seconds": latents.seconds} | {f"codec.{kind}": value for kind, value in latents.fingerprint.items()}
 
 # %% ../nbs/14d_training.ipynb #b975d404
-def open_latents(data) -> tuple[LatentSet, LatentSet]:  # a folder with train and validation, or the two sets
+def open_latents(data) -> tuple[LatentSet, LatentSet]:  # a folder with train and validation, a list of such folders, or the two sets
     "Training and validation latents, made with the same codecs. Raises ValueError if they were not, and what `load_latents` raises."
-    if not isinstance(data, (str, Path)):
-        train, validation = data
+    if isinstance(data, (str, Path, list)):
+        folders = data if isinstance(data, list) else [data]
+        train, validation = (join_latents([load_latents(Path(folder) / split) for folder in folders]) for split in ("train", "validation"))
     else:
-        train, validation = (load_latents(Path(data) / split) for split in ("train", "validation"))
+        train, validation = data
     if train.fingerprint != validation.fingerprint:
         raise ValueError("train talker: the training and the validation latents come from different codecs; build both with one `latents` command")
     if len(validation) < 4:
@@ -271,7 +275,7 @@ def open_latents(data) -> tuple[LatentSet, LatentSet]:  # a folder with train an
 
 def train_talker(
     recipe: TalkerRecipe,
-    data,  # folder that `latents` wrote, or (training, validation) as `LatentSet`s
+    data,  # folder that `latents` wrote, a list of them, or (training, validation) as `LatentSet`s
     out: str | Path | None = None,  # folder for checkpoints and samples
     resume: bool = False,
     progress: bool = True,
@@ -280,11 +284,13 @@ def train_talker(
     out, tokenizer = None if out is None else Path(out), text_tokenizer(recipe.text)
     train, validation = open_latents(data)
     recipe = replace(recipe, config=replace(recipe.config, vocab_size=tokenizer.vocab_size, **train.sizes))
-    agree_on_recipe(out, recipe_record(recipe, train), resume)
     table = phoneme_table(train)
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(recipe.train.seed, "weights"))
         trainer = TalkerTrainer(recipe.config, recipe.options, len(table))
+    if recipe.start:
+        load_weights(trainer.talker, Talker.from_pretrained(find_pretrained(recipe.start, "talker")).state_dict(), recipe.start)
+    agree_on_recipe(out, recipe_record(recipe, train), resume)
     checks = reading_checks(validation, tokenizer, recipe.config, table, recipe.check_clips)
     some = sorted(range(len(validation)), key=lambda i: abs(validation.lengths[i] - np.median(validation.lengths)))[:8]
     eight = collate_clips(validation, some, tokenizer, recipe.config, table)["talker"], [validation.records[i] for i in some]
@@ -297,7 +303,7 @@ def train_talker(
             gauges |= write_samples(talker, tokenizer, validation, recipe.sample_clips, recipe.sampling, out / "samples", f"step{step:07d}")
         return gauges | {"best_head": list(seen["best"]), "map": [[round(float(v), 3) for v in row] for row in seen["maps"][0].tolist()], "map_text": eight[1][0]["text"]}
 
-    batches = mixed_batches(train, tokenizer, recipe.config, table, recipe.frames, recipe.train.seed, recipe.longest, recipe.face_share, recipe.lead_share)
+    batches = mixed_batches(train, tokenizer, recipe.config, table, recipe.frames, recipe.train.seed, recipe.longest, recipe.face_share, recipe.lead_share, recipe.motion_share)
     history = fit(trainer, talker_loss, batches, recipe.train, out, resume, validate, progress)
     return trainer, tokenizer, history
 
@@ -337,7 +343,8 @@ def parse_setting(text: str) -> tuple[str, object]:
 
 def run_talker(args: argparse.Namespace) -> int:
     "`train talker`: exit code 0. Errors go up to `cli.main`."
-    recipe = with_overrides(change_recipe(TALKER_RECIPES[args.preset], dict(parse_setting(text) for text in args.set)), args)
+    changes = dict(parse_setting(text) for text in args.set) | ({"start": args.start} if args.start else {})
+    recipe = with_overrides(change_recipe(TALKER_RECIPES[args.preset], changes), args)
     data = open_latents(args.data)
 
     def finish(trained: tuple, recipe: TalkerRecipe, out: Path, seconds: float) -> tuple[dict, str]:
@@ -348,11 +355,12 @@ def run_talker(args: argparse.Namespace) -> int:
         return values, f"{count:,} weights; flow loss of speech {last['tts_audio_right']:.3f} with the right text, {last['tts_audio_wrong']:.3f} with a wrong one"
 
     train = lambda recipe, out, resume: train_talker(recipe, data, out, resume)
-    return run_training(args, "train talker", recipe, train, finish, folders=("data", "out"), options=("set", "steps", "seed"))
+    return run_training(args, "train talker", recipe, train, finish, folders=("data", "out", *["start"] * bool(args.start)), options=("set", "steps", "seed"))
 
 
 def talker_command(parser: argparse.ArgumentParser) -> None:
     "Add the options of `train talker` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder that `talker-t2av latents` wrote")
+    parser.add_argument("--data", required=True, nargs="+", metavar="DIR", help="folder that `talker-t2av latents` wrote; several are joined")
     training_options(parser, TALKER_RECIPES, run_talker, writes="samples, weights", seeds="weights and batches")
+    parser.add_argument("--start", default=None, metavar="DIR", help="talker whose training goes on: a folder, a Hub id, or 'small' (default: random weights)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the recipe, e.g. phoneme_weight=0; may be repeated")

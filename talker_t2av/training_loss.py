@@ -88,10 +88,16 @@ def phoneme_labels(
     return labels
 
 # %% ../nbs/14c_training_loss.ipynb #bdf2c9b1
-def draw_leads(has_motion: np.ndarray, share: float, lead_patches: int, seed: tuple[int, int, int]) -> list[int]:
-    "Which of the clips (B,) with a face have a stream that leads, and which one: `lead_patches`, minus that, or 0. A function of its arguments."
+def draw_leads(
+    has_motion: np.ndarray,  # (B,) of the clips of a batch
+    share: float,  # of those with a face: a stream leads
+    motion_share: float,  # of these: it is the motion
+    lead_patches: int,
+    seed: tuple[int, int, int],  # seed, step, rank
+) -> list[int]:  # `lead_patches`, minus that, or 0
+    "In which clips a stream leads, and which one. A function of its arguments."
     u = np.random.default_rng(seed_of(*seed, "leads")).random(len(has_motion))
-    return np.where(~has_motion | (u >= share), 0, np.where(u < share / 2, lead_patches, -lead_patches)).tolist()
+    return np.where(~has_motion | (u >= share), 0, np.where(u < share * (1 - motion_share), lead_patches, -lead_patches)).tolist()
 
 
 def collate_clips(
@@ -121,7 +127,8 @@ def mixed_batches(
     seed: int = 0,
     longest: Callable[[int], float] = lambda step: np.inf,  # step -> frames; longer clips are held back
     face_share: float = 0.5,  # of the clips of a batch
-    lead_share: float = 0.0,  # of the clips with a face: half of it for sound that leads, half for motion
+    lead_share: float = 0.0,  # of the clips with a face: a stream leads
+    motion_share: float = 0.5,  # of these: it is the motion
 ) -> Callable[[int, int, int], Iterator[dict]]:  # as `fit` takes it
     "Endless batches of clips with a face and clips of sound only, each a function of (seed, step, rank)."
     pools = sorted_pools(latents)
@@ -130,7 +137,7 @@ def mixed_batches(
         step = start_step
         while True:
             chosen = draw_clips(pools, latents.lengths, frames // num_processes, (seed, step, rank), longest(step), face_share)
-            leads = draw_leads(latents.has_motion[chosen], lead_share, config.lead_patches, (seed, step, rank))
+            leads = draw_leads(latents.has_motion[chosen], lead_share, motion_share, config.lead_patches, (seed, step, rank))
             yield collate_clips(latents, chosen, tokenizer, config, table, leads=leads)
             step += 1
 

@@ -46,7 +46,7 @@ def measured(tiny, tmp_path_factory):
 
 
 def test_a_comparison_is_measured_when_asked_for(tiny, tmp_path):
-    assert list(evaluate_world(tiny, "test", 1, ["A2V ahead"], tmp_path, workers=1, gauges=tiny)["rows"]) == ["truth", "A2V ahead"]
+    assert list(evaluate_world(tiny, "test", 1, ["A2V in step"], tmp_path, workers=1, gauges=tiny)["rows"]) == ["truth", "A2V in step"]
 
 
 def test_every_system_gets_a_row_as_soon_as_there_are_weights(measured):

@@ -10,10 +10,13 @@ import torch
 from talker_t2av import latents as module
 from talker_t2av.cli import COMMANDS, main
 from talker_t2av.codecs.semantic_training import speak_invented
-from talker_t2av.encoding import CodecNames, ManifestSource, RawClip, WorldSource, decode_clip, encode_clip, load_codecs
-from talker_t2av.latents import build_latents, estimate, is_whole, load_latents, pack_clips, quick_latents, shard_path, unpack_clips
+from talker_t2av.encoding import CodecNames, ManifestSource, RawClip, TextSource, WorldSource, decode_clip, encode_clip, load_codecs, read_texts
+from talker_t2av.latents import build_latents, estimate, is_whole, join_latents, load_latents, pack_clips, quick_latents, shard_path, unpack_clips
 from talker_t2av.world.corpus import build_corpus
+from talker_t2av.media import data_dir
+from talker_t2av.world.dataset import BadClip
 from talker_t2av.world.invented import UNSTEADY
+from talker_t2av.world.sentences import is_held_out, sentence_words
 
 NAMES = CodecNames("pca", "track")
 
@@ -160,3 +163,61 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert main(words) == 0 and "5 clips" in capsys.readouterr().out
     assert main(words[:4] + ["6"] + words[5:]) == 2
     assert "other latents" in capsys.readouterr().err
+    (tmp_path / "mine.txt").write_text("".join(f"There are {a} {b}.\n" for a in ("red", "old", "big", "new", "small", "good", "cold", "dark", "long", "wet") for b in ("cups", "books", "boats", "hats", "doors", "cars")), encoding="utf-8")
+    again = f"latents --out {tmp_path / 't'} --texts {tmp_path / 'mine.txt'} --clips 5 --validation 2 --audio-codec pca --motion-codec track --workers 1".split()
+    assert main(again) == 0 and not load_latents(tmp_path / "t" / "train").has_motion.any()
+
+
+# --- sentences of one's own
+
+
+def test_given_sentences_are_said_by_voices_of_the_world(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("# a comment\n\nHello, I am here.\nIt rains.\n" + "\n".join(f"This is sentence {word}." for word in "one two three four five six seven eight nine ten".split()) + "\n", encoding="utf-8")
+    sentences = tuple(read_texts(path))
+    assert len(sentences) == 12 and sentences[0] == "Hello, I am here."
+    many = tuple(f"It is {a} {b}." for a in ("red", "old", "big", "new") for b in ("tea", "ink", "sand", "milk", "wool", "rice", "wood", "salt", "clay", "gold"))
+    train, validation = (TextSource(many, 6, split) for split in ("train", "validation"))
+    assert set(train.own) | set(validation.own) == set(many) and not set(train.own) & set(validation.own) and len(validation.own) < 8
+    clips = [TextSource(many, 6).clip(i) for i in range(6)]
+    assert [raw.text for raw in clips] == train.own[:6] and all(raw.looks is None and raw.face == "" and raw.phonemes for raw in clips)
+    assert len({raw.voice for raw in clips}) > 2 and (clips[3].wav == TextSource(many, 6).clip(3).wav).all()
+    assert TextSource(many, 6, first=len(train.own)).clip(0).text == train.own[0]  # all have been said: from the beginning, by another voice
+
+
+def test_sentences_that_cannot_be_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_texts(tmp_path / "none.txt")
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    with pytest.raises(ValueError, match="holds no sentence"):
+        read_texts(tmp_path / "empty.txt")
+    (tmp_path / "sound.txt").write_bytes(b"\xff\xfe\x00\x80" * 9)
+    with pytest.raises(ValueError, match="UTF-8"):
+        read_texts(tmp_path / "sound.txt")
+    for wrong in ({"split": "test"}, {"n_clips": 0}, {"invented": 2.0}):
+        with pytest.raises(ValueError):
+            TextSource(**({"sentences": ("Hello.",), "n_clips": 2} | wrong))
+    with pytest.raises(ValueError, match="none of the 1 sentences"):
+        TextSource(("Hello there.",), 2, "validation")
+    foreign = TextSource(("Это предложение.", "Hello there."), 4)
+    assert [isinstance(foreign.clip(i), BadClip) for i in range(2)] == [True, False]
+
+
+def test_sets_are_joined(source, tmp_path):
+    texts = TextSource(tuple(f"It is {word} again." for word in "cold late dark early quiet".split()), 3)
+    a, b = quick_latents(source), quick_latents(texts)
+    both = join_latents([a, b])
+    assert len(both) == len(a) + 3 and both.seconds == pytest.approx(a.seconds + b.seconds)
+    for i in range(3):
+        torch.testing.assert_close(both[len(a) + i].audio, b[i].audio)
+        assert both[len(a) + i].motion is None and both.records[len(a) + i] == b.records[i]
+    assert join_latents([a]) is a
+    b.fingerprint = b.fingerprint | {"audio": "other"}
+    with pytest.raises(ValueError, match="different codecs"):
+        join_latents([a, b])
+
+
+def test_the_shipped_sentences_leave_unseen_words_unseen():
+    sentences = [text for name in ("everyday", "prose") for text in read_texts(data_dir() / "texts" / f"{name}.txt")]
+    assert len(sentences) > 2500 and len(set(sentences)) > 0.99 * len(sentences)
+    assert not any(is_held_out(word) for text in sentences for word in sentence_words(text))

@@ -57,6 +57,17 @@ def test_the_late_stream_has_seen_the_given_one_ahead_and_no_further(talker, cli
 
 
 @pytest.mark.parametrize("lead", [LEAD, -LEAD])
+def test_the_backbone_does_not_see_the_stream_that_follows(talker, clip, lead):
+    late = "motion" if lead > 0 else "audio"
+    rows = [make_batch([replace(clip, lead=lead, **{late: getattr(clip, late) + shift})], load_tokenizer("tiny"), talker.config) for shift in (0.0, 1.0)]
+    with torch.no_grad():
+        a, b = (talker.backbone(inputs_embeds=talker.embed(row), lengths=row.num_tokens + 1) for row in rows)
+        history = [talker.targets(row, a)[late].conditions["history"] for row in rows]
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert not torch.equal(*history)  # but the head does
+
+
+@pytest.mark.parametrize("lead", [LEAD, -LEAD])
 def test_generation_walks_the_same_row_as_training(talker, clip, lead):
     given = {"audio": clip.audio[None]} if lead > 0 else {"motion": clip.motion[None]}
     tokenizer = load_tokenizer("tiny")

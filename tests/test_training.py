@@ -17,7 +17,7 @@ from talker_t2av.model.text import load_tokenizer
 from talker_t2av.training import (
     TALKER_RECIPES, attention_maps, change_recipe, diagonal, parse_setting, reading_checks, reading_gap, run_talker, save_talker, spoken_now, talker_command, token_times, train_talker,
 )
-from talker_t2av.training_loss import IGNORE, LossOptions, TalkerTrainer, collate_clips, disturb, draw_clips, mixed_batches, phoneme_labels, phoneme_table, some_rows, sorted_pools, text_tokenizer
+from talker_t2av.training_loss import IGNORE, LossOptions, TalkerTrainer, collate_clips, disturb, draw_clips, draw_leads, mixed_batches, phoneme_labels, phoneme_table, some_rows, sorted_pools, text_tokenizer
 
 
 def rng(seed=0):
@@ -262,6 +262,31 @@ def test_command_writes_a_talker_without_helpers(data, tmp_path, monkeypatch):
     values = json.loads((tmp_path / "results.json").read_text())["values"]
     assert values["steps"] == 2 and values["validation"][-1]["map"] and values["weights"]["helpers"] > 0
     assert sum(p.numel() for p in talker.parameters()) == values["weights"]["talker"]
+
+
+def test_a_training_goes_on_from_a_talker(data, parts, tmp_path):
+    torch.manual_seed(1)
+    first = Talker(parts[1])
+    save_talker(first, parts[0], tmp_path / "first")
+    begun = Talker.from_pretrained(tmp_path / "first").state_dict()
+    still = change_recipe(SHORT_RECIPE, {"start": str(tmp_path / "first"), "learning_rate": 1e-12, "weight_decay": 0.0, "steps": 1, "sample_clips": 0, "text": "pieces"})
+    trainer, _, _ = train_talker(still, data, None, progress=False)
+    for name, value in trainer.talker.state_dict().items():
+        torch.testing.assert_close(value, begun[name], atol=1e-6, rtol=0)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        train_talker(replace(still, start=str(tmp_path / "nowhere")), data, tmp_path / "out", progress=False)
+    with pytest.raises(ValueError, match="has shape"):
+        train_talker(change_recipe(still, {"num_head_layers": 2, "intermediate_size": 64}), data, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("share, motion_share", [(0.0, 0.5), (0.4, 0.5), (0.6, 0.9), (1.0, 1.0)])
+def test_streams_lead_as_often_as_asked(share, motion_share):
+    has_motion = np.arange(50) % 2 == 0
+    drawn = np.array([draw_leads(has_motion, share, motion_share, 2, (0, step, 0)) for step in range(400)])
+    assert not drawn[:, ~has_motion].any() and set(drawn.ravel()) <= {-2, 0, 2}
+    assert np.mean(drawn[:, has_motion] != 0) == pytest.approx(share, abs=0.02)
+    assert np.mean(drawn[:, has_motion] < 0) == pytest.approx(share * motion_share, abs=0.02)
 
 
 def test_saved_in_eight_bits_and_unchanged(parts, tmp_path):

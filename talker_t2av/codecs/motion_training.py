@@ -69,7 +69,7 @@ def two_way_loss(
         wanted, boxes, goal = (x.roll(pairs, 0) for x in (F.avg_pool2d(pictures, 2**halvings), batch["boxes"] // 2**halvings, codes))
         made = network.decode(latents, shrink(maps, halvings), goal)[-1].image  # frame i as the other frame of its pair
         with torch.autocast(made.device.type, enabled=False):
-            losses = reconstruction_loss(made.float(), wanted, weights, boxes, feature_net=reader)
+            losses = reconstruction_loss(made.float(), wanted, weights, boxes, goal, reader and reader.glance)
             if read:
                 again, target = (reader(F.interpolate(x, pictures.shape[2:], mode="bilinear")) for x in (made.float(), wanted))
                 miss = F.mse_loss(again, target) / LOUD**2
@@ -128,8 +128,9 @@ class MotionRecipe:
     batch_size: int = 8  # pairs; twice as many reconstructions
     strangers: int = 48  # held-out people on whom the reader is measured while it learns
     talks: int = 8  # clips of held-out people in a validation during training
-    measured_talks: int = 12  # in the measurement at the end
+    measured_talks: int = 40  # in the measurement at the end
     statistics_clips: int = 48  # of training people, for mean and deviation of the latents
+    start: str = ""  # "small" or a folder: a codec whose decoder learns on, its code unchanged; empty: from nothing
 
 
 MOTION_RECIPES = {
@@ -146,10 +147,20 @@ MOTION_RECIPES = {
         growth=((2, 400, 16), (1, 1000, 8)),
     ),
 }
+MOTION_RECIPES["small-longer"] = replace(
+    MOTION_RECIPES["small"], start="small", growth=(), people=2400,
+    train=replace(MOTION_RECIPES["small"].train, steps=1500, learning_rate=2e-3, warmup_steps=50),
+)
 
 # %% ../../nbs/05f_motion_training.ipynb #3d9bb8d0
 def frozen_codec(recipe: MotionRecipe, bank: Person, out: Path | None, progress: bool = True) -> tuple[MotionCodec, list[dict]]:  # and the reader's history
-    "Stage one: a codec whose reader is trained, rounded to the precision in which it is stored, and frozen; with the latents' statistics. The decoder is new."
+    "Stage one: a codec whose reader is trained, rounded to the precision in which it is stored, and frozen; with the latents' statistics. The decoder is new. With `start`: the codec of that name."
+    if recipe.start:
+        codec = MotionCodec.from_pretrained(recipe.start)
+        if codec.config != recipe.config:
+            raise ValueError(f"train motion-codec: start={recipe.start!r} is a codec of other sizes; takes {recipe.config}, got {codec.config}")
+        codec.network.reader.requires_grad_(False)
+        return codec, []
     held = frame_bank(recipe.strangers, recipe.frames_each, recipe.config.image_size, 1, "held-out", min(40, recipe.clips))
     train = replace(recipe.reader, seed=recipe.train.seed)
     reader, history = train_reader(bank, recipe.config, train, recipe.reader_batch, out and out / "reader", held, progress)
@@ -171,15 +182,15 @@ def train_motion(
 ) -> tuple[MotionCodec, dict[str, list[dict]]]:  # the trained codec with its statistics; history of the reader and of each size
     "Paint people, train the reader, freeze it, train the rest from small pictures to large ones. Raises FileExistsError, FileNotFoundError or ValueError as `fit` does."
     out = None if out is None else Path(out)
-    check_folder(out and out / "reader", resume)
     config, train = recipe.config, recipe.train
+    check_folder(out and out / (f"size-{config.image_size}" if recipe.start else "reader"), resume)
     make = lambda: frame_bank(recipe.people, recipe.frames_each, config.image_size, train.seed, clips=recipe.clips)._asdict()
     bank = Person(**kept(out and out / "bank.safetensors", make))
     codec, history = frozen_codec(recipe, bank, out, progress)
     if out is not None:
         codec.save_pretrained(out / "code", torch.float16)  # enough to encode; from here on the code does not change
     read = kept(out and out / "read.safetensors", lambda: dict(zip(("codes", "centres"), read_people(codec.network.reader.find_and_read, bank))))
-    judge, talks, histories = deepcopy(codec.network.reader), world_talks(recipe.talks, config.image_size, 10_000, frames=8), {"reader": history}
+    judge, talks, histories = deepcopy(codec.network.reader), world_talks(recipe.talks, config.image_size, 10_000, frames=8), {"reader": history} if history else {}
     for halvings, steps, pairs in (*recipe.growth, (0, train.steps, recipe.batch_size)):
         name = f"size-{config.image_size >> halvings}"
         folder = out and out / name
@@ -197,7 +208,7 @@ def finish_motion(trained: tuple[MotionCodec, dict], recipe: MotionRecipe, out: 
     codec, histories = trained
     codec.save_pretrained(out, torch.float16)
     values = evaluate_motion(MotionCodec.from_pretrained(out), recipe.measured_talks)
-    values["training"] = {"recipe": asdict(recipe)} | {
+    values["training"] = {"recipe": asdict(recipe), "seconds_this_run": round(seconds)} | {
         name: {"steps": len(history)} | {term: [entry[term] for entry in history[::20] if term in entry] for term in ("loss", "read")} | {"validation": {entry["step"] + 1: entry["validation"] for entry in history if "validation" in entry}}
         for name, history in histories.items()}
     values["size"] = {"parameters": sum(p.numel() for p in codec.parameters()), "file_bytes": (out / "model.safetensors").stat().st_size}
@@ -207,9 +218,12 @@ def finish_motion(trained: tuple[MotionCodec, dict], recipe: MotionRecipe, out: 
 
 def run_motion_codec(args: argparse.Namespace) -> int:
     "`train motion-codec`."
-    return run_training(args, "train motion-codec", with_overrides(MOTION_RECIPES[args.preset], args), train_motion, finish_motion)
+    recipe = with_overrides(MOTION_RECIPES[args.preset], args)
+    recipe = recipe if args.start is None else replace(recipe, start=args.start)
+    return run_training(args, "train motion-codec", recipe, train_motion, finish_motion)
 
 
 def motion_codec_command(parser: argparse.ArgumentParser) -> None:
     "Add the options of `train motion-codec` to `parser`."
     training_options(parser, MOTION_RECIPES, run_motion_codec, "sample pictures, config.json, model.safetensors", "movements, weights and batches")
+    parser.add_argument("--start", default=None, metavar="DIR", help="codec whose decoder learns on, its code unchanged (default: the preset's; small-longer takes the shipped one)")

@@ -17,7 +17,7 @@ from .patches import count_patches
 # %% auto #0
 __all__ = ['SUM', 'PALETTE', 'Arrangement', 'parse_arrangement', 'draw_sequence', 'lay_out', 'place_slots', 'target_mask',
            'predicting_positions', 'TalkerSample', 'TalkerBatch', 'target_patches', 'shift_streams', 'run_ahead',
-           'make_batch', 'check_batch']
+           'in_the_row', 'make_batch', 'check_batch']
 
 # %% ../../nbs/13a_sequence.ipynb #43785ee0
 @dataclass(frozen=True)
@@ -219,6 +219,11 @@ def run_ahead(
     given[behind] = given[ahead].new_zeros(len(given[ahead]), empty, dims[behind])
     given[ahead] = torch.nn.functional.pad(given[ahead], (0, 0, 0, empty))
     return given["audio"], given["motion"]
+
+
+def in_the_row(lead: Tensor) -> dict[str, Tensor]:  # (B,) as in `TalkerBatch` -> "audio" and "motion": (B, 1, 1) bool
+    "Which streams the backbone gets to see: both, or the one that leads, without the one that follows it."
+    return {"audio": (lead >= 0)[:, None, None], "motion": (lead <= 0)[:, None, None]}
 
 # %% ../../nbs/13a_sequence.ipynb #4d4b2cfb
 def _check_latent(name: str, value, width: int | None = None) -> None:

@@ -19,7 +19,7 @@ from .flow import FlowDraws, draw_flow, flow_matching_loss, sample_flow
 from .head import DiffusionHead, HeadConfig
 from .layers import TransformerConfig
 from .patches import PatchEmbedding, count_patches, frames_to_patches, task_of
-from .sequence import TalkerBatch, check_batch, lay_out, parse_arrangement, place_slots, predicting_positions, run_ahead, target_mask, target_patches
+from .sequence import TalkerBatch, check_batch, in_the_row, lay_out, parse_arrangement, place_slots, predicting_positions, run_ahead, target_mask, target_patches
 from .stop import StopPredictor, StopRule, stop_labels, stop_loss
 
 # %% auto #0
@@ -165,7 +165,9 @@ class TalkerRows(TalkerParts):
         task = self.patches.embed_task(task_of(batch.motion_length > 0, batch.lead))
         row = torch.cat([task, self.backbone.embed_tokens(batch.input_ids)], dim=1)
         streams = batch.audio, batch.motion if batch.motion.shape[1] else None, batch.audio_length, batch.motion_length
-        slots = lay_out(*self.patches.encode_each(*streams), self.arrangement)  # by default, the sum of both
+        seen = in_the_row(batch.lead)
+        audio, motion = self.patches.encode_each(*streams)  # each (B, L, D)
+        slots = lay_out(audio * seen["audio"], motion * seen["motion"], self.arrangement)  # by default, the sum of both
         return place_slots(row, slots, batch.first_slot + 1, self.num_slots(batch))
 
     def targets(self, batch: TalkerBatch, hidden: Tensor) -> dict[str, PatchTargets]:  # "audio" and "motion"
@@ -328,7 +330,7 @@ def _walk(talker, ids, lengths, streams, max_patches, lead, generator, sampling,
     slots, late = arrangement.num_slots(longest), {"audio": max(0, -lead), "motion": max(0, lead)}
     num_given = max(len(stream.given) for stream in streams.values() if stream)
     every = lambda value: torch.full((len(ids),), value, device=ids.device)  # (B,)
-    tag = talker.patches.embed_task(task_of(every(streams["motion"] is not None), every(lead)))  # (B, 1, D)
+    tag, seen = talker.patches.embed_task(task_of(every(streams["motion"] is not None), every(lead))), in_the_row(every(lead))  # (B, 1, D); (B, 1, 1) each
     row = talker.backbone.embed_tokens(ids)
     if not tag_on_first_patch:
         row, lengths = torch.cat([tag, row], dim=1), lengths + 1
@@ -340,7 +342,7 @@ def _walk(talker, ids, lengths, streams, max_patches, lead, generator, sampling,
         for name, stream in streams.items():
             index = arrangement.patch_at(name, slot)
             if index is not None and index < longest:
-                token = token + _next_token(talker, name, stream, hidden, sampling, generator)
+                token = token + _next_token(talker, name, stream, hidden, sampling, generator) * seen[name][:, 0]
         hidden = talker.backbone(inputs_embeds=token[:, None], kv_cache=cache)[:, 0]
         index = arrangement.last_patch(slot)
         if index is not None:
