@@ -1,6 +1,6 @@
 """What each knob of generation does to speech: one is turned, the others keep their defaults. Validation sentences, sound only, one seed.
 
-    python benchmarks/knobs.py [--clips 40] [--out data/results/knobs.json]
+    python benchmarks/knobs.py [--clips 40] [--films 40] [--knobs NAME ...] [--out data/results/knobs.json]
 
 An independent recogniser counts phoneme errors; lengths are compared with the world's own clips of the same words. The temperature of motion is
 judged by films: how often the eyes blink, how far and fast the head moves, beside the world's own films, read from the pixels by the same network.
@@ -56,14 +56,15 @@ def measure_faces(films: list[Produced], items: list, gauges: Gauges) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=40)
-    parser.add_argument("--films", type=int, default=40, help="for the temperature of motion")
+    parser.add_argument("--films", type=int, default=40, help="for the temperature of motion; 0: no films")
+    parser.add_argument("--knobs", nargs="+", choices=KNOBS, default=list(KNOBS), metavar="NAME", help="turn only these (default: all)")
     parser.add_argument("--out", default=data_dir() / "results" / "knobs.json")
     args = parser.parse_args()
     pipeline, judge = TalkerPipeline.from_pretrained("small"), Judge.from_pretrained("small")
     clips = [make_clip(seed, "validation", video=False) for seed in range(args.clips)]
     defaults, rows, known = Settings(), [], {}
-    for knob, values in KNOBS.items():
-        for value in values:
+    for knob in args.knobs:
+        for value in KNOBS[knob]:
             knobs = {} if getattr(defaults, knob) == value else {knob: value}
             key = tuple(knobs.items())
             if key not in known:  # the defaults are measured once
@@ -72,14 +73,15 @@ def main() -> None:
             found = known[key]
             print(f"{knob:16s}{value:5g}  phoneme error {found['phoneme_error']['value']:.1%}  length {found['length']:.2f}  in time {found['in_time']:.0%}  {found['times_real_time']:.1f} x real time", flush=True)
     gauges, items = Gauges.from_pretrained("small"), [world_item(seed, "validation") for seed in range(args.films)]
-    faces = [{"motion_temperature": None} | measure_faces([produce("truth", item) for item in items], items, gauges)]
-    for value in MOTION_TEMPERATURES:
+    faces = [{"motion_temperature": None} | measure_faces([produce("truth", item) for item in items], items, gauges)] if items else []
+    for value in MOTION_TEMPERATURES if items else ():
         said = [pipeline(item.text, item.voice, item.face, item.seed, motion_temperature=value) for item in items]
         faces.append({"motion_temperature": value} | measure_faces([Produced(torch.from_numpy(clip.wav), clip.frames) for clip in said], items, gauges))
         print("motion_temperature", faces[-1], flush=True)
     knobs = {knob: getattr(defaults, knob) for knob in (*KNOBS, "motion_temperature")}
     values = {"clips": args.clips, "films": args.films, "split": "validation", "defaults": knobs, "rows": rows, "faces": faces}
-    write_result(args.out, values, f"python benchmarks/knobs.py --clips {args.clips} --films {args.films}")
+    only = f" --knobs {' '.join(args.knobs)}" if args.knobs != list(KNOBS) else ""
+    write_result(args.out, values, f"python benchmarks/knobs.py --clips {args.clips} --films {args.films}{only}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from talker_t2av.cli import COMMANDS
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS, SAMPLES = ROOT / "README.md", ROOT / "data" / "results", ROOT / "data" / "samples"
 SAID = {  # file: what, voice, face
-    "hello": ("Hello, I am a talking head made of formulas.", "ada", 7),
+    "hello": ("Hello! I am a talking head, made of formulas.", "ada", 7),
     "garden": ("Did the old gardener bring the yellow flowers home?", "ben", 11),
     "boats": ("Seven small boats left the quiet harbour in the morning.", "sara", 3),
     "thanks": ("Thank you for reading this book.", "theo", 20),

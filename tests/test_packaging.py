@@ -85,7 +85,7 @@ def test_the_wheel_holds_the_package_and_its_data_only(site):
     modules = lambda top: {str(file.relative_to(top)) for file in top.rglob("*.py")}
     assert modules(site / "talker_t2av") == modules(ROOT / "talker_t2av")
     data = {path.name for path in (site / "talker_t2av" / "data").iterdir()}
-    assert data == {"README.md", "words", "small"}
+    assert data == {"README.md", "words", "texts", "small"}
     assert sum(file.stat().st_size for file in site.rglob("*") if file.suffix != ".pyc") < 40e6
 
 

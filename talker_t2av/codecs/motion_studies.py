@@ -83,6 +83,7 @@ class LearnedCode(nn.Module):
         return viewed(said / LOUD, seen, View(self.mean, self.explain, self.directions)), centre
 
     def find_and_read(self, picture: Tensor) -> tuple[Tensor, Tensor]:  # (B, 3, H, W) -> (B, K), (B, 2)
+        "The code, and where the mouth is."
         view, centre = self.find_and_view(picture)
         return self.say(view), centre
 
@@ -134,7 +135,7 @@ def saying(loss: Callable) -> Callable:  # as `fit` takes it, and as `two_way_lo
     return said_first
 
 
-def new_codec(study: Study, variant: Variant, reader: FaceReader, view: View, turn: Tensor) -> MotionCodec:
+def new_codec(study: Study, variant: Variant, reader: FaceReader, view: View, turn: Tensor) -> MotionCodec:  # turn: (20, 20)
     "A codec that cannot draw yet."
     config = replace(study.recipe.config, code_size=variant.code_size, dictionary=variant.dictionary)
     generator = torch.Generator().manual_seed(seed_of(variant.seed, "code"))

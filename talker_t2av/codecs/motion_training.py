@@ -154,7 +154,7 @@ MOTION_RECIPES["small-longer"] = replace(
 
 # %% ../../nbs/05f_motion_training.ipynb #3d9bb8d0
 def frozen_codec(recipe: MotionRecipe, bank: Person, out: Path | None, progress: bool = True) -> tuple[MotionCodec, list[dict]]:  # and the reader's history
-    "Stage one: a codec whose reader is trained, rounded to the precision in which it is stored, and frozen; with the latents' statistics. The decoder is new. With `start`: the codec of that name."
+    "Stage one: a codec whose reader is trained, rounded to the precision in which it is stored, and frozen; with the latents' statistics. The decoder is new. With `start`: the codec of that name; ValueError if it has other sizes."
     if recipe.start:
         codec = MotionCodec.from_pretrained(recipe.start)
         if codec.config != recipe.config:
