@@ -81,8 +81,10 @@ SYSTEMS = {  # name: what it is, what it needs besides the gauges
     "V2A": ("talker, picture to sound", ("talker", "audio_codec", "motion_codec", "speaker")),
     "A2V in step": ("talker, sound to picture, in step", ("talker", "audio_codec", "motion_codec", "speaker")),
     "V2A in step": ("talker, picture to sound, in step", ("talker", "audio_codec", "motion_codec", "speaker")),
+    "A2V wordless": ("talker, sound without text to picture", ("talker", "audio_codec", "motion_codec", "speaker")),
+    "A2V wordless in step": ("talker, sound without text to picture, in step", ("talker", "audio_codec", "motion_codec", "speaker")),
 }
-COMPARISONS = "A2V in step", "V2A in step"  # measured only when asked for: the given stream does not run ahead
+COMPARISONS = "A2V in step", "V2A in step", "A2V wordless", "A2V wordless in step"  # measured only when asked for: the given stream does not run ahead; the text is not given
 
 
 def missing_part(system: str, model: str) -> str:  # "": nothing is missing
@@ -138,11 +140,12 @@ def produce(system: str, item: Item, model: str = "small") -> Produced:
             motion = motion_codec_of(model)
             frames = motion.render(item.frames[0], motion.encode(item.frames[None])[0]).numpy()
         return Produced(decoded, frames)
-    job, _, in_step = system.partition(" ")
+    job, _, how = system.partition(" ")
     given = {"A2V": {"wav": item.wav}, "V2A": {"frames": item.frames}}.get(job, {})
-    given |= {"lead": 0} if in_step else {}
+    given |= {"lead": 0} if "in step" in how else {}
+    text = None if "wordless" in how else item.text
     face = item.face if job in ("T2AV", "A2V") else None
-    clip = pipeline_of(model)(item.text, item.voice, face, item.seed, **given)
+    clip = pipeline_of(model)(text, item.voice, face, item.seed, **given)
     return Produced(torch.from_numpy(clip.wav), clip.frames)
 
 # %% ../../nbs/16g_clips.ipynb #16e7a002
