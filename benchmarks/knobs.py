@@ -53,6 +53,17 @@ def measure_faces(films: list[Produced], items: list, gauges: Gauges) -> dict:
     return {"blinks_a_minute": sum(numbers["blinks"] for numbers in found) / minutes, "minutes": minutes} | {name: mean(name) for name in ("sway", "head_speed", "sync_confidence")}
 
 
+def turn_motion(pipeline: TalkerPipeline, films: int) -> list[dict]:
+    """The world's own films, then the talker's at each temperature of motion."""
+    gauges, items = Gauges.from_pretrained("small"), [world_item(seed, "validation") for seed in range(films)]
+    faces = [{"motion_temperature": None} | measure_faces([produce("truth", item) for item in items], items, gauges)]
+    for value in MOTION_TEMPERATURES:
+        said = [pipeline(item.text, item.voice, item.face, item.seed, motion_temperature=value) for item in items]
+        faces.append({"motion_temperature": value} | measure_faces([Produced(torch.from_numpy(clip.wav), clip.frames) for clip in said], items, gauges))
+        print("motion_temperature", faces[-1], flush=True)
+    return faces
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=40)
@@ -72,12 +83,7 @@ def main() -> None:
             rows.append({"knob": knob, "value": value} | known[key])
             found = known[key]
             print(f"{knob:16s}{value:5g}  phoneme error {found['phoneme_error']['value']:.1%}  length {found['length']:.2f}  in time {found['in_time']:.0%}  {found['times_real_time']:.1f} x real time", flush=True)
-    gauges, items = Gauges.from_pretrained("small"), [world_item(seed, "validation") for seed in range(args.films)]
-    faces = [{"motion_temperature": None} | measure_faces([produce("truth", item) for item in items], items, gauges)] if items else []
-    for value in MOTION_TEMPERATURES if items else ():
-        said = [pipeline(item.text, item.voice, item.face, item.seed, motion_temperature=value) for item in items]
-        faces.append({"motion_temperature": value} | measure_faces([Produced(torch.from_numpy(clip.wav), clip.frames) for clip in said], items, gauges))
-        print("motion_temperature", faces[-1], flush=True)
+    faces = turn_motion(pipeline, args.films) if args.films else []
     knobs = {knob: getattr(defaults, knob) for knob in (*KNOBS, "motion_temperature")}
     values = {"clips": args.clips, "films": args.films, "split": "validation", "defaults": knobs, "rows": rows, "faces": faces}
     only = f" --knobs {' '.join(args.knobs)}" if args.knobs != list(KNOBS) else ""

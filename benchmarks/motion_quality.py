@@ -1,4 +1,5 @@
-"""Measures the shipped motion codec on people whom it has not met: pictures, mouths, code, one person driving another, speed.
+"""Measures the shipped motion codec on people whom it has not met: pictures, mouths, code, one person driving another.
+With --speed, how fast it is.
 
     python benchmarks/motion_quality.py [--clips 40] [--model small] [--out data/results/motion_quality.json]
     python benchmarks/motion_quality.py --speed [--out data/results/motion_speed.json]
@@ -30,6 +31,7 @@ def main() -> None:
         print(f"encode {speed['encode']:.0f}, render {speed['render']:.0f} frames/s on {speed['threads']} threads")
         return
     values = evaluate_motion(MotionCodec.from_pretrained(args.model), args.clips)
+    del values["speed"]  # measured beside everything else, on a machine that may be busy
     values["interval"] = {name: rate_interval([clip[name] for clip in values["self"]["clips"]])._asdict() for name in ("psnr", "mouth_psnr", "ssim")}
     write_result(out, values, f"python benchmarks/motion_quality.py --clips {args.clips}")
     own = values["self"]

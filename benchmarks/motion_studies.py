@@ -3,7 +3,7 @@
     python benchmarks/motion_studies.py --out DIR [--only NAME ...] [--results data/results/motion_studies.json]
 
 What DIR holds is not done again, so an interrupted run goes on, and two runs with different `--only` share the work. Each variant takes about
-six minutes of one core; the results are written when DIR has all of them.
+five minutes of one core; the results are written when DIR has all of them.
 """
 import argparse
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from talker_t2av.codecs.motion import MotionCodec
-from talker_t2av.codecs.motion_studies import VARIANTS, Study, run_variant, study_material
+from talker_t2av.codecs.motion_studies import VARIANTS, Study, run_variant, study_material, variant_file
 from talker_t2av.media import atomic_path, data_dir, write_result
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     torch.set_num_threads(1)
     study, reader = Study(), MotionCodec.from_pretrained("small").network.reader.eval().requires_grad_(False)
     material = study_material(study, reader, args.out)
-    place = lambda name: args.out / f"{name.replace(' ', '-').replace(',', '')}.json"
+    place = lambda name: args.out / f"{variant_file(name)}.json"
     for name in args.only:
         if not place(name).is_file():
             measured = run_variant(study, name, material, reader, args.out)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'PLAIN', 'VARIANTS', 'pooled', 'look_everywhere', 'View', 'fit_view', 'viewed', 'LearnedCode', 'Variant',
            'Study', 'saying', 'new_codec', 'train_variant', 'codes_of', 'movement_read', 'measure_variant',
-           'study_material', 'run_variant']
+           'study_material', 'variant_file', 'run_variant']
 
 # %% ../../nbs/05h_motion_studies.ipynb #1f7eb6c0
 from collections.abc import Callable
@@ -218,12 +218,17 @@ def study_material(study: Study, reader: FaceReader, out: Path | None) -> dict[s
         return kept(out and out / "material.safetensors", make)
 
 
+def variant_file(name: str) -> str:
+    "The name of a variant, fit for a file."
+    return name.replace(" ", "-").replace(",", "")
+
+
 def run_variant(study: Study, name: str, material: dict[str, Tensor], reader: FaceReader, out: Path | None = None, progress: bool = True) -> dict:
     "Train and measure one of `VARIANTS`. Raises ValueError for a name that is none of them."
     if name not in VARIANTS:
         raise ValueError(f"variant: takes one of {', '.join(VARIANTS)}; got {name!r}")
     bank, view = Person(*(material[key] for key in Person._fields)), View(*(material[f"view.{key}"] for key in View._fields))
-    codec = train_variant(study, VARIANTS[name], bank, reader, view, material["turn"], out and out / name.replace(" ", "-").replace(",", ""), progress)
+    codec = train_variant(study, VARIANTS[name], bank, reader, view, material["turn"], out and out / variant_file(name), progress)
     size = study.recipe.config.image_size
     strangers, known = world_talks(study.strangers, size, 10_000, frames=40), world_talks(study.known, size, 30_000, frames=40, split="train")
     return measure_variant(codec, reader, strangers, known, study.stages[-1][0])

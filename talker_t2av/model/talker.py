@@ -314,13 +314,16 @@ def check_generation(config: TalkerConfig, ids, speaker, first_motion, given: di
         raise ValueError(f"max_patches: task tag, {ids.shape[1]} tokens of text and {slots} slots are over max_position_embeddings={room}; shorten one")
 
 # %% ../../nbs/13d_talker.ipynb #424d7b91
-def _next_token(talker, name: str, stream: Stream | None, hidden: Tensor, sampling: Sampling, generator) -> Tensor:  # (B, D)
-    "Make the next patch of a stream and encode it; the padding embedding where there is no stream."
+def _next_token(talker, name: str, stream: Stream | None, hidden: Tensor, sampling: Sampling, generator, seen: bool) -> Tensor:  # (B, D)
+    "Make the next patch of a stream and encode it; the padding embedding where there is no stream, zeros for a stream that is not in the row."
     patches = talker.patches
     if stream is None:
         return patches.motion_padding[0].expand_as(hidden)
+    patch = stream.next(hidden, sampling, generator)
+    if not seen:
+        return torch.zeros_like(hidden)
     projector, encoder = (patches.audio_projector, patches.audio_encoder) if name == "audio" else (patches.motion_projector, patches.motion_encoder)
-    return encoder(projector(stream.next(hidden, sampling, generator)))
+    return encoder(projector(patch))
 
 
 @torch.no_grad()
@@ -330,7 +333,8 @@ def _walk(talker, ids, lengths, streams, max_patches, lead, generator, sampling,
     slots, late = arrangement.num_slots(longest), {"audio": max(0, -lead), "motion": max(0, lead)}
     num_given = max(len(stream.given) for stream in streams.values() if stream)
     every = lambda value: torch.full((len(ids),), value, device=ids.device)  # (B,)
-    tag, seen = talker.patches.embed_task(task_of(every(streams["motion"] is not None), every(lead))), in_the_row(every(lead))  # (B, 1, D); (B, 1, 1) each
+    tag = talker.patches.embed_task(task_of(every(streams["motion"] is not None), every(lead)))  # (B, 1, D)
+    seen = {name: bool(value.all()) for name, value in in_the_row(every(lead)).items()}
     row = talker.backbone.embed_tokens(ids)
     if not tag_on_first_patch:
         row, lengths = torch.cat([tag, row], dim=1), lengths + 1
@@ -342,7 +346,7 @@ def _walk(talker, ids, lengths, streams, max_patches, lead, generator, sampling,
         for name, stream in streams.items():
             index = arrangement.patch_at(name, slot)
             if index is not None and index < longest:
-                token = token + _next_token(talker, name, stream, hidden, sampling, generator) * seen[name][:, 0]
+                token = token + _next_token(talker, name, stream, hidden, sampling, generator, seen[name])
         hidden = talker.backbone(inputs_embeds=token[:, None], kv_cache=cache)[:, 0]
         index = arrangement.last_patch(slot)
         if index is not None:
