@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import torch
 
-from talker_t2av.codecs.audio_evaluation import decode_speed
-from talker_t2av.codecs.audio_training import AUDIO_RECIPES, AudioRecipe, Material, audio_loss, build_trainer, listen_and_measure, make_material, train_on
-from talker_t2av.media import data_dir, write_result
-from talker_t2av.training_loop import fit
+from talker_t2av.codecs.audio.training import decode_speed
+from talker_t2av.codecs.audio.training import AUDIO_RECIPES, AudioRecipe, Material, audio_loss, build_trainer, listen_and_measure, make_material, train_on
+from talker_t2av.common.media import data_dir, write_result
+from talker_t2av.common.trainer import fit
 
 SMALL = AUDIO_RECIPES["small"]
 SLOW = replace(SMALL.train, learning_rate=3e-4, warmup_steps=20, ema_decay=0.99)  # to go on from trained weights

@@ -5,10 +5,10 @@ import time
 import torch
 from timing import fastest
 
-from talker_t2av.codecs.audio import AUDIO_PRESETS, AudioCodec
-from talker_t2av.codecs.audio_layers import DacDecoder, DacEncoder, IstftDecoder, SpectralEncoder, decoder_cost
-from talker_t2av.codecs.audio_losses import CodecLearner
-from talker_t2av.media import PATCH_SIZE, SAMPLE_RATE
+from talker_t2av.codecs.audio.codec import AUDIO_PRESETS, AudioCodec
+from talker_t2av.codecs.audio.layers import DacDecoder, DacEncoder, IstftDecoder, SpectralEncoder, decoder_cost
+from talker_t2av.codecs.audio.losses import CodecLearner
+from talker_t2av.common.media import PATCH_SIZE, SAMPLE_RATE
 
 
 def patch_times(codec: AudioCodec, latent: torch.Tensor) -> list[float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from talker_t2av.media import FRAME_RATE
+from talker_t2av.common.media import FRAME_RATE
 from talker_t2av.world.corpus import BuildSettings, build_corpus, make_clip, one_thread, write_clip
 from talker_t2av.world.dataset import ClipDataset, LengthBucketSampler, collate, read_manifest
 from talker_t2av.world.sentences import sample_sentence

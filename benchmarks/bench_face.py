@@ -4,9 +4,9 @@ import time
 
 import torch
 
-from talker_t2av.world.articulation import articulate, idle_motion
-from talker_t2av.world.face import ZOOM, lip_gap, mouth_opening, render, sample_identity
-from talker_t2av.world.portrait import paint
+from talker_t2av.world.face.articulation import articulate, idle_motion
+from talker_t2av.world.face.rendering import ZOOM, lip_gap, mouth_opening, render, sample_identity
+from talker_t2av.world.face.portrait import paint
 
 N_FRAMES, SIZE = 250, 128
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from talker_t2av.generation import generate
-from talker_t2av.media import data_dir
+from talker_t2av.inference.generate import generate
+from talker_t2av.common.media import data_dir
 from talker_t2av.model.talker import Stream
-from talker_t2av.pipeline import TalkerPipeline, profile_parts
+from talker_t2av.inference.pipeline import TalkerPipeline, profile_parts
 
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody in the garden is surprised."
 PATCHES = 31  # five seconds

@@ -3,8 +3,8 @@
 import torch
 from timing import fastest
 
-from talker_t2av.codecs.motion import MotionCodec
-from talker_t2av.codecs.motion_network import MotionNetwork, frames_per_second, motion_config
+from talker_t2av.codecs.motion.codec import MotionCodec
+from talker_t2av.codecs.motion.codec import MotionNetwork, frames_per_second, motion_config
 
 
 def run() -> list[dict]:

@@ -2,8 +2,8 @@
 
 import time
 
-from talker_t2av.world.espeak import ESPEAK_RATE, espeak
-from talker_t2av.world.voice import VOICES, speak, voice_names
+from talker_t2av.world.voice.espeak import ESPEAK_RATE, espeak
+from talker_t2av.world.voice.voices import VOICES, speak, voice_names
 
 TEXT = "When the rain had stopped, seven small boats left the quiet harbour."
 

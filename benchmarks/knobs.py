@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from talker_t2av import TalkerPipeline
-from talker_t2av.codecs.judge import Judge
-from talker_t2av.evaluation.clips import Gauges, Produced, measure_film, produce, world_item
+from talker_t2av.codecs.audio.judge import Judge
+from talker_t2av.evaluation.report import Gauges, Produced, measure_film, produce, world_item
 from talker_t2av.evaluation.speech import script_of, speech_errors
 from talker_t2av.evaluation.statistics import rate_interval
 from talker_t2av.evaluation.sync import listen
-from talker_t2av.generation import Settings
-from talker_t2av.media import data_dir, write_result
+from talker_t2av.inference.generate import Settings
+from talker_t2av.common.media import data_dir, write_result
 from talker_t2av.world.corpus import make_clip
 
 KNOBS = {"num_steps": (4, 6, 10, 20), "guidance_scale": (1.0, 1.5, 2.0, 3.0), "temperature": (0.1, 0.2, 0.4, 0.7), "stop_threshold": (0.2, 0.5, 0.8)}

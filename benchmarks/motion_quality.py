@@ -10,11 +10,11 @@ threads and on an idle machine.
 """
 import argparse
 
-from talker_t2av.codecs.motion import MotionCodec
-from talker_t2av.codecs.motion_data import world_talks
-from talker_t2av.codecs.motion_evaluation import codec_speed, evaluate_motion
+from talker_t2av.codecs.motion.codec import MotionCodec
+from talker_t2av.codecs.motion.reader import world_talks
+from talker_t2av.codecs.motion.training import codec_speed, evaluate_motion
 from talker_t2av.evaluation.statistics import rate_interval
-from talker_t2av.media import data_dir, write_result
+from talker_t2av.common.media import data_dir, write_result
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from talker_t2av.codecs.motion import MotionCodec
-from talker_t2av.codecs.motion_studies import VARIANTS, Study, run_variant, study_material, variant_file
-from talker_t2av.media import atomic_path, data_dir, write_result
+from talker_t2av.codecs.motion.codec import MotionCodec
+from talker_t2av.studies.motion_codes import VARIANTS, Study, run_variant, study_material, variant_file
+from talker_t2av.common.media import atomic_path, data_dir, write_result
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from talker_t2av.media import data_dir, write_result
+from talker_t2av.common.media import data_dir, write_result
 
 HERE = Path(__file__).parent
 OUT = data_dir() / "results" / "benchmarks.json"

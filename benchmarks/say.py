@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from talker_t2av import TalkerPipeline
-from talker_t2av.media import FRAME_RATE, data_dir, write_result
+from talker_t2av.common.media import FRAME_RATE, data_dir, write_result
 
 TEXT = "The visitors asked whether the old garden would be open before noon on Friday."
 

@@ -13,9 +13,9 @@ import torch
 from tqdm import tqdm
 
 from talker_t2av.evaluation.sync import energy_envelope, lag_correlation
-from talker_t2av.media import FRAME_RATE, data_dir, write_result
+from talker_t2av.common.media import FRAME_RATE, data_dir, write_result
 from talker_t2av.world.corpus import make_clip
-from talker_t2av.world.face import ARTICULATION, ZOOM, lip_gap, mouth_opening, render, sample_identity
+from talker_t2av.world.face.rendering import ARTICULATION, ZOOM, lip_gap, mouth_opening, render, sample_identity
 
 SIZE = 128
 PIXEL = 2 / ZOOM / SIZE  # height of one pixel in units of the portrait

@@ -12,7 +12,7 @@ from pathlib import Path
 from course import notebooks, source
 from readme import SAID
 
-from talker_t2av.media import atomic_path
+from talker_t2av.common.media import atomic_path
 from talker_t2av.world.sentences import is_held_out, sentence_words
 
 ROOT = Path(__file__).resolve().parent.parent

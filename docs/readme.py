@@ -139,7 +139,7 @@ def samples() -> None:
     """The talker says five sentences, as mp4 with sound; the first one also as a small silent GIF."""
     import imageio_ffmpeg
     from talker_t2av import TalkerPipeline
-    from talker_t2av.media import atomic_path
+    from talker_t2av.common.media import atomic_path
 
     SAMPLES.mkdir(parents=True, exist_ok=True)
     pipeline = TalkerPipeline.from_pretrained("small")

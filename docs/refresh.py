@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 from nbdev.clean import clean_nb
 from nbdev.config import get_config
 from PIL import Image
-from talker_t2av.media import atomic_path, data_dir, write_result
+from talker_t2av.common.media import atomic_path, data_dir, write_result
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = data_dir() / "results" / "notebook_times.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from talker_t2av.media import data_dir, write_result
+from talker_t2av.common.media import data_dir, write_result
 from talker_t2av.model.backbone import Backbone, BackboneConfig, from_qwen3
 from golden_files import FOLDERS, find_golden
 from talker_t2av.model.config import TalkerConfig, from_released, to_released

@@ -9,12 +9,12 @@ from conftest import load_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from talker_t2av.codecs.audio import AUDIO_PRESETS, OWN_TENSORS, AudioCodec, AudioCodecConfig, Posterior, fit_statistics, from_released, released_name
-from talker_t2av.codecs.audio_layers import DacDecoder, DacEncoder, IstftDecoder, PitchedEncoder, PitchReader, SourceFilterDecoder, SpectralEncoder, advance, glide, overlap_add, pulse_train, self_similarity
-from talker_t2av.codecs.audio_losses import CodecLearner, Discriminators, LossWeights, discriminator_loss, kl_loss, mel_loss, semantic_loss, stft_loss
-from talker_t2av.codecs.pca import PcaCodec
-from talker_t2av.codecs.semantic import SEMANTIC_PRESETS, PhonemeRecogniser, ctc_loss, log_mel, mel_filters
-from talker_t2av.media import SAMPLES_PER_FRAME
+from talker_t2av.codecs.audio.codec import AUDIO_PRESETS, OWN_TENSORS, AudioCodec, AudioCodecConfig, Posterior, fit_statistics, from_released, released_name
+from talker_t2av.codecs.audio.layers import DacDecoder, DacEncoder, IstftDecoder, PitchedEncoder, PitchReader, SourceFilterDecoder, SpectralEncoder, advance, glide, overlap_add, pulse_train, self_similarity
+from talker_t2av.codecs.audio.losses import CodecLearner, Discriminators, LossWeights, discriminator_loss, kl_loss, mel_loss, semantic_loss, stft_loss
+from talker_t2av.codecs.audio.linear import PcaCodec
+from talker_t2av.codecs.audio.semantic import SEMANTIC_PRESETS, PhonemeRecogniser, ctc_loss, log_mel, mel_filters
+from talker_t2av.common.media import SAMPLES_PER_FRAME
 
 TINY = AUDIO_PRESETS["tiny"]
 CONFIGS = {

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from talker_t2av import cli
-from talker_t2av.codecs import audio_training
-from talker_t2av.codecs.audio import AudioCodec
-from talker_t2av.codecs.audio_evaluation import compare, latent_statistics, pass_through, pitch_errors, track_pitch
-from talker_t2av.codecs.audio_layers import self_similarity
-from talker_t2av.codecs.audio_training import AUDIO_RECIPES, SpeechCrops, build_trainer, train_audio_codec
-from talker_t2av.codecs.semantic_training import speech_bank
-from talker_t2av.media import SAMPLE_RATE, data_dir, load_torchaudio
-from talker_t2av.world.voice import VOICES
+from talker_t2av.codecs.audio import training as audio_training
+from talker_t2av.codecs.audio.codec import AudioCodec
+from talker_t2av.codecs.audio.training import compare, latent_statistics, pass_through, pitch_errors, track_pitch
+from talker_t2av.codecs.audio.layers import self_similarity
+from talker_t2av.codecs.audio.training import AUDIO_RECIPES, SpeechCrops, build_trainer, train_audio_codec
+from talker_t2av.codecs.audio.semantic import speech_bank
+from talker_t2av.common.media import SAMPLE_RATE, data_dir, load_torchaudio
+from talker_t2av.world.voice.voices import VOICES
 
 TINY = AUDIO_RECIPES["tiny"]
 QUICK = replace(TINY, clips=6, checked=1, fitted=6, batch_size=2, train=replace(TINY.train, steps=6, save_every=2, validate_every=4, warmup_steps=2))

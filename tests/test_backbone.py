@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from talker_t2av.media import load_torchaudio
+from talker_t2av.common.media import load_torchaudio
 from talker_t2av.model.backbone import (
     Backbone,
     BackboneConfig,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from talker_t2av.cli import COMMANDS
-from talker_t2av.media import read_audio, read_video
+from talker_t2av.common.media import read_audio, read_video
 
 PROGRAM = Path(sys.executable).parent / "talker-t2av"
 

@@ -17,13 +17,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from talker_t2av.world.commands import demo_clip
+from talker_t2av.world.corpus import demo_clip
 from talker_t2av.world.corpus import (
     COLUMNS, RELEASED_COLUMNS, SPLITS, BuildSettings, build_corpus, check_corpus, file_sha256, make_clip, only_builder, read_record,
 )
-from talker_t2av.world.face import face_split
+from talker_t2av.world.face.rendering import face_split
 from talker_t2av.world.sentences import sentence_words
-from talker_t2av.world.voice import VOICES
+from talker_t2av.world.voice.voices import VOICES
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 SLOW = pytest.mark.skipif(not os.environ.get("TALKER_T2AV_SLOW"), reason="full size: set TALKER_T2AV_SLOW=1")
@@ -288,7 +288,7 @@ def test_lip_truth():
 
 
 def test_stored_lip_truth_is_full_size():
-    from talker_t2av.media import data_dir
+    from talker_t2av.common.media import data_dir
     from world_checks import broken_limits
     stored = json.loads((data_dir() / "results/world_checks.json").read_text())["values"]
     assert stored["clips"] >= 200 and not broken_limits(stored)

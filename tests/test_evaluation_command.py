@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from talker_t2av.codecs.judge import JUDGE_PRESETS, Judge
-from talker_t2av.codecs.speaker import SPEAKER_PRESETS, SpeakerEncoder
+from talker_t2av.codecs.audio.judge import JUDGE_PRESETS, Judge
+from talker_t2av.codecs.speaker.encoder import SPEAKER_PRESETS, SpeakerEncoder
 from talker_t2av.evaluation import evaluate as module
-from talker_t2av.evaluation.clips import COMPARISONS, SYSTEMS, Gauges, Produced, folder_rows, matched, measure, missing_part, world_item
+from talker_t2av.evaluation.report import COMPARISONS, SYSTEMS, Gauges, Produced, folder_rows, matched, measure, missing_part, world_item
 from talker_t2av.evaluation.evaluate import evaluate_command, evaluate_folder, evaluate_world, mark_of, part_path, read_part, run_evaluate
 from talker_t2av.evaluation.sync import SYNC_PRESETS, Instruments
-from talker_t2av.evaluation.syncnet_training import SYNC_RECIPES, syncnet_command
-from talker_t2av.media import write_audio, write_video
-from talker_t2av.pipeline import TalkerPipeline
-from talker_t2av.world.voice import PHONEMES, SILENCE
+from talker_t2av.evaluation.sync import SYNC_RECIPES, syncnet_command
+from talker_t2av.common.media import write_audio, write_video
+from talker_t2av.inference.pipeline import TalkerPipeline
+from talker_t2av.world.voice.voices import PHONEMES, SILENCE
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_what_has_no_weights_is_left_out_or_refused(tiny, tmp_path):
 
 
 def test_long_clips_are_measured_window_by_window(tiny, tmp_path, monkeypatch):
-    from talker_t2av.evaluation import clips
+    from talker_t2av.evaluation import report as clips
 
     monkeypatch.setattr(clips, "LONG_SECONDS", 22.0)
     values = evaluate_world(tiny, "long", 1, ["audio codec"], tmp_path, workers=1, gauges=tiny)

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from talker_t2av.codecs.judge import Judge
-from talker_t2av.codecs.speaker import SpeakerEncoder
-from talker_t2av.evaluation.clips import promises, quiet_end, world_item
-from talker_t2av.evaluation.sound import decibel_picture, sound_distances, warp_path, warp_totals
+from talker_t2av.codecs.audio.judge import Judge
+from talker_t2av.codecs.speaker.encoder import SpeakerEncoder
+from talker_t2av.evaluation.report import promises, quiet_end, world_item
+from talker_t2av.evaluation.audio import decibel_picture, sound_distances, warp_path, warp_totals
 from talker_t2av.evaluation.speech import Script, calibrate_speech, errors_by_part, script_of_text, speech_errors
 from talker_t2av.evaluation.statistics import crowd_distance, crowd_interval, floor_interval, frechet, moments, rate_interval
 from talker_t2av.evaluation.sync import best_lag, energy_envelope, lag_correlation, lips_shut, offset_distances, verdict

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from talker_t2av.media import FRAME_RATE
-from talker_t2av.world.articulation import LETTERS, VISEMES, articulate, idle_motion, visemes_of
-from talker_t2av.world.draw import Canvas, coverage, sdf_convex, sdf_ellipse, smooth_union
-from talker_t2av.world.face import ARTICULATION, POSE, RANGES, face_split, lip_gap, mouth_box, mouth_opening, render, sample_identity, to_head, to_picture
-from talker_t2av.world.voice import PHONEMES
+from talker_t2av.common.media import FRAME_RATE
+from talker_t2av.world.face.articulation import LETTERS, VISEMES, articulate, idle_motion, visemes_of
+from talker_t2av.world.face.drawing import Canvas, coverage, sdf_convex, sdf_ellipse, smooth_union
+from talker_t2av.world.face.rendering import ARTICULATION, POSE, RANGES, face_split, lip_gap, mouth_box, mouth_opening, render, sample_identity, to_head, to_picture
+from talker_t2av.world.voice.voices import PHONEMES
 
 K, J = len(ARTICULATION), len(POSE)
 

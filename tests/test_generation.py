@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from talker_t2av import files
-from talker_t2av.fast_heads import FastHeads, FusedHeads
-from talker_t2av.files import ClipFile, make_label, read_label, read_square
-from talker_t2av.generation import Request, RowNoise, Settings, collect, generate
-from talker_t2av.long_text import generate_long, split_sentences, spoken_form
-from talker_t2av.media import read_video, write_audio, write_video
+from talker_t2av.common import files
+from talker_t2av.model.fast_heads import FastHeads, FusedHeads
+from talker_t2av.common.files import ClipFile, make_label, read_label, read_square
+from talker_t2av.inference.generate import Request, RowNoise, Settings, collect, generate
+from talker_t2av.inference.long_text import generate_long, split_sentences, spoken_form
+from talker_t2av.common.media import read_video, write_audio, write_video
 from talker_t2av.model.flow import sample_flow
 from talker_t2av.model.talker import Sampling, Stream
-from talker_t2av.pipeline import TalkerPipeline, profile_parts
-from talker_t2av.streaming import ahead, join
+from talker_t2av.inference.pipeline import TalkerPipeline, profile_parts
+from talker_t2av.inference.streaming import ahead, join
 
 FEW = Settings(num_steps=2, stop_threshold=1.0)  # two steps; never stops by itself, so the length is the bound from the text
 
@@ -137,7 +137,7 @@ def test_a_pipeline_lets_given_streams_lead(pipeline):
 
 def test_long_rows_never_outgrow_the_backbone(pipeline):
     """The bound from the text is cut to the positions that are left."""
-    from talker_t2av.generation import room_for_patches
+    from talker_t2av.inference.generate import room_for_patches
 
     c = pipeline.talker.config
     assert room_for_patches(c, 10) == c.max_position_embeddings - 11 and room_for_patches(c, 10**6) == 1
@@ -210,7 +210,7 @@ def test_closing_a_stream_ends_its_thread(pipeline):
 
 def test_voices_and_faces_of_all_kinds(pipeline, tmp_path):
     named = pipeline.plan("Hi.", "ada", 3)
-    from talker_t2av.pipeline import named_voice
+    from talker_t2av.inference.pipeline import named_voice
 
     write_audio(tmp_path / "ada.wav", named_voice("ada"))
     heard = pipeline.plan("Hi.", tmp_path / "ada.wav", named.picture)

@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 
-from talker_t2av.codecs.semantic_training import speak_invented
-from talker_t2av.world.invented import DEVELOPMENT_VARIANTS, SPREAD, TRAIN_VARIANTS, UNSTEADY, deal_voices, draw_stranger, extra_voices
-from talker_t2av.world.voice import VOICES, speak, voice_names
+from talker_t2av.codecs.audio.semantic import speak_invented
+from talker_t2av.world.voice.voices import DEVELOPMENT_VARIANTS, SPREAD, TRAIN_VARIANTS, UNSTEADY, deal_voices, draw_stranger, extra_voices
+from talker_t2av.world.voice.voices import VOICES, speak, voice_names
 
 
 def test_strangers_stay_strangers():

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from talker_t2av import cli
-from talker_t2av.codecs import judge as judge_module
-from talker_t2av.codecs.judge import JUDGE_PRESETS, JUDGE_RECIPES, SHORTEST, Judge, confusions, judge_loss, judge_mel, phoneme_error_rate
-from talker_t2av.codecs.semantic_training import SPOKEN_SYMBOLS, join_clips, speech_bank
-from talker_t2av.media import data_dir
+from talker_t2av.codecs.audio import judge as judge_module
+from talker_t2av.codecs.audio.judge import JUDGE_PRESETS, JUDGE_RECIPES, SHORTEST, Judge, confusions, judge_loss, judge_mel, phoneme_error_rate
+from talker_t2av.codecs.audio.semantic import SPOKEN_SYMBOLS, join_clips, speech_bank
+from talker_t2av.common.media import data_dir
 
 SYMBOLS = list(SPOKEN_SYMBOLS)
 shipped = pytest.mark.skipif(not (data_dir() / "small" / "judge" / "model.safetensors").is_file(), reason="no trained weights")

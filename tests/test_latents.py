@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from talker_t2av import latents as module
+from talker_t2av.training import latents as module
 from talker_t2av.cli import COMMANDS, main
-from talker_t2av.codecs.semantic_training import speak_invented
-from talker_t2av.encoding import CodecNames, ManifestSource, RawClip, TextSource, WorldSource, decode_clip, encode_clip, load_codecs, read_texts
-from talker_t2av.latents import build_latents, estimate, is_whole, join_latents, load_latents, pack_clips, quick_latents, shard_path, unpack_clips
+from talker_t2av.codecs.audio.semantic import speak_invented
+from talker_t2av.training.latents import CodecNames, ManifestSource, RawClip, TextSource, WorldSource, decode_clip, encode_clip, load_codecs, read_texts
+from talker_t2av.training.latents import build_latents, estimate, is_whole, join_latents, load_latents, pack_clips, quick_latents, shard_path, unpack_clips
 from talker_t2av.world.corpus import build_corpus
-from talker_t2av.media import data_dir
+from talker_t2av.common.media import data_dir
 from talker_t2av.world.dataset import BadClip
-from talker_t2av.world.invented import UNSTEADY
+from talker_t2av.world.voice.voices import UNSTEADY
 from talker_t2av.world.sentences import is_held_out, sentence_words
 
 NAMES = CodecNames("pca", "track")
@@ -158,7 +158,7 @@ def test_estimate_and_size(source):
 
 
 def test_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(COMMANDS, "latents", ("talker_t2av.latents:latents_command", "encode clips"))
+    monkeypatch.setitem(COMMANDS, "latents", ("talker_t2av.training.latents:latents_command", "encode clips"))
     words = f"latents --out {tmp_path / 'l'} --clips 5 --validation 4 --audio-codec pca --motion-codec track --workers 1".split()
     assert main(words) == 0 and "5 clips" in capsys.readouterr().out
     assert main(words[:4] + ["6"] + words[5:]) == 2

@@ -9,8 +9,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from talker_t2av import media
-from talker_t2av.media import SAMPLE_RATE, atomic_path, read_audio, read_video, write_audio, write_video
+from talker_t2av.common import media
+from talker_t2av.common.media import SAMPLE_RATE, atomic_path, read_audio, read_video, write_audio, write_video
 
 TONE = (0.2 * np.sin(np.arange(SAMPLE_RATE) / 10)).astype(np.float32)
 FRAMES = np.random.default_rng(0).integers(0, 255, (8, 32, 48, 3), dtype=np.uint8)
@@ -95,7 +95,7 @@ def test_torchaudio_beside_a_cpu_only_torch(tmp_path):
         "        if name == 'torchaudio._extension': raise OSError('libc10_cuda.so: cannot open shared object file')\n"
         "sys.meta_path.insert(0, Refuse())\n"
     )
-    code = "import torch; from talker_t2av.media import load_torchaudio; print(load_torchaudio().functional.resample(torch.ones(441), 44100, 24000).shape[0])"
+    code = "import torch; from talker_t2av.common.media import load_torchaudio; print(load_torchaudio().functional.resample(torch.ones(441), 44100, 24000).shape[0])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path), "PATH": ""})
     assert done.returncode == 0 and done.stdout.strip() == "240", done.stderr
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from golden_files import FOLDERS
 
-from talker_t2av.codecs.image_layers import Activation, ConvLayer, DownBlock, EqualConv2d, ModulatedConv2d, Resample, StyledConv, equalised, warp
-from talker_t2av.codecs.motion import FramePairs, MotionCodec, codec_from_released, latent_statistics, motion_loss, to_network, to_uint8
-from talker_t2av.codecs.motion_losses import FeatureNet, MotionLossWeights, PatchDiscriminator, discriminator_loss, feature_loss, reconstruction_loss
-from talker_t2av.codecs.motion_network import PRESETS, MotionConfig, MotionDictionary, MotionNetwork, from_released, motion_config, released_names
+from talker_t2av.codecs.motion.layers import Activation, ConvLayer, DownBlock, EqualConv2d, ModulatedConv2d, Resample, StyledConv, equalised, warp
+from talker_t2av.codecs.motion.codec import FramePairs, MotionCodec, codec_from_released, latent_statistics, motion_loss, to_network, to_uint8
+from talker_t2av.codecs.motion.losses import FeatureNet, MotionLossWeights, PatchDiscriminator, discriminator_loss, feature_loss, reconstruction_loss
+from talker_t2av.codecs.motion.codec import PRESETS, MotionConfig, MotionDictionary, MotionNetwork, from_released, motion_config, released_names
 
 
 def released_weights(tensors):

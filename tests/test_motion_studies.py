@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from talker_t2av.codecs.image_layers import FaceReader
-from talker_t2av.codecs.motion_data import LOUD, frame_bank, to_pictures
-from talker_t2av.codecs.motion_studies import VARIANTS, LearnedCode, Study, Variant, fit_view, look_everywhere, run_variant, study_material, train_variant, viewed
-from talker_t2av.codecs.motion_training import MOTION_RECIPES
+from talker_t2av.codecs.motion.layers import FaceReader
+from talker_t2av.codecs.motion.reader import LOUD, frame_bank, to_pictures
+from talker_t2av.studies.motion_codes import VARIANTS, LearnedCode, Study, Variant, fit_view, look_everywhere, run_variant, study_material, train_variant, viewed
+from talker_t2av.codecs.motion.training import MOTION_RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = Study(recipe=MOTION_RECIPES["tiny"], stages=((1, 3, 2),), people=40, clips=2, strangers=2, known=2)
@@ -68,8 +68,8 @@ def test_a_learned_code_starts_from_the_principal_directions(reader, seen, size)
 def test_only_the_layer_that_says_the_code_learns_and_the_reader_stays_as_it_was(reader, tmp_path):
     material = study_material(TINY, reader, tmp_path)
     before = {name: value.clone() for name, value in reader.state_dict().items()}
-    from talker_t2av.codecs.motion_data import Person
-    from talker_t2av.codecs.motion_studies import View
+    from talker_t2av.codecs.motion.reader import Person
+    from talker_t2av.studies.motion_codes import View
 
     bank, view = Person(*(material[key] for key in Person._fields)), View(*(material[f"view.{key}"] for key in View._fields))
     start = LearnedCode(reader, view, material["turn"], 24, torch.Generator().manual_seed(0))

@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from talker_t2av.codecs.image_layers import LOOKS, FaceReader
-from talker_t2av.codecs.motion import MotionCodec
-from talker_t2av.codecs.motion_data import LIMITS, explained, face_ids, frame_bank, read_batches, read_people, reader_loss, spoken_movement, standard, vary, world_talks
-from talker_t2av.codecs.motion_evaluation import explained_by, fit_line, own_face, transfer
-from talker_t2av.codecs.motion_losses import MotionLossWeights
-from talker_t2av.codecs.motion_network import DecoderState, MotionNetwork, motion_config
-from talker_t2av.codecs.motion_training import MOTION_RECIPES, motion_codec_command, pair_batches, redraw, shrink, train_motion, two_way_loss
-from talker_t2av.world.face import face_split
+from talker_t2av.codecs.motion.layers import LOOKS, FaceReader
+from talker_t2av.codecs.motion.codec import MotionCodec
+from talker_t2av.codecs.motion.reader import LIMITS, explained, face_ids, frame_bank, read_batches, read_people, reader_loss, spoken_movement, standard, vary, world_talks
+from talker_t2av.codecs.motion.training import explained_by, fit_line, own_face, transfer
+from talker_t2av.codecs.motion.losses import MotionLossWeights
+from talker_t2av.codecs.motion.codec import DecoderState, MotionNetwork, motion_config
+from talker_t2av.codecs.motion.training import MOTION_RECIPES, motion_codec_command, pair_batches, redraw, shrink, train_motion, two_way_loss
+from talker_t2av.world.face.rendering import face_split
 
 
 def command(*words):
@@ -71,7 +71,7 @@ def test_the_code_is_frozen_before_the_decoder_learns(trained):
 
 @pytest.mark.parametrize("stage", ["reader", "size-64"])
 def test_a_killed_run_goes_on_to_the_same_weights(trained, tmp_path, stage):
-    script = "import sys\nfrom talker_t2av.codecs.motion_training import MOTION_RECIPES, train_motion\ntrain_motion(MOTION_RECIPES['tiny'], sys.argv[1], progress=False)"
+    script = "import sys\nfrom talker_t2av.codecs.motion.training import MOTION_RECIPES, train_motion\ntrain_motion(MOTION_RECIPES['tiny'], sys.argv[1], progress=False)"
     process, limit = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]), time.monotonic() + 300
     while not any((tmp_path / stage).glob("checkpoint-*")) and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.002)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_import_loads_nothing():
-    code = "import sys, talker_t2av; dir(talker_t2av); assert not {'torch', 'numpy', 'talker_t2av.pipeline'} & set(sys.modules)"
+    code = "import sys, talker_t2av; dir(talker_t2av); assert not {'torch', 'numpy', 'talker_t2av.inference.pipeline'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 

@@ -49,9 +49,9 @@ CHECK = """
 from pathlib import Path
 import sys
 import talker_t2av
-from talker_t2av.media import data_dir
+from talker_t2av.common.media import data_dir
 from talker_t2av.model.text import load_tokenizer
-from talker_t2av.pretrained import WEIGHTS, find_pretrained
+from talker_t2av.common.hub import WEIGHTS, find_pretrained
 from talker_t2av.world.sentences import lexicon
 
 site = Path(sys.argv[1])

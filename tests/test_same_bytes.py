@@ -50,7 +50,7 @@ class Calls:
     """The only place that calls the package: adapt it, and nothing else, when names change."""
 
     def __init__(self):
-        from talker_t2av.pipeline import TalkerPipeline
+        from talker_t2av.inference.pipeline import TalkerPipeline
 
         self.pipe = TalkerPipeline.from_pretrained("small")
 
@@ -84,7 +84,7 @@ class Calls:
 
     def join(self, chunks: list):
         """One chunk of all."""
-        from talker_t2av.streaming import join
+        from talker_t2av.inference.streaming import join
 
         return join(chunks)
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from talker_t2av import cli, files
-from talker_t2av.files import read_label
-from talker_t2av.media import read_audio, read_video, write_audio, write_video
-from talker_t2av.pipeline import TalkerPipeline
+from talker_t2av import cli
+from talker_t2av.common import files
+from talker_t2av.common.files import read_label
+from talker_t2av.common.media import read_audio, read_video, write_audio, write_video
+from talker_t2av.inference.pipeline import TalkerPipeline
 from talker_t2av.world.corpus import compose_clip
 
 NAMES = ("say", "speak", "drive", "dub")
@@ -37,7 +38,7 @@ def material(tmp_path_factory):
 def talk(material, tmp_path, monkeypatch, capsys):
     """Run a command in this process: (exit code, standard output, standard error); files go to tmp_path."""
     for name in NAMES:
-        monkeypatch.setitem(cli.COMMANDS, name, (f"talker_t2av.speaking:{name}_command", name))
+        monkeypatch.setitem(cli.COMMANDS, name, (f"talker_t2av.inference.commands:{name}_command", name))
     monkeypatch.chdir(tmp_path)
 
     def run(*words):

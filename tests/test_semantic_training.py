@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from talker_t2av import cli
-from talker_t2av.codecs import semantic
-from talker_t2av.codecs.semantic import SEMANTIC_PRESETS, PhonemeRecogniser, SelfAttention
-from talker_t2av.codecs.semantic_training import (
+from talker_t2av.codecs.audio import semantic
+from talker_t2av.codecs.audio.semantic import SEMANTIC_PRESETS, PhonemeRecogniser, SelfAttention
+from talker_t2av.codecs.audio.semantic import (
     SEMANTIC_RECIPES, SPOKEN_SYMBOLS, SpeechBank, count_errors, in_rows, join_clips, semantic_loss, speech_bank, speech_batches, spoken_clip, train_recogniser, transcribe_all, white_noise,
 )
-from talker_t2av.media import data_dir
-from talker_t2av.world.invented import TRAIN_VARIANTS, extra_voices
-from talker_t2av.world.voice import voice_names
+from talker_t2av.common.media import data_dir
+from talker_t2av.world.voice.voices import TRAIN_VARIANTS, extra_voices
+from talker_t2av.world.voice.voices import voice_names
 
 SYMBOLS = list(SPOKEN_SYMBOLS)
 

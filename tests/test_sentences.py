@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from talker_t2av.media import data_dir
+from talker_t2av.common.media import data_dir
 from talker_t2av.world.sentences import (
     HELD_OUT_WORDS, MAX_WORDS, SENTENCE_SHARES, SPLITS, hash_share, invent_word, is_held_out, lexicon, read_sections, sample_sentence,
     sentence_words, split_of_sentence, split_words, tidy, with_ending,

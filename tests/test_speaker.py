@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from talker_t2av import training_loop
+from talker_t2av.common import trainer as training_loop
 from talker_t2av.cli import main
-from talker_t2av.codecs import speaker_training
-from talker_t2av.codecs.speaker import (
+from talker_t2av.codecs.speaker import encoder as speaker_training
+from talker_t2av.codecs.speaker.encoder import (
     SPEAKER_PRESETS, AttentivePooling, MarginSoftmax, SpeakerConfig, SpeakerEncoder, SpeakerModel, all_trials, bootstrap_eer, equal_error_rate, voice_mel,
 )
-from talker_t2av.codecs.speaker_training import (
+from talker_t2av.codecs.speaker.encoder import (
     SPEAKER_RECIPES, SpeakerClassifier, crop_batches, cut_trials, measure, name_strangers, recordings, roughen, speaker_loss, train_speaker,
 )
-from talker_t2av.media import data_dir
-from talker_t2av.world.voice import VOICES, voice_names
+from talker_t2av.common.media import data_dir
+from talker_t2av.world.voice.voices import VOICES, voice_names
 
 
 def rng(seed=0):

@@ -75,7 +75,7 @@ def test_parity_can_fail(golden):
 
 def test_stored_parity_table_is_complete():
     """The table that the notebook shows holds every check, all within tolerance."""
-    from talker_t2av.media import data_dir
+    from talker_t2av.common.media import data_dir
 
     rows = json.loads((data_dir() / "results" / "parity.json").read_text())["values"]
     assert {row["file"] for row in rows} == set(parity.CHECKS)

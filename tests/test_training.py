@@ -8,16 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from talker_t2av import training as module
-from talker_t2av.encoding import WorldSource
-from talker_t2av.latents import quick_latents
+from talker_t2av.training import talker as module
+from talker_t2av.training.latents import WorldSource
+from talker_t2av.training.latents import quick_latents
 from talker_t2av.model.config import PRESETS
 from talker_t2av.model.talker import Talker, stream_loss
 from talker_t2av.model.text import load_tokenizer
-from talker_t2av.training import (
+from talker_t2av.training.talker import (
     TALKER_RECIPES, attention_maps, change_recipe, diagonal, parse_setting, reading_checks, reading_gap, run_talker, save_talker, spoken_now, talker_command, token_times, train_talker,
 )
-from talker_t2av.training_loss import IGNORE, LossOptions, TalkerTrainer, collate_clips, disturb, draw_clips, draw_leads, mixed_batches, phoneme_labels, phoneme_table, some_rows, sorted_pools, text_tokenizer
+from talker_t2av.training.losses import IGNORE, LossOptions, TalkerTrainer, collate_clips, disturb, draw_clips, draw_leads, mixed_batches, phoneme_labels, phoneme_table, some_rows, sorted_pools, text_tokenizer
 
 
 def rng(seed=0):

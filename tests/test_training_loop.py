@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from talker_t2av.training_loop import (
+from talker_t2av.common.trainer import (
     EMA, StepSampler, TrainConfig, check_folder, command_text, fit, learning_rate_at, load_checkpoint, run_training, save_checkpoint, shuffled_batches, training_options, with_overrides,
 )
 
@@ -23,7 +23,7 @@ SCRIPT = '''
 import sys, time
 import torch
 from torch import nn
-from talker_t2av.training_loop import TrainConfig, fit, shuffled_batches
+from talker_t2av.common.trainer import TrainConfig, fit, shuffled_batches
 
 out, resume, steps, pause, dropout = sys.argv[1], sys.argv[2] == "1", int(sys.argv[3]), float(sys.argv[4]), float(sys.argv[5])
 torch.set_num_threads(1)

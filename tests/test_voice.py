@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from talker_t2av.world import espeak as box
-from talker_t2av.world.voice import (
+from talker_t2av.world.voice import espeak as box
+from talker_t2av.world.voice.voices import (
     FUNCTION_WORDS,
     MARGIN,
     PHONEMES,
@@ -89,7 +89,7 @@ def test_same_arguments_same_bytes_whatever_came_before():
 
 
 def test_same_bytes_in_a_fresh_process():
-    code = "import hashlib; from talker_t2av.world.voice import speak; print(*[hashlib.sha256(speak(t, v, variation=1.0, seed=s).wav.tobytes()).hexdigest() for t, v, s in JOBS])"
+    code = "import hashlib; from talker_t2av.world.voice.voices import speak; print(*[hashlib.sha256(speak(t, v, variation=1.0, seed=s).wav.tobytes()).hexdigest() for t, v, s in JOBS])"
     done = subprocess.run([sys.executable, "-c", f"JOBS = {JOBS[::-1]!r}; {code}"], capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "77"})
     expected = [hashlib.sha256(speak(text, voice, variation=1.0, seed=seed).wav.tobytes()).hexdigest() for text, voice, seed in JOBS[::-1]]
     assert done.stdout.split() == expected, done.stderr
@@ -261,7 +261,7 @@ def test_data_under_a_very_long_path(tmp_path, monkeypatch):
 
 def test_ctrl_c_amid_a_word_is_not_lost(monkeypatch, capfd):
     """A KeyboardInterrupt inside a C callback would be printed and forgotten; it must come out of the call."""
-    from talker_t2av.world import espeak as module
+    from talker_t2av.world.voice import espeak as module
 
     def interrupting(receive):
         def wrapped(*arguments):
