@@ -13,7 +13,7 @@ export DEMO_TEXT = $(value TEXT)
 export TALKER_T2AV_GOLDEN := $(or $(TALKER_T2AV_GOLDEN),$(CURDIR)/tests/golden)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser lab docs export course refresh bench clean
+.PHONY: help setup demo test browser lab docs export format course refresh bench clean
 
 help:  ## list these commands
 	@echo "make demo TEXT=\"...\"   say a sentence: writes $(OUT), sound and face"
@@ -54,6 +54,9 @@ docs: $(STAMP)  ## build the site: docs/_build/html/index.html
 
 export: $(STAMP)  ## write talker_t2av/ from the notebooks and clean their metadata
 	@$(BIN)/nbdev_export && $(BIN)/nbdev_clean && echo "talker_t2av/ is up to date"
+
+format: $(STAMP)  ## lay out code in notebooks, tests and docs alike (ruff), and mend what can be mended
+	@$(BIN)/ruff format nbs tests docs benchmarks setup.py && $(BIN)/ruff check --fix nbs tests docs benchmarks setup.py
 
 course: $(STAMP)  ## renew what is computed: links, reading times and contents in nbs/, tables in README.md
 	@$(BIN)/python docs/course.py && $(BIN)/python docs/readme.py

@@ -1,11 +1,13 @@
 """Packaging: everything that differs between projects is read from settings.ini."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("README.md", "words", "texts", "small")  # of data/: what the commands read; measured results stay in the clone
+# of data/: what the commands read; measured results stay in the clone
+SHIPPED = ("README.md", "words", "texts", "small")
 
 parser = ConfigParser(delimiters=["="])
 parser.read("settings.ini", encoding="utf-8")
@@ -13,12 +15,21 @@ cfg = parser["DEFAULT"]
 
 
 class BuildWithData(build_py):
-    """A wheel carries word lists and weights as talker_t2av/data; the clone keeps its only copy in data/ (`media.data_dir` knows both places)."""
+    """A wheel carries word lists and weights as talker_t2av/data; the clone keeps its only copy
+    in data/ (`media.data_dir` knows both places).
+    """
 
     def data_copies(self) -> dict[str, str]:
         """Source -> destination of every shipped data file."""
         top = Path("data")
-        files = [file for name in SHIPPED for file in ([top / name] if (top / name).is_file() else sorted((top / name).rglob("*"))) if file.is_file()]
+        files = [
+            file
+            for name in SHIPPED
+            for file in (
+                [top / name] if (top / name).is_file() else sorted((top / name).rglob("*"))
+            )
+            if file.is_file()
+        ]
         return {str(file): str(Path(self.build_lib, cfg["lib_path"], file)) for file in files}
 
     def run(self):
@@ -29,7 +40,9 @@ class BuildWithData(build_py):
                 self.copy_file(source, destination)
 
     def get_outputs(self, include_bytecode=True):
-        return super().get_outputs(include_bytecode) + ([] if self.editable_mode else list(self.data_copies().values()))
+        return super().get_outputs(include_bytecode) + (
+            [] if self.editable_mode else list(self.data_copies().values())
+        )
 
 
 setup(
@@ -49,5 +62,8 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
-    entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
+    entry_points={
+        "console_scripts": cfg["console_scripts"].split(),
+        "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
+    },
 )

@@ -22,11 +22,15 @@ REPEATS = 9
 
 
 def fused(q, k, v, mask):
-    return F.scaled_dot_product_attention(q, k, v, is_causal=mask is not None, enable_gqa=q.shape[1] != k.shape[1])
+    return F.scaled_dot_product_attention(
+        q, k, v, is_causal=mask is not None, enable_gqa=q.shape[1] != k.shape[1]
+    )
 
 
 def take_turns(functions) -> list[float]:
-    """Median of the faster half of the times of each function, in milliseconds; they alternate, so that drift hits all alike."""
+    """Median of the faster half of the times of each function, in milliseconds; they alternate,
+    so that drift hits all alike.
+    """
     times = [[] for _ in functions]
     for _ in range(REPEATS):
         for function, record in zip(functions, times):
@@ -46,13 +50,28 @@ def run() -> list[dict]:
             mask = torch.ones(S, S, dtype=torch.bool).tril() if causal else None
 
             def step(function):
-                q, k, v = qkv.transpose(1, 2).split((H, H_kv, H_kv), dim=1)  # as the layer makes them
-                torch.autograd.grad(function(q, k, v, mask).transpose(1, 2).flatten(2), qkv, upstream)
+                # as the layer makes them
+                q, k, v = qkv.transpose(1, 2).split((H, H_kv, H_kv), dim=1)
+                torch.autograd.grad(
+                    function(q, k, v, mask).transpose(1, 2).flatten(2), qkv, upstream
+                )
 
             paths = {"plain": plain_attention, "fused": fused}
-            shape = f"{note}: {B} x {S} tokens, {H}/{H_kv} heads of {C}, {str(dtype)[6:]}, {torch.get_num_threads()} threads"
-            for (name, _), value in zip(paths.items(), take_turns([lambda f=f: step(f) for f in paths.values()])):
-                rows.append({"name": f"attention {name} S={S} {str(dtype)[6:]}", "value": round(value, 3), "unit": "ms", "note": f"forward + backward; {shape}"})
+            shape = (
+                f"{note}: {B} x {S} tokens, {H}/{H_kv} heads of {C}, {str(dtype)[6:]}, "
+                f"{torch.get_num_threads()} threads"
+            )
+            for (name, _), value in zip(
+                paths.items(), take_turns([lambda f=f: step(f) for f in paths.values()])
+            ):
+                rows.append(
+                    {
+                        "name": f"attention {name} S={S} {str(dtype)[6:]}",
+                        "value": round(value, 3),
+                        "unit": "ms",
+                        "note": f"forward + backward; {shape}",
+                    }
+                )
     return rows
 
 

@@ -1,4 +1,6 @@
-"""The backbone: what a cache saves, what packing saves, and one generated token at the paper's size."""
+"""The backbone: what a cache saves, what packing saves, and one generated token
+at the paper's size.
+"""
 
 import json
 import math
@@ -11,9 +13,15 @@ from talker_t2av.model.backbone import Backbone, BackboneConfig, KVCache
 from talker_t2av.model.layers import Rope
 
 SMALL = BackboneConfig(
-    vocab_size=512, hidden_size=256, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=4, head_dim=32,
-    intermediate_size=768, max_position_embeddings=1024,
-)  # fmt: skip
+    vocab_size=512,
+    hidden_size=256,
+    num_hidden_layers=6,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    head_dim=32,
+    intermediate_size=768,
+    max_position_embeddings=1024,
+)
 
 
 def best_ms(function, repeats=5) -> float:
@@ -26,7 +34,12 @@ def best_ms(function, repeats=5) -> float:
 
 
 def row(name, value, unit, note) -> dict:
-    return {"name": name, "value": round(value, 3), "unit": unit, "note": f"{note}; {torch.get_num_threads()} threads"}
+    return {
+        "name": name,
+        "value": round(value, 3),
+        "unit": unit,
+        "note": f"{note}; {torch.get_num_threads()} threads",
+    }
 
 
 @torch.no_grad()
@@ -34,7 +47,9 @@ def decode(backbone, x, cached) -> None:
     "Write the tokens of x one by one."
     cache = KVCache(backbone.config, len(x), x.shape[1]) if cached else None
     for n in range(x.shape[1]):
-        backbone(inputs_embeds=x[:, n : n + 1], kv_cache=cache) if cached else backbone(inputs_embeds=x[:, : n + 1])
+        backbone(inputs_embeds=x[:, n : n + 1], kv_cache=cache) if cached else backbone(
+            inputs_embeds=x[:, : n + 1]
+        )
 
 
 def packing_rows(backbone) -> list[dict]:
@@ -42,8 +57,12 @@ def packing_rows(backbone) -> list[dict]:
     lengths = torch.randint(20, 101, (32,), generator=torch.Generator().manual_seed(0))
     total, rows_packed = int(lengths.sum()), math.ceil(int(lengths.sum()) / 256)
     segments = torch.full((rows_packed * 256,), -1)
-    segments[:total] = torch.repeat_interleave(torch.arange(32), lengths)  # samples cut at row ends: the same work, simpler to make
-    x_padded, x_packed = torch.randn(32, int(lengths.max()), 256), torch.randn(rows_packed, 256, 256)
+    # samples cut at row ends: the same work, simpler to make
+    segments[:total] = torch.repeat_interleave(torch.arange(32), lengths)
+    x_padded, x_packed = (
+        torch.randn(32, int(lengths.max()), 256),
+        torch.randn(rows_packed, 256, 256),
+    )
 
     def step(**inputs):
         backbone.zero_grad()
@@ -53,7 +72,9 @@ def packing_rows(backbone) -> list[dict]:
 
     note = f"small backbone, forward + backward, bfloat16 autocast, 32 samples, {total} real tokens"
     padded = best_ms(lambda: step(inputs_embeds=x_padded, lengths=lengths), 3)
-    packed = best_ms(lambda: step(inputs_embeds=x_packed, segments=segments.view(rows_packed, 256)), 3)
+    packed = best_ms(
+        lambda: step(inputs_embeds=x_packed, segments=segments.view(rows_packed, 256)), 3
+    )
     return [
         row("backbone step padded", padded, "ms", f"{note}, {x_padded[..., 0].numel()} computed"),
         row("backbone step packed", packed, "ms", f"{note}, {x_packed[..., 0].numel()} computed"),
@@ -68,14 +89,19 @@ def paper_rows(dtype) -> list[dict]:
     backbone.to_empty(device="cpu")
     for name, p in backbone.named_parameters():
         nn.init.constant_(p, 1.0) if "norm" in name else nn.init.uniform_(p, -0.03, 0.03)
-    assert all(torch.isfinite(part.table).all() for part in backbone.modules() if isinstance(part, Rope))
+    assert all(
+        torch.isfinite(part.table).all() for part in backbone.modules() if isinstance(part, Rope)
+    )
     cache = KVCache(config, 1, 256, dtype)
     with torch.no_grad():
         backbone(inputs_embeds=torch.randn(1, 60, 1024, dtype=dtype), kv_cache=cache)
         token = torch.randn(1, 1, 1024, dtype=dtype)
         ms = best_ms(lambda: backbone(inputs_embeds=token, kv_cache=cache), 8)
     read = sum(p.nbytes for p in backbone.stack.parameters())
-    note = f"Qwen3-0.6B shape, random weights, {str(dtype)[6:]}, cache of 256, {read / 1e9:.2f} GB of weights read"
+    note = (
+        f"Qwen3-0.6B shape, random weights, {str(dtype)[6:]}, cache of 256, {read / 1e9:.2f} "
+        "GB of weights read"
+    )
     return [
         row(f"backbone token paper {str(dtype)[6:]}", ms, "ms", note),
         row(f"backbone token paper {str(dtype)[6:]} bandwidth", read / ms / 1e6, "GB/s", note),
@@ -87,7 +113,12 @@ def run() -> list[dict]:
     backbone = Backbone(SMALL).eval()
     x = torch.randn(1, 96, 256)
     rows = [
-        row(f"backbone decode {name}", best_ms(lambda c=c: decode(backbone, x, c), 2) / 96, "ms/token", "small backbone, float32, 96 tokens, 1 row")
+        row(
+            f"backbone decode {name}",
+            best_ms(lambda c=c: decode(backbone, x, c), 2) / 96,
+            "ms/token",
+            "small backbone, float32, 96 tokens, 1 row",
+        )
         for name, c in (("cached", True), ("recomputed", False))
     ]
     rows += packing_rows(backbone.train())

@@ -1,4 +1,6 @@
-"""How fast the world makes clips and batches: clips a second and times real time, on one core, with and without film."""
+"""How fast the world makes clips and batches: clips a second and times real time, on one core,
+with and without film.
+"""
 
 import tempfile
 import time
@@ -26,9 +28,20 @@ def timed(function, repeats: int = 3) -> tuple[float, object]:
 def clips_rows(n: int, **options) -> list[dict]:
     "Speed of `n` clips with make_clip."
     best, clips = timed(lambda: [make_clip(i, "train", **options) for i in range(n)], 3)
-    seconds, kind = sum(c.n_frames for c in clips) / FRAME_RATE, "sound, articulation" + (" and 128-pixel film" if options["video"] else "")
+    seconds, kind = (
+        sum(c.n_frames for c in clips) / FRAME_RATE,
+        "sound, articulation" + (" and 128-pixel film" if options["video"] else ""),
+    )
     note = f"one core, {n} clips, best of 3"
-    return [{"name": f"make_clip, {kind}", "value": n / best, "unit": "clips/s", "note": note}, {"name": f"make_clip, {kind}", "value": seconds / best, "unit": "x real time", "note": note}]
+    return [
+        {"name": f"make_clip, {kind}", "value": n / best, "unit": "clips/s", "note": note},
+        {
+            "name": f"make_clip, {kind}",
+            "value": seconds / best,
+            "unit": "x real time",
+            "note": note,
+        },
+    ]
 
 
 def padding_share(lengths: np.ndarray, batches: list) -> float:
@@ -42,22 +55,60 @@ def run() -> list[dict]:
     with one_thread():
         rows = clips_rows(60, video=False) + clips_rows(4, video=True)
         with tempfile.TemporaryDirectory() as folder:
-            best, _ = timed(lambda: [write_clip(Path(folder), i, BuildSettings()) for i in range(4)])
-            rows.append({"name": "write_clip with film (FLAC, mp4, truth)", "value": 4 / best, "unit": "clips/s", "note": "one core, 4 clips, best of 3"})
-            data = ClipDataset(read_manifest(build_corpus(Path(folder) / "sound", 48, split="train", video=False, workers=1)))
+            best, _ = timed(
+                lambda: [write_clip(Path(folder), i, BuildSettings()) for i in range(4)]
+            )
+            rows.append(
+                {
+                    "name": "write_clip with film (FLAC, mp4, truth)",
+                    "value": 4 / best,
+                    "unit": "clips/s",
+                    "note": "one core, 4 clips, best of 3",
+                }
+            )
+            data = ClipDataset(
+                read_manifest(
+                    build_corpus(Path(folder) / "sound", 48, split="train", video=False, workers=1)
+                )
+            )
             sampler = LengthBucketSampler(data.lengths, 16)
             best, _ = timed(lambda: [collate([data[i] for i in batch]) for batch in sampler])
-            rows.append({"name": "batches of sound and motion from disk", "value": sum(data.lengths) / FRAME_RATE / best, "unit": "x real time", "note": "one process, 48 clips in batches of 16, best of 3"})
+            rows.append(
+                {
+                    "name": "batches of sound and motion from disk",
+                    "value": sum(data.lengths) / FRAME_RATE / best,
+                    "unit": "x real time",
+                    "note": "one process, 48 clips in batches of 16, best of 3",
+                }
+            )
     rng = np.random.default_rng(0)
     best, _ = timed(lambda: [sample_sentence(rng, "train") for _ in range(500)])
-    rows.append({"name": "sample_sentence, train", "value": 500 / best, "unit": "sentences/s", "note": "best of 3"})
+    rows.append(
+        {
+            "name": "sample_sentence, train",
+            "value": 500 / best,
+            "unit": "sentences/s",
+            "note": "best of 3",
+        }
+    )
     lengths = np.array([make_clip(i, "train", video=False).n_frames for i in range(320)])
     loose = np.split(rng.permutation(len(lengths)), len(lengths) // 16)
-    for name, batches in (("random order", loose), ("buckets", [np.array(b) for b in LengthBucketSampler(lengths, 16)])):
-        rows.append({"name": f"padding in batches of 16, {name}", "value": 100 * float(padding_share(lengths, batches)), "unit": "%", "note": "320 clips"})
+    for name, batches in (
+        ("random order", loose),
+        ("buckets", [np.array(b) for b in LengthBucketSampler(lengths, 16)]),
+    ):
+        rows.append(
+            {
+                "name": f"padding in batches of 16, {name}",
+                "value": 100 * float(padding_share(lengths, batches)),
+                "unit": "%",
+                "note": "320 clips",
+            }
+        )
     return rows
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for row in run(): print(row)
+    for row in run():
+        print(row)

@@ -1,12 +1,14 @@
-"""How fast the portrait is drawn: frames a second at 128 x 128, and the one-time cost of painting a person."""
+"""How fast the portrait is drawn: frames a second at 128 x 128, and the one-time cost
+of painting a person.
+"""
 
 import time
 
 import torch
 
 from talker_t2av.world.face.articulation import articulate, idle_motion
-from talker_t2av.world.face.rendering import ZOOM, lip_gap, mouth_opening, render, sample_identity
 from talker_t2av.world.face.portrait import paint
+from talker_t2av.world.face.rendering import ZOOM, lip_gap, mouth_opening, render, sample_identity
 
 N_FRAMES, SIZE = 250, 128
 
@@ -32,15 +34,43 @@ def run() -> list[dict]:
         for n in (1, 2):
             torch.set_num_threads(n)
             rate = N_FRAMES / best(lambda: render(who, mouth, pose, SIZE))
-            rows.append({"name": f"face/render {n} thread{'s' * (n > 1)}", "value": round(rate), "unit": "frames/s", "note": f"{SIZE} x {SIZE}, {N_FRAMES} frames, best of 5, painting not counted"})
+            rows.append(
+                {
+                    "name": f"face/render {n} thread{'s' * (n > 1)}",
+                    "value": round(rate),
+                    "unit": "frames/s",
+                    "note": f"{SIZE} x {SIZE}, {N_FRAMES} frames, best of 5, painting not counted",
+                }
+            )
         torch.set_num_threads(1)
-        rows.append({"name": "face/paint", "value": round(1000 * best(lambda: paint(who, SIZE * ZOOM))), "unit": "ms", "note": "textures of a new person, once per person and size; 1 thread"})
-        rows.append({"name": "face/articulate", "value": round(N_FRAMES / best(lambda: articulate(sounds, N_FRAMES))), "unit": "frames/s", "note": f"{len(sounds)} phonemes, 1 thread"})
+        rows.append(
+            {
+                "name": "face/paint",
+                "value": round(1000 * best(lambda: paint(who, SIZE * ZOOM))),
+                "unit": "ms",
+                "note": "textures of a new person, once per person and size; 1 thread",
+            }
+        )
+        rows.append(
+            {
+                "name": "face/articulate",
+                "value": round(N_FRAMES / best(lambda: articulate(sounds, N_FRAMES))),
+                "unit": "frames/s",
+                "note": f"{len(sounds)} phonemes, 1 thread",
+            }
+        )
     finally:
         torch.set_num_threads(threads)
     seen = mouth_opening(frames, who, pose)
     error = (seen - lip_gap(mouth)).abs().mean().item()
-    rows.append({"name": "face/opening error", "value": round(error * SIZE * ZOOM / 2, 2), "unit": "pixels", "note": "mean distance between measured and true lip gap in these frames"})
+    rows.append(
+        {
+            "name": "face/opening error",
+            "value": round(error * SIZE * ZOOM / 2, 2),
+            "unit": "pixels",
+            "note": "mean distance between measured and true lip gap in these frames",
+        }
+    )
     return rows
 
 

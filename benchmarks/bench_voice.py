@@ -21,8 +21,18 @@ def run() -> list[dict]:
     bare = seconds / (time.perf_counter() - start)
     note = "one thread, library loaded afresh for every call"
     return [
-        {"name": "voice/speak", "value": round(finished, 1), "unit": "x real time", "note": f"{len(VOICES)} clips, one per voice; {note}"},
-        {"name": "voice/espeak", "value": round(bare, 1), "unit": "x real time", "note": f"20 calls, no resampling; {note}"},
+        {
+            "name": "voice/speak",
+            "value": round(finished, 1),
+            "unit": "x real time",
+            "note": f"{len(VOICES)} clips, one per voice; {note}",
+        },
+        {
+            "name": "voice/espeak",
+            "value": round(bare, 1),
+            "unit": "x real time",
+            "note": f"20 calls, no resampling; {note}",
+        },
     ]
 
 

@@ -1,11 +1,16 @@
-"""What each knob of generation does to speech: one is turned, the others keep their defaults. Validation sentences, sound only, one seed.
+"""What each knob of generation does to speech: one is turned, the others keep their defaults.
 
-    python benchmarks/knobs.py [--clips 40] [--films 40] [--knobs NAME ...] [--out data/results/knobs.json]
+Validation sentences, sound only, one seed.
 
-An independent recogniser counts phoneme errors; lengths are compared with the world's own clips of the same words. The temperature of motion is
-judged by films: how often the eyes blink, how far and fast the head moves, beside the world's own films, read from the pixels by the same network.
+    python benchmarks/knobs.py [--clips 40] [--films 40] [--knobs NAME ...] [--out
+    data/results/knobs.json]
+
+An independent recogniser counts phoneme errors; lengths are compared with the world's own clips of
+the same words. The temperature of motion is judged by films: how often the eyes blink, how far and
+fast the head moves, beside the world's own films, read from the pixels by the same network.
 About 10 minutes on two idle cores.
 """
+
 import argparse
 import time
 
@@ -14,15 +19,20 @@ import torch
 
 from talker_t2av import TalkerPipeline
 from talker_t2av.codecs.audio.judge import Judge
+from talker_t2av.common.media import data_dir, write_result
 from talker_t2av.evaluation.report import Gauges, Produced, measure_film, produce, world_item
 from talker_t2av.evaluation.speech import script_of, speech_errors
 from talker_t2av.evaluation.statistics import rate_interval
 from talker_t2av.evaluation.sync import listen
 from talker_t2av.inference.generate import Settings
-from talker_t2av.common.media import data_dir, write_result
 from talker_t2av.world.corpus import make_clip
 
-KNOBS = {"num_steps": (4, 6, 10, 20), "guidance_scale": (1.0, 1.5, 2.0, 3.0), "temperature": (0.1, 0.2, 0.4, 0.7), "stop_threshold": (0.2, 0.5, 0.8)}
+KNOBS = {
+    "num_steps": (4, 6, 10, 20),
+    "guidance_scale": (1.0, 1.5, 2.0, 3.0),
+    "temperature": (0.1, 0.2, 0.4, 0.7),
+    "stop_threshold": (0.2, 0.5, 0.8),
+}
 
 MOTION_TEMPERATURES = (0.4, 0.7, 1.0, 1.3)
 
@@ -31,15 +41,34 @@ MOTION_TEMPERATURES = (0.4, 0.7, 1.0, 1.3)
 def measure(pipeline: TalkerPipeline, judge: Judge, clips: list, knobs: dict) -> dict:
     """Speak all texts in one batch; count what the judge hears."""
     start = time.perf_counter()
-    said = pipeline.batch([clip.text for clip in clips], [clip.voice for clip in clips], faces=(None,), seeds=range(len(clips)), **knobs)
+    said = pipeline.batch(
+        [clip.text for clip in clips],
+        [clip.voice for clip in clips],
+        faces=(None,),
+        seeds=range(len(clips)),
+        **knobs,
+    )
     taken = time.perf_counter() - start
     errors, phonemes, length = [], [], []
     for clip, spoken in zip(clips, said):
-        heard = listen(judge, torch.from_numpy(spoken.wav)).log_probabilities.argmax(-1).unique_consecutive()
-        found = speech_errors([judge.symbols[k - 1] for k in heard.tolist() if k > 0], script_of(clip.phonemes, clip.words))
-        errors.append(found.errors), phonemes.append(found.phonemes), length.append(len(spoken.wav) / len(clip.wav))
+        heard = (
+            listen(judge, torch.from_numpy(spoken.wav))
+            .log_probabilities.argmax(-1)
+            .unique_consecutive()
+        )
+        found = speech_errors(
+            [judge.symbols[k - 1] for k in heard.tolist() if k > 0],
+            script_of(clip.phonemes, clip.words),
+        )
+        (
+            errors.append(found.errors),
+            phonemes.append(found.phonemes),
+            length.append(len(spoken.wav) / len(clip.wav)),
+        )
     return {
-        "phoneme_error": rate_interval(errors, phonemes)._asdict(), "length": float(np.mean(length)), "in_time": float(np.mean(np.abs(np.array(length) - 1) <= 0.15)),
+        "phoneme_error": rate_interval(errors, phonemes)._asdict(),
+        "length": float(np.mean(length)),
+        "in_time": float(np.mean(np.abs(np.array(length) - 1) <= 0.15)),
         "times_real_time": sum(spoken.seconds for spoken in said) / taken,
     }
 
@@ -47,19 +76,39 @@ def measure(pipeline: TalkerPipeline, judge: Judge, clips: list, knobs: dict) ->
 @torch.no_grad()
 def measure_faces(films: list[Produced], items: list, gauges: Gauges) -> dict:
     """How lively some films are, and how well the lips follow the sound."""
-    found = [measure_film(film, listen(gauges.judge, film.wav), item, gauges).numbers for film, item in zip(films, items)]
+    found = [
+        measure_film(film, listen(gauges.judge, film.wav), item, gauges).numbers
+        for film, item in zip(films, items)
+    ]
     mean = lambda name: float(np.mean([numbers[name] for numbers in found if name in numbers]))
     minutes = sum(numbers["minutes"] for numbers in found)
-    return {"blinks_a_minute": sum(numbers["blinks"] for numbers in found) / minutes, "minutes": minutes} | {name: mean(name) for name in ("sway", "head_speed", "sync_confidence")}
+    return {
+        "blinks_a_minute": sum(numbers["blinks"] for numbers in found) / minutes,
+        "minutes": minutes,
+    } | {name: mean(name) for name in ("sway", "head_speed", "sync_confidence")}
 
 
 def turn_motion(pipeline: TalkerPipeline, films: int) -> list[dict]:
     """The world's own films, then the talker's at each temperature of motion."""
-    gauges, items = Gauges.from_pretrained("small"), [world_item(seed, "validation") for seed in range(films)]
-    faces = [{"motion_temperature": None} | measure_faces([produce("truth", item) for item in items], items, gauges)]
+    gauges, items = (
+        Gauges.from_pretrained("small"),
+        [world_item(seed, "validation") for seed in range(films)],
+    )
+    faces = [
+        {"motion_temperature": None}
+        | measure_faces([produce("truth", item) for item in items], items, gauges)
+    ]
     for value in MOTION_TEMPERATURES:
-        said = [pipeline(item.text, item.voice, item.face, item.seed, motion_temperature=value) for item in items]
-        faces.append({"motion_temperature": value} | measure_faces([Produced(torch.from_numpy(clip.wav), clip.frames) for clip in said], items, gauges))
+        said = [
+            pipeline(item.text, item.voice, item.face, item.seed, motion_temperature=value)
+            for item in items
+        ]
+        faces.append(
+            {"motion_temperature": value}
+            | measure_faces(
+                [Produced(torch.from_numpy(clip.wav), clip.frames) for clip in said], items, gauges
+            )
+        )
         print("motion_temperature", faces[-1], flush=True)
     return faces
 
@@ -67,8 +116,17 @@ def turn_motion(pipeline: TalkerPipeline, films: int) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=40)
-    parser.add_argument("--films", type=int, default=40, help="for the temperature of motion; 0: no films")
-    parser.add_argument("--knobs", nargs="+", choices=KNOBS, default=list(KNOBS), metavar="NAME", help="turn only these (default: all)")
+    parser.add_argument(
+        "--films", type=int, default=40, help="for the temperature of motion; 0: no films"
+    )
+    parser.add_argument(
+        "--knobs",
+        nargs="+",
+        choices=KNOBS,
+        default=list(KNOBS),
+        metavar="NAME",
+        help="turn only these (default: all)",
+    )
     parser.add_argument("--out", default=data_dir() / "results" / "knobs.json")
     args = parser.parse_args()
     pipeline, judge = TalkerPipeline.from_pretrained("small"), Judge.from_pretrained("small")
@@ -82,12 +140,28 @@ def main() -> None:
                 known[key] = measure(pipeline, judge, clips, knobs)
             rows.append({"knob": knob, "value": value} | known[key])
             found = known[key]
-            print(f"{knob:16s}{value:5g}  phoneme error {found['phoneme_error']['value']:.1%}  length {found['length']:.2f}  in time {found['in_time']:.0%}  {found['times_real_time']:.1f} x real time", flush=True)
+            print(
+                f"{knob:16s}{value:5g}  phoneme error {found['phoneme_error']['value']:.1%}  "
+                f"length {found['length']:.2f}  in time {found['in_time']:.0%}  "
+                f"{found['times_real_time']:.1f} x real time",
+                flush=True,
+            )
     faces = turn_motion(pipeline, args.films) if args.films else []
     knobs = {knob: getattr(defaults, knob) for knob in (*KNOBS, "motion_temperature")}
-    values = {"clips": args.clips, "films": args.films, "split": "validation", "defaults": knobs, "rows": rows, "faces": faces}
+    values = {
+        "clips": args.clips,
+        "films": args.films,
+        "split": "validation",
+        "defaults": knobs,
+        "rows": rows,
+        "faces": faces,
+    }
     only = f" --knobs {' '.join(args.knobs)}" if args.knobs != list(KNOBS) else ""
-    write_result(args.out, values, f"python benchmarks/knobs.py --clips {args.clips} --films {args.films}{only}")
+    write_result(
+        args.out,
+        values,
+        f"python benchmarks/knobs.py --clips {args.clips} --films {args.films}{only}",
+    )
 
 
 if __name__ == "__main__":

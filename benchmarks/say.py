@@ -2,9 +2,11 @@
 
     python benchmarks/say.py [--repeats 5] [--out data/results/say.json]
 
-A sentence of about five seconds: latents alone, the whole way to an mp4, the time until the first chunk of a stream, each as often as asked, the
-models loaded; and the command line in a process of its own, start and loading included, with its largest memory. About two minutes on two idle cores.
+A sentence of about five seconds: latents alone, the whole way to an mp4, the time until the first
+chunk of a stream, each as often as asked, the models loaded; and the command line in a process of
+its own, start and loading included, with its largest memory. About two minutes on two idle cores.
 """
+
 import argparse
 import json
 import resource
@@ -46,12 +48,27 @@ def first_chunk(pipeline: TalkerPipeline) -> float:
 
 
 def command(folder: Path) -> dict:
-    """`say` in a process of its own: its report, wall seconds from start to end, and the largest resident memory in MB, ffmpeg's included."""
+    """`say` in a process of its own: its report, wall seconds from start to end, and the largest
+    resident memory in MB, ffmpeg's included.
+    """
     begin = time.perf_counter()
-    line = [sys.executable, "-m", "talker_t2av.cli", "say", TEXT, "-o", str(folder / "say.mp4"), "--json"]
+    line = [
+        sys.executable,
+        "-m",
+        "talker_t2av.cli",
+        "say",
+        TEXT,
+        "-o",
+        str(folder / "say.mp4"),
+        "--json",
+    ]
     report = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return {"wall_seconds": time.perf_counter() - begin, "generated_in_seconds": report["generated_in_seconds"], "peak_memory_mb": peak}
+    return {
+        "wall_seconds": time.perf_counter() - begin,
+        "generated_in_seconds": report["generated_in_seconds"],
+        "peak_memory_mb": peak,
+    }
 
 
 def main() -> None:
@@ -65,10 +82,14 @@ def main() -> None:
     values["latents"] = repeated(lambda: latents_seconds(pipeline)[0], args.repeats)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "say.mp4"
-        values["film"] = repeated(lambda: pipeline.write(path, pipeline.plan(TEXT))["generated_in_seconds"], args.repeats)
+        values["film"] = repeated(
+            lambda: pipeline.write(path, pipeline.plan(TEXT))["generated_in_seconds"], args.repeats
+        )
         values["first_chunk"] = repeated(lambda: first_chunk(pipeline), args.repeats)
         values["command"] = command(Path(folder))
-    values["times_real_time"] = {name: seconds / values[name]["median"] for name in ("latents", "film")}
+    values["times_real_time"] = {
+        name: seconds / values[name]["median"] for name in ("latents", "film")
+    }
     values["first_chunk_share"] = values["first_chunk"]["median"] / values["film"]["median"]
     write_result(args.out, values, f"python benchmarks/say.py --repeats {args.repeats}")
     print(json.dumps(values, indent=1))

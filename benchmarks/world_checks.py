@@ -1,10 +1,13 @@
-"""Does the synthetic world tell the truth? Lips at every p, b and m, and jaw against loudness, over many clips.
+"""Does the synthetic world tell the truth?
+
+Lips at every p, b and m, and jaw against loudness, over many clips.
 
     python benchmarks/world_checks.py [--clips 200] [--out data/results/world_checks.json]
 
-Writes what it measured and exits with 1 if a limit is broken. 200 clips take about two minutes on one core: sound and articulation are made
-whole, pixels are rendered only where they are looked at.
+Writes what it measured and exits with 1 if a limit is broken. 200 clips take about two minutes on
+one core: sound and articulation are made whole, pixels are rendered only where they are looked at.
 """
+
 import argparse
 import sys
 
@@ -12,10 +15,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from talker_t2av.evaluation.sync import energy_envelope, lag_correlation
 from talker_t2av.common.media import FRAME_RATE, data_dir, write_result
+from talker_t2av.evaluation.sync import energy_envelope, lag_correlation
 from talker_t2av.world.corpus import make_clip
-from talker_t2av.world.face.rendering import ARTICULATION, ZOOM, lip_gap, mouth_opening, render, sample_identity
+from talker_t2av.world.face.rendering import (
+    ARTICULATION,
+    ZOOM,
+    lip_gap,
+    mouth_opening,
+    render,
+    sample_identity,
+)
 
 SIZE = 128
 PIXEL = 2 / ZOOM / SIZE  # height of one pixel in units of the portrait
@@ -29,12 +39,16 @@ def closures(clip) -> np.ndarray:  # frame numbers
 
 
 def seen_opening(clip, frames) -> np.ndarray:  # (len(frames),) pixels
-    "Mouth opening measured in rendered pixels, over what the same measure says of the same face in the same pose with its lips shut."
+    """Mouth opening measured in rendered pixels, over what the same measure says of the same
+    face in the same pose with its lips shut.
+    """
     who, pose = sample_identity(clip.face), torch.from_numpy(clip.pose[frames])
     articulation = torch.from_numpy(clip.articulation[frames])
     shut = torch.zeros_like(articulation)
     assert float(lip_gap(shut).max()) == 0, "zero articulation should mean shut lips"
-    opening = [mouth_opening(render(who, track, pose, SIZE), who, pose) for track in (articulation, shut)]
+    opening = [
+        mouth_opening(render(who, track, pose, SIZE), who, pose) for track in (articulation, shut)
+    ]
     return ((opening[0] - opening[1]) / PIXEL).numpy()
 
 
@@ -68,8 +82,12 @@ def broken_limits(found: dict) -> list[str]:
     limits = {
         "lips do not touch in the articulation (limit 0)": found["articulation_gap_max"] > 0,
         "a p, b or m shows an opening of a pixel or more": found["pixels_open_at_p_b_m_max"] >= 1,
-        "the widest frame is not seen to be open by 2 pixels (median)": found["pixels_open_at_widest_frame_median"] < 2,
-        "jaw and loudness agree best more than a frame apart": abs(found["jaw_energy_lag_frames"]) > 1,
+        "the widest frame is not seen to be open by 2 pixels (median)": found[
+            "pixels_open_at_widest_frame_median"
+        ]
+        < 2,
+        "jaw and loudness agree best more than a frame apart": abs(found["jaw_energy_lag_frames"])
+        > 1,
     }
     return [name for name, broken in limits.items() if broken]
 
@@ -80,7 +98,11 @@ if __name__ == "__main__":
     parser.add_argument("--out", default=str(data_dir() / "results" / "world_checks.json"))
     args = parser.parse_args()
     found = check_world(args.clips)
-    print(write_result(args.out, found, f"python benchmarks/world_checks.py --clips {args.clips}"), found, sep="\n")
+    print(
+        write_result(args.out, found, f"python benchmarks/world_checks.py --clips {args.clips}"),
+        found,
+        sep="\n",
+    )
     for name in broken_limits(found):
         print("LIMIT BROKEN:", name)
     sys.exit(bool(broken_limits(found)))

@@ -20,8 +20,16 @@ html_css_files = ["book.css"]
 html_favicon = "_build/static/favicon.svg"
 html_copy_source = False
 html_show_sourcelink = False
-html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "show_toc_level": 2, "home_page_in_toc": True, "show_navbar_depth": 1, "navbar_persistent": []}
-html_context = {"default_mode": "auto"}  # light or dark as the reader's system is; without it the theme complains in the console
+html_theme_options = {
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "show_toc_level": 2,
+    "home_page_in_toc": True,
+    "show_navbar_depth": 1,
+    "navbar_persistent": [],
+}
+# light or dark as the reader's system is; without it the theme complains in the console
+html_context = {"default_mode": "auto"}
 html_math_renderer = "mathml"
 
 
@@ -36,5 +44,6 @@ def visit_block_math(self, node):
 
 
 def setup(app):
-    # Formulas become MathML when the site is built: readers need no network and no script to see them.
+    # Formulas become MathML when the site is built: readers need no network and no script to see
+    # them.
     app.add_html_math_renderer("mathml", (visit_inline_math, None), (visit_block_math, None))

@@ -1,11 +1,16 @@
-"""The book's own prose as sentences that can be read aloud: data/texts/prose.txt, for `talker-t2av latents --texts`.
+"""The book's own prose as sentences that can be read aloud: data/texts/prose.txt, for
+`talker-t2av latents --texts`.
 
     python docs/prose.py
 
-Takes the text cells of all notebooks and the README, without code, formulas, tables and headings, and keeps sentences of four to sixteen plain words.
-Left out: sentences with a word that only the split test_words may say, so that unseen words stay unseen, and the sentences of data/samples.
-The file is data of a training: renewing it is harmless, but a talker trained on another one is another talker.
+Takes the text cells of all notebooks and the README, without code, formulas, tables and headings,
+and keeps sentences of four to sixteen plain words.
+Left out: sentences with a word that only the split test_words may say, so that unseen words stay
+unseen, and the sentences of data/samples.
+The file is data of a training: renewing it is harmless, but a talker trained on another one is
+another talker.
 """
+
 import re
 from pathlib import Path
 
@@ -18,7 +23,8 @@ from talker_t2av.world.sentences import is_held_out, sentence_words
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "data" / "texts" / "prose.txt"
 PLAIN = re.compile(r"[A-Za-z][A-Za-z' ,;:-]*[.!?]?")
-STRANGE = re.compile(r"[a-z][A-Z]|[A-Z]{2}|\b[b-hj-z]\b|--")  # names from code, abbreviations, single letters
+# names from code, abbreviations, single letters
+STRANGE = re.compile(r"[a-z][A-Z]|[A-Z]{2}|\b[b-hj-z]\b|--")
 
 
 def without_marks(text: str) -> str:
@@ -34,20 +40,39 @@ def sentences_of(text: str) -> list[str]:
     for paragraph in re.split(r"\n\s*\n|\n\s*(?:[-*]|\d+\.)\s", without_marks(text)):
         for sentence in re.split(r"(?<=[.!?:;])\s+", re.sub(r"\s+", " ", paragraph)):
             sentence = re.sub(r"[“”\"()]", "", sentence.strip(" -–:;,()\"'"))
-            if PLAIN.fullmatch(sentence) and 4 <= len(sentence.split()) <= 16 and not STRANGE.search(sentence):
-                found.append(sentence[0].upper() + sentence[1:] + ("" if sentence[-1] in ".!?" else "."))
+            if (
+                PLAIN.fullmatch(sentence)
+                and 4 <= len(sentence.split()) <= 16
+                and not STRANGE.search(sentence)
+            ):
+                found.append(
+                    sentence[0].upper() + sentence[1:] + ("" if sentence[-1] in ".!?" else ".")
+                )
     return found
 
 
 def main() -> None:
     texts = [(ROOT / "README.md").read_text(encoding="utf-8")]
-    texts += [source(cell) for notebook in notebooks("*.ipynb").values() for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
-    found = sorted({sentence for text in texts for sentence in sentences_of(text)} - {text for text, _, _ in SAID.values()})
+    texts += [
+        source(cell)
+        for notebook in notebooks("*.ipynb").values()
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "markdown"
+    ]
+    found = sorted(
+        {sentence for text in texts for sentence in sentences_of(text)}
+        - {text for text, _, _ in SAID.values()}
+    )
     kept = [sentence for sentence in found if not any(map(is_held_out, sentence_words(sentence)))]
     with atomic_path(OUT) as temporary:
-        temporary.write_text("# Sentences of this book, found by docs/prose.py.\n" + "\n".join(kept) + "\n", encoding="utf-8")
+        temporary.write_text(
+            "# Sentences of this book, found by docs/prose.py.\n" + "\n".join(kept) + "\n",
+            encoding="utf-8",
+        )
     words = {word for sentence in kept for word in sentence_words(sentence)}
-    print(f"{OUT.relative_to(ROOT)}: {len(kept):,} of {len(found):,} sentences, {len(words):,} words")
+    print(
+        f"{OUT.relative_to(ROOT)}: {len(kept):,} of {len(found):,} sentences, {len(words):,} words"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The parts of README.md that are computed: contents, results, trainings. Everything else in it is written by hand.
+"""The parts of README.md that are computed: contents, results, trainings.
+
+Everything else in it is written by hand.
 
     python docs/readme.py            renews what stands between <!-- NAME --> and <!-- /NAME -->
     python docs/readme.py --check    says what it would change, and changes nothing
@@ -14,6 +16,7 @@ import sys
 from pathlib import Path
 
 import course
+
 from talker_t2av.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +31,9 @@ SAID = {  # file: what, voice, face
 
 
 def table(titles: list[str], rows: list[list]) -> str:
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [titles, ["---"] * len(titles), *rows])
+    return "\n".join(
+        "| " + " | ".join(map(str, row)) + " |" for row in [titles, ["---"] * len(titles), *rows]
+    )
 
 
 def contents() -> str:
@@ -38,9 +43,19 @@ def contents() -> str:
         links = []
         for name in names:
             number, _, rest = course.title(books[name]["cells"]).partition(". ")
-            links.append(f"[{number}](nbs/{name}.ipynb) {rest.split(': ')[0]}" if rest else f"[{number}](nbs/{name}.ipynb)")
+            links.append(
+                f"[{number}](nbs/{name}.ipynb) {rest.split(': ')[0]}"
+                if rest
+                else f"[{number}](nbs/{name}.ipynb)"
+            )
         hours = sum(course.minutes(course.own(books[name]["cells"])) for name in names) / 60
-        rows.append([part.replace("Part ", ""), " · ".join(links), "" if part == "Appendix" else f"{hours:.1f} h"])
+        rows.append(
+            [
+                part.replace("Part ", ""),
+                " · ".join(links),
+                "" if part == "Appendix" else f"{hours:.1f} h",
+            ]
+        )
     return table(["part", "notebooks", "to read"], rows)
 
 
@@ -53,11 +68,21 @@ def percent(share: float) -> str:
 
 
 def parity_row(values: list) -> list:
-    return ["every part of the model beside the released definition, same weights, same inputs", f"largest difference {max(row['difference'] for row in values):.1e} in {len(values)} comparisons"]
+    return [
+        "every part of the model beside the released definition, same weights, same inputs",
+        (
+            f"largest difference {max(row['difference'] for row in values):.1e} in "
+            f"{len(values)} comparisons"
+        ),
+    ]
 
 
 def world_row(values: dict) -> list:
-    text = f"lips never more than {values['pixels_open_at_p_b_m_max']:.1f} pixels apart in {values['p_b_m']} *p, b, m*; jaw and loudness agree best at a lag of {values['jaw_energy_lag_frames']} frames"
+    text = (
+        f"lips never more than {values['pixels_open_at_p_b_m_max']:.1f} pixels apart in "
+        f"{values['p_b_m']} *p, b, m*; jaw and loudness agree best at a lag of "
+        f"{values['jaw_energy_lag_frames']} frames"
+    )
     return [f"the world, {values['clips']} clips: do lips and sound agree?", text]
 
 
@@ -65,33 +90,65 @@ def codec_rows(values: dict) -> list[list]:
     rows = []
     for split, who in {"test": "known voices", "test_voices": "8 unknown voices"}.items():
         parts = values[split]
-        errors = ", ".join(f"{name} {percent(parts[key]['phoneme_error'])}" for name, key in {"through the codec": "codec", "original": "original", "linear codec": "pca"}.items())
-        text = f"phoneme errors: {errors}; voiced or not wrong in {percent(parts['codec']['voicing'])} of frames, pitch off by over a fifth in {percent(parts['codec']['pitch_gross'])}"
+        errors = ", ".join(
+            f"{name} {percent(parts[key]['phoneme_error'])}"
+            for name, key in {
+                "through the codec": "codec",
+                "original": "original",
+                "linear codec": "pca",
+            }.items()
+        )
+        text = (
+            f"phoneme errors: {errors}; voiced or not wrong in "
+            f"{percent(parts['codec']['voicing'])} of frames, pitch off by over a fifth in "
+            f"{percent(parts['codec']['pitch_gross'])}"
+        )
         rows.append([f"audio codec, {values['clips_each']} unheard clips, {who}", text])
     return rows
 
 
 def speaker_row(values: dict) -> list:
     rates = [seed["2"]["eer"] for seed in values["held_out"]]
-    return [f"speaker encoder, {len(values['voices'])} voices never heard, 2 s", f"equal error rate {percent(min(rates))} to {percent(max(rates))} ({len(rates)} seeds)"]
+    return [
+        f"speaker encoder, {len(values['voices'])} voices never heard, 2 s",
+        f"equal error rate {percent(min(rates))} to {percent(max(rates))} ({len(rates)} seeds)",
+    ]
 
 
 def first_table(name: str) -> str:
-    """A results file that holds a table of its own: `about`, one sentence, and `table`, rows with equal keys. Turned on its side: measures are rows."""
+    """A results file that holds a table of its own: `about`, one sentence, and `table`, rows with
+    equal keys.
+
+    Turned on its side: measures are rows.
+    """
     record = result(name)
     rows = record["values"]["table"]
     measures = [title for title in rows[0] if title != "row"]
-    return f"{record['values']['about']} ([{name}.json](data/results/{name}.json))\n\n" + table(["", *(row["row"] for row in rows)], [[title, *(row[title] for row in rows)] for title in measures])
+    return f"{record['values']['about']} ([{name}.json](data/results/{name}.json))\n\n" + table(
+        ["", *(row["row"] for row in rows)],
+        [[title, *(row[title] for row in rows)] for title in measures],
+    )
 
 
 def results() -> str:
     """The first table of the evaluation; then what was measured on the parts."""
-    blocks = [first_table("evaluation"), "Unseen words, voices and faces, and clips of a minute: [16i](nbs/16i_evaluate.ipynb)."]
+    blocks = [
+        first_table("evaluation"),
+        "Unseen words, voices and faces, and clips of a minute: [16i](nbs/16i_evaluate.ipynb).",
+    ]
     rows = []
-    for name, make in {"parity": parity_row, "world_checks": world_row, "audio_codec": codec_rows, "speaker": speaker_row}.items():
+    for name, make in {
+        "parity": parity_row,
+        "world_checks": world_row,
+        "audio_codec": codec_rows,
+        "speaker": speaker_row,
+    }.items():
         record = result(name)
         made = make(record["values"])
-        rows += [[*row, f"[{name}.json](data/results/{name}.json)"] for row in (made if isinstance(made[0], list) else [made])]
+        rows += [
+            [*row, f"[{name}.json](data/results/{name}.json)"]
+            for row in (made if isinstance(made[0], list) else [made])
+        ]
     return "\n\n".join([*blocks, table(["what", "measured", "all of it"], rows)])
 
 
@@ -99,25 +156,43 @@ def training_seconds(values) -> float | None:
     """How long the training took, wherever its results say so."""
     if isinstance(values, dict):
         for key in ("seconds", "seconds_this_run", "train_seconds"):
-            if isinstance(values.get(key), (int, float)): return values[key]
-        return next((found for value in values.values() if (found := training_seconds(value)) is not None), None)
+            if isinstance(values.get(key), (int, float)):
+                return values[key]
+        return next(
+            (found for value in values.values() if (found := training_seconds(value)) is not None),
+            None,
+        )
 
 
 def trainings() -> str:
-    """The commands that train, in the order in which they are needed, with minutes and machine where a stored result has them."""
+    """The commands that train, in the order in which they are needed, with minutes and machine
+    where a stored result has them.
+    """
     stored = [result(path.stem) for path in sorted(RESULTS.glob("*.json"))]
-    records = {record["command"].split(" --")[0].removeprefix("talker-t2av "): record for record in stored if " train " in record["command"] and "--preset small " in record["command"] and "--start" not in record["command"]}
+    records = {
+        record["command"].split(" --")[0].removeprefix("talker-t2av "): record
+        for record in stored
+        if " train " in record["command"]
+        and "--preset small " in record["command"]
+        and "--start" not in record["command"]
+    }
     rows = []
     for name in COMMANDS:
-        if not name.startswith(("train ", "latents")): continue
+        if not name.startswith(("train ", "latents")):
+            continue
         folder = f"runs/{name.removeprefix('train ')}"
-        words = {"latents": f"--out {folder}", "train talker": f"--preset small --data runs/latents --out {folder}"}.get(name, f"--preset small --out {folder}")
+        words = {
+            "latents": f"--out {folder}",
+            "train talker": f"--preset small --data runs/latents --out {folder}",
+        }.get(name, f"--preset small --out {folder}")
         took, machine = ("not yet", "") if name.startswith("train ") else ("", "")
         if record := records.get(name):
             seconds = training_seconds(record["values"])
             took = f"{seconds / 60:.0f} min" if seconds else "not stored"
             threads = record["machine"]["threads"]
-            machine = f"{record['machine']['processor']}, {threads} thread{'s' * (threads > 1)}" + (f", {record['machine']['gpu']}" if record["machine"]["gpu"] else "")
+            machine = f"{record['machine']['processor']}, {threads} thread{'s' * (threads > 1)}" + (
+                f", {record['machine']['gpu']}" if record["machine"]["gpu"] else ""
+            )
         rows.append([f"`.venv/bin/talker-t2av {name} {words}`", COMMANDS[name][1], took, machine])
     return table(["command", "does", "took", "on"], rows)
 
@@ -136,8 +211,11 @@ def filled(text: str) -> str:
 
 
 def samples() -> None:
-    """The talker says five sentences, as mp4 with sound; the first one also as a small silent GIF."""
+    """The talker says five sentences, as mp4 with sound; the first one also
+    as a small silent GIF.
+    """
     import imageio_ffmpeg
+
     from talker_t2av import TalkerPipeline
     from talker_t2av.common.media import atomic_path
 
@@ -145,9 +223,27 @@ def samples() -> None:
     pipeline = TalkerPipeline.from_pretrained("small")
     for name, (text, voice, face) in SAID.items():
         print(pipeline(text, voice, face).save(SAMPLES / f"{name}.mp4").name, text)
-    small = "fps=12.5,scale=160:-1:flags=lanczos,split[a][b];[a]palettegen=max_colors=96[p];[b][p]paletteuse=dither=none"
+    small = (
+        "fps=12.5,scale=160:-1:flags=lanczos,split[a][b];[a]palettegen=max_colors=96[p];"
+        "[b][p]paletteuse=dither=none"
+    )
     with atomic_path(SAMPLES / "hello.gif") as temporary:
-        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-i", str(SAMPLES / "hello.mp4"), "-vf", small, "-f", "gif", str(temporary)], check=True)
+        subprocess.run(
+            [
+                imageio_ffmpeg.get_ffmpeg_exe(),
+                "-v",
+                "error",
+                "-y",
+                "-i",
+                str(SAMPLES / "hello.mp4"),
+                "-vf",
+                small,
+                "-f",
+                "gif",
+                str(temporary),
+            ],
+            check=True,
+        )
 
 
 def main(words: list[str]) -> int:
@@ -159,7 +255,16 @@ def main(words: list[str]) -> int:
     check = "--check" in words
     if fresh != text and not check:
         README.write_text(fresh, encoding="utf-8")
-    print("README.md: " + ("is up to date" if fresh == text else "is stale; run: python docs/readme.py" if check else "renewed"))
+    print(
+        "README.md: "
+        + (
+            "is up to date"
+            if fresh == text
+            else "is stale; run: python docs/readme.py"
+            if check
+            else "renewed"
+        )
+    )
     return int(check and fresh != text)
 
 

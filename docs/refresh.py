@@ -1,10 +1,13 @@
-"""Run notebooks in place, store fresh outputs, and write down how long each took: data/results/notebook_times.json.
+"""Run notebooks in place, store fresh outputs, and write down how long each took:
+data/results/notebook_times.json.
 
     python docs/refresh.py             all notebooks, in reading order
     python docs/refresh.py 01b 11      those whose names start with 01b or 11; the times of the others are kept
 
-A notebook is replaced only after its last cell ran; a failing one stops the run and stays as it was.
-Pictures are stored with a palette where nobody would see it: that makes them less than half as large.
+A notebook is replaced only after its last cell ran; a failing one stops the run and stays as it
+was.
+Pictures are stored with a palette where nobody would see it: that makes them less than half as
+large.
 """
 
 import json
@@ -20,6 +23,7 @@ from nbclient import NotebookClient
 from nbdev.clean import clean_nb
 from nbdev.config import get_config
 from PIL import Image
+
 from talker_t2av.common.media import atomic_path, data_dir, write_result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +31,9 @@ TIMES = data_dir() / "results" / "notebook_times.json"
 
 
 def with_palette(png: bytes, colours: int = 128, floor: float = 36.0) -> bytes:
-    """The picture with so many colours at most, unless that is no smaller, or is off by more than `floor` (PSNR in dB)."""
+    """The picture with so many colours at most, unless that is no smaller, or is off by more
+    than `floor` (PSNR in dB).
+    """
     picture = Image.open(BytesIO(png))
     if picture.mode == "P" and len(picture.getpalette()) <= 3 * colours:
         return png
@@ -35,7 +41,9 @@ def with_palette(png: bytes, colours: int = 128, floor: float = 36.0) -> bytes:
     plain = Image.new("RGB", picture.size, "white")
     plain.paste(picture, mask=picture.getchannel("A"))
     few = plain.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    error = np.mean((np.asarray(few.convert("RGB"), dtype=float) - np.asarray(plain, dtype=float)) ** 2)
+    error = np.mean(
+        (np.asarray(few.convert("RGB"), dtype=float) - np.asarray(plain, dtype=float)) ** 2
+    )
     packed = BytesIO()
     few.save(packed, "PNG", optimize=True)
     good = error <= 255**2 / 10 ** (floor / 10)
@@ -44,16 +52,25 @@ def with_palette(png: bytes, colours: int = 128, floor: float = 36.0) -> bytes:
 
 def pack_pictures(cells: list) -> None:
     """Give every stored PNG its palette, in place."""
-    for output in (output for cell in cells for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})):
+    for output in (
+        output
+        for cell in cells
+        for output in cell.get("outputs", ())
+        if "image/png" in output.get("data", {})
+    ):
         png = output["data"]["image/png"]
-        output["data"]["image/png"] = b64encode(with_palette(b64decode(png if isinstance(png, str) else "".join(png)))).decode()
+        output["data"]["image/png"] = b64encode(
+            with_palette(b64decode(png if isinstance(png, str) else "".join(png)))
+        ).decode()
 
 
 def refresh(path: Path) -> dict:
     """Execute one notebook where it lies; returns seconds and kilobytes."""
     nb = nbformat.read(path, 4)
     start = time.perf_counter()
-    NotebookClient(nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(
+        nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
     seconds = time.perf_counter() - start
     for cell in nb.cells:
         cell.metadata.pop("execution", None)
@@ -61,19 +78,37 @@ def refresh(path: Path) -> dict:
     pack_pictures(plain["cells"])
     clean_nb(plain, clean_ids=get_config(path=ROOT).clean_ids)
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     return {"seconds": round(seconds, 1), "kilobytes": round(path.stat().st_size / 1e3)}
 
 
 def main(starts: list[str]) -> int:
-    chosen = [path for path in sorted((ROOT / "nbs").glob("*.ipynb")) if not starts or path.name.startswith(tuple(starts))]
+    chosen = [
+        path
+        for path in sorted((ROOT / "nbs").glob("*.ipynb"))
+        if not starts or path.name.startswith(tuple(starts))
+    ]
     if not chosen:
         raise SystemExit(f"docs/refresh.py: no notebook's name starts with {' or '.join(starts)}")
     times = json.loads(TIMES.read_text(encoding="utf-8"))["values"] if TIMES.is_file() else {}
     for path in chosen:
         times[path.stem] = refresh(path)
-        print(f"{path.stem:28s} {times[path.stem]['seconds']:6.1f} s {times[path.stem]['kilobytes']:6d} kB", flush=True)
-        write_result(TIMES, {name: times[name] for name in sorted(times) if (ROOT / "nbs" / f"{name}.ipynb").is_file()}, "make refresh")
+        print(
+            f"{path.stem:28s} {times[path.stem]['seconds']:6.1f} s "
+            f"{times[path.stem]['kilobytes']:6d} kB",
+            flush=True,
+        )
+        write_result(
+            TIMES,
+            {
+                name: times[name]
+                for name in sorted(times)
+                if (ROOT / "nbs" / f"{name}.ipynb").is_file()
+            },
+            "make refresh",
+        )
     return 0
 
 

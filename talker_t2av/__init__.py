@@ -20,7 +20,10 @@ _all_ = ["TalkerPipeline", "Talker", "AudioCodec", "MotionCodec", "SpeakerEncode
 
 
 def __getattr__(name: str):
-    "The public names of the package, loaded when they are first asked for (PEP 562). Raises AttributeError for others."
+    """The public names of the package, loaded when they are first asked for (PEP 562).
+
+    Raises AttributeError for others.
+    """
     if name not in _HOME:
         raise AttributeError(f"module 'talker_t2av' has no attribute {name!r}")
     globals()[name] = getattr(import_module(f"talker_t2av.{_HOME[name]}"), name)

@@ -12,26 +12,68 @@ from importlib import import_module
 
 from . import __version__
 
-COMMANDS = {  # name: ("module:function", one line for --help); the function adds its options to a parser and sets func
-    "demo": ("talker_t2av.inference.commands:demo_command", "a typed sentence: the talker says it; beside it, the world's own clip and what the codecs keep"),
-    "world": ("talker_t2av.world.corpus:world_command", "say a typed sentence with the world's own voice and face"),
+# name: ("module:function", one line for --help); the function adds its options to a parser and sets
+# func
+COMMANDS = {
+    "demo": (
+        "talker_t2av.inference.commands:demo_command",
+        (
+            "a typed sentence: the talker says it; beside it, the world's own clip and "
+            "what the codecs keep"
+        ),
+    ),
+    "world": (
+        "talker_t2av.world.corpus:world_command",
+        "say a typed sentence with the world's own voice and face",
+    ),
     "corpus": ("talker_t2av.world.corpus:corpus_command", "build and check corpora of world clips"),
-    "codecs": ("talker_t2av.codecs.round_trip:codecs_command", "a sentence through both codecs: original and reconstruction side by side"),
-    "train semantic": ("talker_t2av.codecs.audio.semantic:semantic_command", "train the semantic encoder of the audio codec"),
-    "train judge": ("talker_t2av.codecs.audio.judge:judge_command", "train the independent phoneme recogniser that measures speech"),
-    "train audio-codec": ("talker_t2av.codecs.audio.training:audio_codec_command", "train the audio codec"),
-    "train motion-codec": ("talker_t2av.codecs.motion.training:motion_codec_command", "train the motion codec"),
-    "train speaker": ("talker_t2av.codecs.speaker.encoder:speaker_command", "train the speaker encoder"),
-    "latents": ("talker_t2av.training.latents:latents_command", "encode clips once, for the talker's training"),
-    "train talker": ("talker_t2av.training.talker:talker_command", "train the talker on encoded clips"),
-    "train syncnet": ("talker_t2av.evaluation.sync:syncnet_command", "train the networks that measure pictures and lip-sync"),
+    "codecs": (
+        "talker_t2av.codecs.round_trip:codecs_command",
+        "a sentence through both codecs: original and reconstruction side by side",
+    ),
+    "train semantic": (
+        "talker_t2av.codecs.audio.semantic:semantic_command",
+        "train the semantic encoder of the audio codec",
+    ),
+    "train judge": (
+        "talker_t2av.codecs.audio.judge:judge_command",
+        "train the independent phoneme recogniser that measures speech",
+    ),
+    "train audio-codec": (
+        "talker_t2av.codecs.audio.training:audio_codec_command",
+        "train the audio codec",
+    ),
+    "train motion-codec": (
+        "talker_t2av.codecs.motion.training:motion_codec_command",
+        "train the motion codec",
+    ),
+    "train speaker": (
+        "talker_t2av.codecs.speaker.encoder:speaker_command",
+        "train the speaker encoder",
+    ),
+    "latents": (
+        "talker_t2av.training.latents:latents_command",
+        "encode clips once, for the talker's training",
+    ),
+    "train talker": (
+        "talker_t2av.training.talker:talker_command",
+        "train the talker on encoded clips",
+    ),
+    "train syncnet": (
+        "talker_t2av.evaluation.sync:syncnet_command",
+        "train the networks that measure pictures and lip-sync",
+    ),
     "say": ("talker_t2av.inference.commands:say_command", "say a text with a face, as mp4 or gif"),
     "speak": ("talker_t2av.inference.commands:speak_command", "say a text, sound only"),
     "drive": ("talker_t2av.inference.commands:drive_command", "give a recording a face"),
     "dub": ("talker_t2av.inference.commands:dub_command", "give a film other words"),
-    "evaluate": ("talker_t2av.evaluation.evaluate:evaluate_command", "measure truth, codecs, the talker, or any folder of clips"),
+    "evaluate": (
+        "talker_t2av.evaluation.evaluate:evaluate_command",
+        "measure truth, codecs, the talker, or any folder of clips",
+    ),
 }
-ERRORS = (ValueError, OSError, FloatingPointError)  # bad input; files that are missing, forbidden or too big for the disk; a training that diverged
+# bad input; files that are missing, forbidden or too big for the disk; a training that diverged
+ERRORS = (ValueError, OSError, FloatingPointError)
 
 # %% ../nbs/workshop/07_command_line.ipynb #9fa651f3
 def top_parser() -> argparse.ArgumentParser:
@@ -39,19 +81,24 @@ def top_parser() -> argparse.ArgumentParser:
     width = max(map(len, COMMANDS)) + 2
     lines = "\n".join(f"  {name:{width}s}{about}" for name, (_, about) in COMMANDS.items())
     parser = argparse.ArgumentParser(
-        prog="talker-t2av", formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="talker-t2av",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Joint talking audio-video generation: the commands of the book.",
         epilog=f"commands:\n{lines}\n\n'talker-t2av COMMAND --help' describes one of them.",
     )
     parser.add_argument("--version", action="version", version=f"talker-t2av {__version__}")
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="what to do (see below)")
+    parser.add_argument(
+        "command", choices=COMMANDS, metavar="COMMAND", help="what to do (see below)"
+    )
     return parser
 
 
 def command_parser(name: str) -> argparse.ArgumentParser:
     "The parser of one subcommand. Imports the module behind it."
     module, function = COMMANDS[name][0].split(":")
-    parser = argparse.ArgumentParser(prog=f"talker-t2av {name}", description=COMMANDS[name][1].capitalize() + ".")
+    parser = argparse.ArgumentParser(
+        prog=f"talker-t2av {name}", description=COMMANDS[name][1].capitalize() + "."
+    )
     getattr(import_module(module), function)(parser)
     return parser
 
@@ -70,10 +117,16 @@ def main(
         print(f"talker-t2av {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hint = "; the same command with --resume goes on from the last checkpoint" if name.startswith("train") else ""
+        hint = (
+            "; the same command with --resume goes on from the last checkpoint"
+            if name.startswith("train")
+            else ""
+        )
         print(f"talker-t2av {name}: interrupted{hint}", file=sys.stderr)
         return 130
 
 
-if __name__ == "__main__" and "__file__" in globals():  # `python -m talker_t2av.cli`, as accelerate starts it; not in a notebook
+if (
+    __name__ == "__main__" and "__file__" in globals()
+):  # `python -m talker_t2av.cli`, as accelerate starts it; not in a notebook
     sys.exit(main())

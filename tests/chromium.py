@@ -31,11 +31,22 @@ def own_chromium() -> str | None:
 def download() -> str:
     """Let Playwright fetch its Chromium; the reason if it cannot, else nothing."""
     try:
-        done = subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(
+            [sys.executable, "-m", "playwright", "install", "chromium"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
     except subprocess.TimeoutExpired:
         return f"not finished after {PATIENCE} seconds"
     lines = [line for line in (done.stdout + done.stderr).splitlines() if "rror" in line]
-    return "" if done.returncode == 0 else lines[0].strip() if lines else f"exit code {done.returncode}"
+    return (
+        ""
+        if done.returncode == 0
+        else lines[0].strip()
+        if lines
+        else f"exit code {done.returncode}"
+    )
 
 
 def main() -> int:
@@ -45,7 +56,15 @@ def main() -> int:
         print("== Fetching Chromium for the browser tests (once, about 200 MB)", flush=True)
         reason = download()
         found = own_chromium()
-    print(f"== Browser tests: {found}" if found else f"== Browser tests will be SKIPPED: no Chromium here, and Playwright could not fetch one ({reason})", flush=True)
+    print(
+        f"== Browser tests: {found}"
+        if found
+        else (
+            "== Browser tests will be SKIPPED: no Chromium here, and Playwright could not "
+            f"fetch one ({reason})"
+        ),
+        flush=True,
+    )
     return 0
 
 

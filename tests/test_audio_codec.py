@@ -1,4 +1,6 @@
-"""The audio codec: against recorded values of the released definition, streaming, faults, losses."""
+"""The audio codec: against recorded values of the released definition,
+streaming, faults, losses.
+"""
 
 from dataclasses import replace
 
@@ -9,11 +11,48 @@ from conftest import load_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from talker_t2av.codecs.audio.codec import AUDIO_PRESETS, OWN_TENSORS, AudioCodec, AudioCodecConfig, Posterior, fit_statistics, from_released, released_name
-from talker_t2av.codecs.audio.layers import DacDecoder, DacEncoder, IstftDecoder, PitchedEncoder, PitchReader, SourceFilterDecoder, SpectralEncoder, advance, glide, overlap_add, pulse_train, self_similarity
-from talker_t2av.codecs.audio.losses import CodecLearner, Discriminators, LossWeights, discriminator_loss, kl_loss, mel_loss, semantic_loss, stft_loss
+from talker_t2av.codecs.audio.codec import (
+    AUDIO_PRESETS,
+    OWN_TENSORS,
+    AudioCodec,
+    AudioCodecConfig,
+    Posterior,
+    fit_statistics,
+    from_released,
+    released_name,
+)
+from talker_t2av.codecs.audio.layers import (
+    DacDecoder,
+    DacEncoder,
+    IstftDecoder,
+    PitchedEncoder,
+    PitchReader,
+    SourceFilterDecoder,
+    SpectralEncoder,
+    advance,
+    glide,
+    overlap_add,
+    pulse_train,
+    self_similarity,
+)
 from talker_t2av.codecs.audio.linear import PcaCodec
-from talker_t2av.codecs.audio.semantic import SEMANTIC_PRESETS, PhonemeRecogniser, ctc_loss, log_mel, mel_filters
+from talker_t2av.codecs.audio.losses import (
+    CodecLearner,
+    Discriminators,
+    LossWeights,
+    discriminator_loss,
+    kl_loss,
+    mel_loss,
+    semantic_loss,
+    stft_loss,
+)
+from talker_t2av.codecs.audio.semantic import (
+    SEMANTIC_PRESETS,
+    PhonemeRecogniser,
+    ctc_loss,
+    log_mel,
+    mel_filters,
+)
 from talker_t2av.common.media import SAMPLES_PER_FRAME
 
 TINY = AUDIO_PRESETS["tiny"]
@@ -24,7 +63,9 @@ CONFIGS = {
     "source": replace(TINY, encoder="pitched", decoder="source", decoder_channels=32),
     "source, two ahead": replace(TINY, decoder="source", decoder_channels=32, lookahead=2),
     "dac": replace(TINY, encoder="dac", encoder_channels=4, decoder="dac", decoder_channels=32),
-    "dac, odd strides": replace(TINY, decoder="dac", decoder_channels=32, decoder_strides=(12, 5, 4, 4)),
+    "dac, odd strides": replace(
+        TINY, decoder="dac", decoder_channels=32, decoder_strides=(12, 5, 4, 4)
+    ),
 }
 
 
@@ -43,15 +84,23 @@ def codecs():
 
 @pytest.fixture(scope="module")
 def given_input():
-    """wav at 24 and 16 kHz, mel, filters: of the full golden file where it is at hand, else its inputs alone."""
+    """wav at 24 and 16 kHz, mel, filters: of the full golden file where it is at hand,
+    else its inputs alone.
+    """
     try:
         tensors, spec = load_golden("whisperx_vae")
         return tensors | {"set": (spec["set"], spec["seed"]), "tolerance": 1e-4}
     except pytest.skip.Exception:
         tensors, spec = load_golden("whisperx_vae_input")
-        mel = torch.full((1, 1, tensors["input.mel_head"].shape[2], spec["mel_columns"]), spec["mel_tail"])
+        mel = torch.full(
+            (1, 1, tensors["input.mel_head"].shape[2], spec["mel_columns"]), spec["mel_tail"]
+        )
         mel[..., : tensors["input.mel_head"].shape[-1]] = tensors["input.mel_head"]
-        return tensors | {"input.mel": mel, "set": (spec["set"], spec["seed"]), "tolerance": spec["tolerance"]["max_abs_mel"]}
+        return tensors | {
+            "input.mel": mel,
+            "set": (spec["set"], spec["seed"]),
+            "tolerance": spec["tolerance"]["max_abs_mel"],
+        }
 
 
 def test_log_mel_is_whispers(given_input):
@@ -64,15 +113,31 @@ def test_log_mel_is_whispers(given_input):
 
 @pytest.mark.parametrize("name", ["whisperx_vae", "whisperx_vae_odd"])
 def test_golden(golden, given_input, name):
-    """Acoustic branch, semantic branch, their sum, latents and sound from the recorded weights and inputs."""
+    """Acoustic branch, semantic branch, their sum, latents and sound from the
+    recorded weights and inputs.
+    """
     tensors, spec = golden(name)
     if (spec["set"], spec["seed"]) != given_input["set"]:
         pytest.skip("the inputs at hand belong to another set of golden vectors")
-    weights = {key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")}
+    weights = {
+        key.removeprefix("weights."): value
+        for key, value in tensors.items()
+        if key.startswith("weights.")
+    }
     codec, sizes = from_released(weights, spec["config"]["heads"]), spec["config"]
-    assert codec.config.encoder_strides == tuple(sizes["enc_ratios"]) and codec.config.decoder_strides == tuple(sizes["dec_ratios"])
-    assert (codec.config.encoder_channels, codec.config.decoder_channels, codec.config.latent_size) == (sizes["in_dim"], sizes["dec_hidden"], sizes["z_dim"])
-    wav, mel, limit = given_input["input.wav24k"][:, 0], given_input["input.mel"][:, 0], spec["tolerance"]
+    assert codec.config.encoder_strides == tuple(
+        sizes["enc_ratios"]
+    ) and codec.config.decoder_strides == tuple(sizes["dec_ratios"])
+    assert (
+        codec.config.encoder_channels,
+        codec.config.decoder_channels,
+        codec.config.latent_size,
+    ) == (sizes["in_dim"], sizes["dec_hidden"], sizes["z_dim"])
+    wav, mel, limit = (
+        given_input["input.wav24k"][:, 0],
+        given_input["input.mel"][:, 0],
+        spec["tolerance"],
+    )
 
     def check(ours, key, tolerance):
         assert ours.shape == tensors[key].shape
@@ -81,13 +146,25 @@ def test_golden(golden, given_input, name):
     with torch.no_grad():
         acoustic = codec.encoder(wav[:, None])
         check(acoustic, "mid.acoustic", limit["max_abs_latent"])
-        check(codec.semantic(mel)[:, : tensors["mid.semantic_50hz"].shape[1]], "mid.semantic_50hz", limit["max_abs_latent"])
+        check(
+            codec.semantic(mel)[:, : tensors["mid.semantic_50hz"].shape[1]],
+            "mid.semantic_50hz",
+            limit["max_abs_latent"],
+        )
         semantic = codec.hear_mel(mel, acoustic.shape[-1])
         check(acoustic + semantic.transpose(1, 2), "mid.bottleneck_in", limit["max_abs_latent"])
         mean = codec.posterior(wav, semantic).mean
         check(mean, "output.latent", limit["max_abs_latent"])
-        check(codec.decoder.before_tanh(codec.widen(tensors["input.latent"])), "output.before_tanh", limit["max_abs_waveform"])
-        check(codec.decode(tensors["input.latent"])[:, None], "output.waveform", limit["max_abs_waveform"])
+        check(
+            codec.decoder.before_tanh(codec.widen(tensors["input.latent"])),
+            "output.before_tanh",
+            limit["max_abs_waveform"],
+        )
+        check(
+            codec.decode(tensors["input.latent"])[:, None],
+            "output.waveform",
+            limit["max_abs_waveform"],
+        )
         check(codec.decode(mean)[:, None], "output.waveform_of_latent", limit["max_abs_waveform"])
         resampled = codec.encode(wav)  # from 24 kHz alone: the way to 16 kHz is ours
     assert resampled.shape == mean.shape and (resampled - mean).norm() < 0.05 * mean.norm()
@@ -99,22 +176,38 @@ def test_paper_preset_has_the_released_names_and_shapes(channels):
     from pathlib import Path
 
     facts = json.loads((Path(__file__).parent / "golden" / "whisperx_vae_names.json").read_text())
-    expected = {name.replace("*", str(i)): shape for name, shape in facts["tensors"].items() for i in range(facts["layers"] if "*" in name else 1)}
+    expected = {
+        name.replace("*", str(i)): shape
+        for name, shape in facts["tensors"].items()
+        for i in range(facts["layers"] if "*" in name else 1)
+    }
     if channels == 64:
         expected |= facts["tensors_that_differ_for_in_dim_64"]
     with torch.device("meta"):
         codec = AudioCodec(replace(AUDIO_PRESETS["paper"], encoder_channels=channels))
-    ours = {released_name(name): list(value.shape) for name, value in codec.state_dict().items() if name not in OWN_TENSORS}
+    ours = {
+        released_name(name): list(value.shape)
+        for name, value in codec.state_dict().items()
+        if name not in OWN_TENSORS
+    }
     assert ours == expected
     if channels == 48:
         counts = facts["parameters_per_component"]
-        for part, ours in {"CodecEnc": [codec.encoder], "CodecDec": [codec.decoder], "vae": [codec.to_posterior, codec.from_latent]}.items():
+        for part, ours in {
+            "CodecEnc": [codec.encoder],
+            "CodecDec": [codec.decoder],
+            "vae": [codec.to_posterior, codec.from_latent],
+        }.items():
             assert sum(p.numel() for module in ours for p in module.parameters()) == counts[part]
 
 
 def test_released_checkpoint_faults_are_named(golden):
     tensors, spec = golden("whisperx_vae_odd")
-    weights = {key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")}
+    weights = {
+        key.removeprefix("weights."): value
+        for key, value in tensors.items()
+        if key.startswith("weights.")
+    }
     heads = spec["config"]["heads"]
     broken = {name: value for name, value in weights.items() if name != "vae.in_proj.bias"}
     with pytest.raises(ValueError, match="to_posterior.bias is missing"):
@@ -131,9 +224,13 @@ def test_shapes_and_batches(codecs, name):
     codec, wav = codecs[name], noise(2, 12 * SAMPLES_PER_FRAME) * 0.1
     latent = codec.encode(wav)
     assert latent.shape == (2, 12, 32) and codec.decode(latent).shape == wav.shape
-    torch.testing.assert_close(codec.encode(wav[1:]), latent[1:], atol=1e-4, rtol=0)  # neighbours in a batch do not matter
-    torch.testing.assert_close(codec.decode(latent[1:]), codec.decode(latent)[1:], atol=1e-5, rtol=0)
-    assert codec.encode(F.pad(wav, (0, 500))).shape == latent.shape  # a part of a frame makes no frame
+    # neighbours in a batch do not matter
+    torch.testing.assert_close(codec.encode(wav[1:]), latent[1:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        codec.decode(latent[1:]), codec.decode(latent)[1:], atol=1e-5, rtol=0
+    )
+    # a part of a frame makes no frame
+    assert codec.encode(F.pad(wav, (0, 500))).shape == latent.shape
     assert codec.decode(100 * latent).abs().max() <= 1
 
 
@@ -146,16 +243,26 @@ def test_stream_equals_whole(codecs, name, sizes):
     for part in latent.split(sizes, dim=1):
         chunks.append(stream.push(part))
         pushed += part.shape[1]
-        assert sum(chunk.shape[1] for chunk in chunks) == SAMPLES_PER_FRAME * max(0, pushed - codec.decoder.lookahead)
+        assert sum(chunk.shape[1] for chunk in chunks) == SAMPLES_PER_FRAME * max(
+            0, pushed - codec.decoder.lookahead
+        )
         assert stream.kept.shape[1] <= codec.decoder.context + codec.decoder.lookahead
-    torch.testing.assert_close(torch.cat([*chunks, stream.close()], dim=1), codec.decode(latent), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.cat([*chunks, stream.close()], dim=1), codec.decode(latent), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_reach(codecs, name):
-    """A frame's sound depends on nothing outside of [-context, lookahead], but for the phase of a voice box; and on the last frame of the look-ahead it does."""
+    """A frame's sound depends on nothing outside of [-context, lookahead], but for the phase of
+    a voice box; and on the last frame of the look-ahead it does.
+    """
     codec, latent = codecs[name], noise(1, 40, 32)
-    base, left, right = codec.decode(latent), 20 - codec.decoder.context, 20 + codec.decoder.lookahead
+    base, left, right = (
+        codec.decode(latent),
+        20 - codec.decoder.context,
+        20 + codec.decoder.lookahead,
+    )
     frame = slice(20 * SAMPLES_PER_FRAME, 21 * SAMPLES_PER_FRAME)
     outside, inside = latent.clone(), latent.clone()
     if codec.config.decoder != "source":
@@ -197,28 +304,51 @@ def test_bad_sound(codecs, arguments, kind, message):
         codecs["istft"].encode(*arguments)
 
 
-@pytest.mark.parametrize("latent", [torch.zeros(4, 32), torch.zeros(1, 0, 32), torch.zeros(1, 4, 31), torch.full((1, 4, 32), torch.inf)])
+@pytest.mark.parametrize(
+    "latent",
+    [
+        torch.zeros(4, 32),
+        torch.zeros(1, 0, 32),
+        torch.zeros(1, 4, 31),
+        torch.full((1, 4, 32), torch.inf),
+    ],
+)
 def test_bad_latents(codecs, latent):
     with pytest.raises(ValueError, match="latent"):
         codecs["istft"].decode(latent)
 
 
 def test_bad_configurations():
-    for fault in ({"decoder": "wavenet"}, {"encoder": "mp3"}, {"encoder_strides": (2, 4, 10)}, {"decoder_strides": (12, 10, 4, 3)}):
+    for fault in (
+        {"decoder": "wavenet"},
+        {"encoder": "mp3"},
+        {"encoder_strides": (2, 4, 10)},
+        {"decoder_strides": (12, 10, 4, 3)},
+    ):
         with pytest.raises(ValueError, match=next(iter(fault))):
             AudioCodecConfig(**fault)
 
 
 def test_statistics(codecs):
-    """After fitting, latents of the examples have mean 0, and variance 1 together with their noise; the sound does not change."""
+    """After fitting, latents of the examples have mean 0, and variance 1 together with their
+    noise; the sound does not change.
+    """
     torch.manual_seed(1)
     codec, wavs = AudioCodec(TINY).eval(), [noise(24_000 - 480, seed=i) * 0.1 for i in range(3)]
     before = codec.decode(codec.encode(wavs[0][None]))
     fit_statistics(codec, wavs)
     latents = torch.cat([codec.encode(wav[None])[0] for wav in wavs])
-    deviations = torch.cat([codec.posterior(wav[None]).deviation[0] for wav in wavs]) / codec.latent_deviation
+    deviations = (
+        torch.cat([codec.posterior(wav[None]).deviation[0] for wav in wavs])
+        / codec.latent_deviation
+    )
     torch.testing.assert_close(latents.mean(0), torch.zeros(32), atol=1e-4, rtol=0)
-    torch.testing.assert_close(latents.var(0, correction=0) + deviations.square().mean(0), torch.ones(32), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        latents.var(0, correction=0) + deviations.square().mean(0),
+        torch.ones(32),
+        atol=1e-3,
+        rtol=0,
+    )
     torch.testing.assert_close(codec.decode(codec.encode(wavs[0][None])), before, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="at least one"):
         fit_statistics(codec, [])
@@ -236,12 +366,20 @@ def test_save_and_load(tmp_path, codecs):
     assert again.config == codec.config and torch.equal(again.encode(wav), codec.encode(wav))
     codec.save_pretrained(tmp_path / "half", torch.float16)
     half = AudioCodec.from_pretrained(tmp_path / "half")
-    assert next(half.parameters()).dtype == torch.float32 and (half.encode(wav) - codec.encode(wav)).norm() < 0.02 * codec.encode(wav).norm()
-    assert (tmp_path / "half" / "model.safetensors").stat().st_size < 0.6 * (tmp_path / "full" / "model.safetensors").stat().st_size
+    assert (
+        next(half.parameters()).dtype == torch.float32
+        and (half.encode(wav) - codec.encode(wav)).norm() < 0.02 * codec.encode(wav).norm()
+    )
+    assert (tmp_path / "half" / "model.safetensors").stat().st_size < 0.6 * (
+        tmp_path / "full" / "model.safetensors"
+    ).stat().st_size
 
     tensors = load_file(tmp_path / "full" / "model.safetensors")
     for change, message in (
-        ({"from_latent.bias": torch.zeros(3)}, r"from_latent.bias has shape \(3,\), takes \(128,\)"),
+        (
+            {"from_latent.bias": torch.zeros(3)},
+            r"from_latent.bias has shape \(3,\), takes \(128,\)",
+        ),
         ({"from_latent.bias": torch.full((128,), torch.nan)}, "from_latent.bias holds NaN"),
         ({"extra": torch.zeros(1)}, "extra is not a tensor"),
     ):
@@ -279,14 +417,28 @@ def test_overlap_add_against_a_loop():
 def test_encoders_floor(length):
     """Every encoder of even strides gives T // 960 frames, for any T."""
     wav = torch.zeros(1, 1, length)
-    for encoder in (DacEncoder(2, (2, 4, 10, 12), 4), SpectralEncoder(8, 1, 4), PitchedEncoder(8, 1, 4)):
+    for encoder in (
+        DacEncoder(2, (2, 4, 10, 12), 4),
+        SpectralEncoder(8, 1, 4),
+        PitchedEncoder(8, 1, 4),
+    ):
         assert encoder(wav).shape == (1, 4, length // 960)
 
 
 def test_decoders_learn_everything():
     """Gradients reach every parameter, and stay finite on silence."""
-    decoders = ((module, noise(1, 4, 5)) for module in (DacDecoder(4, 16, (12, 10, 4, 2)), IstftDecoder(4, 16, 2), SourceFilterDecoder(4, 16, 2)))
-    encoders = ((module, torch.zeros(1, 1, 4800)) for module in (SpectralEncoder(8, 2, 4), PitchedEncoder(8, 2, 4)))
+    decoders = (
+        (module, noise(1, 4, 5))
+        for module in (
+            DacDecoder(4, 16, (12, 10, 4, 2)),
+            IstftDecoder(4, 16, 2),
+            SourceFilterDecoder(4, 16, 2),
+        )
+    )
+    encoders = (
+        (module, torch.zeros(1, 1, 4800))
+        for module in (SpectralEncoder(8, 2, 4), PitchedEncoder(8, 2, 4))
+    )
     for module, inputs in (*decoders, *encoders, (PitchReader(4), noise(1, 5, 4))):
         out = module(inputs)
         (out * noise(*out.shape, seed=1)).sum().backward()
@@ -301,12 +453,19 @@ def test_decoders_learn_everything():
 def test_pulses_are_the_sum_of_their_harmonics(hertz, start):
     cycles = start + hertz * torch.arange(600, dtype=torch.float64)[None] / 24_000
     number = int(11_000 // hertz)
-    slow = sum(torch.cos(2 * torch.pi * k * cycles) for k in range(1, number + 1)) * (2 / number) ** 0.5
-    torch.testing.assert_close(pulse_train(cycles, torch.full_like(cycles, hertz)), slow.float(), atol=2e-3, rtol=0)
+    slow = (
+        sum(torch.cos(2 * torch.pi * k * cycles) for k in range(1, number + 1))
+        * (2 / number) ** 0.5
+    )
+    torch.testing.assert_close(
+        pulse_train(cycles, torch.full_like(cycles, hertz)), slow.float(), atol=2e-3, rtol=0
+    )
 
 
 def test_a_phase_can_be_handed_on():
-    """Summed in parts or at once, over a quarter of an hour of talk: the same to a millionth of a period; single precision would be off by far more."""
+    """Summed in parts or at once, over a quarter of an hour of talk: the same to a millionth of
+    a period; single precision would be off by far more.
+    """
     track = 7 + 0.5 * noise(1, 90_001)
     whole, phase = advance(track), None
     for start in range(0, 90_000, 1600):
@@ -321,7 +480,9 @@ def test_glides_meet():
     track = torch.tensor([[7.0, 8.0, 6.0]])
     hertz = glide(track)
     assert hertz.shape == (1, 480) and hertz.dtype == torch.float64
-    torch.testing.assert_close(hertz[0, [119, 120]].mean(), torch.tensor(192.0, dtype=torch.float64))  # half way from 128 to 256
+    torch.testing.assert_close(
+        hertz[0, [119, 120]].mean(), torch.tensor(192.0, dtype=torch.float64)
+    )  # half way from 128 to 256
     assert hertz.diff().abs().max() < 1 and hertz.min() > 64 and hertz.max() < 256
 
 
@@ -345,13 +506,17 @@ def test_the_voice_has_the_pitch_it_is_given():
         decoder.head.bias[962 : 962 + 481] = -3
         wav = decoder(noise(1, 4, 20), torch.full((1, 80), 100.0).log2())
     similar = self_similarity(wav)[0, 10:60]
-    assert wav.shape == (1, 20 * SAMPLES_PER_FRAME) and similar[:, 80].min() > 0.98  # 10 ms at 8 kHz
+    # 10 ms at 8 kHz
+    assert wav.shape == (1, 20 * SAMPLES_PER_FRAME) and similar[:, 80].min() > 0.98
     assert similar[:, 30:70].max() < 0.5
 
 
 def test_pitch_loss_teaches_reader_and_encoder():
     torch.manual_seed(0)
-    learner = CodecLearner(AudioCodec(CONFIGS["source"]), LossWeights(mel=0, stft=0, kl=0, semantic=0, pitch=1.0, noise=0.2))
+    learner = CodecLearner(
+        AudioCodec(CONFIGS["source"]),
+        LossWeights(mel=0, stft=0, kl=0, semantic=0, pitch=1.0, noise=0.2),
+    )
     wav, pitch = noise(2, 9600) * 0.1, torch.full((2, 40), 200.0)
     pitch[:, 20:] = 0
     losses, decoded = learner(wav, torch.Generator().manual_seed(0), pitch=pitch)
@@ -361,13 +526,17 @@ def test_pitch_loss_teaches_reader_and_encoder():
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in part.parameters())
     silent, _ = learner(wav, torch.Generator().manual_seed(0), pitch=torch.zeros(2, 40))
     assert silent["pitch"] == 0
-    noisy, _ = CodecLearner(learner.codec, LossWeights(noise=1.0))(wav, torch.Generator().manual_seed(0), pitch=pitch)
+    noisy, _ = CodecLearner(learner.codec, LossWeights(noise=1.0))(
+        wav, torch.Generator().manual_seed(0), pitch=pitch
+    )
     assert noisy["kl"] < losses["kl"]  # who must not be precise pays less for information
 
 
 def test_log_mel_is_per_clip_and_full_precision():
     quiet, loud = noise(1, 6400) * 1e-3, noise(1, 6400, seed=1)
-    torch.testing.assert_close(log_mel(torch.cat([quiet, loud]))[:1], log_mel(quiet), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        log_mel(torch.cat([quiet, loud]))[:1], log_mel(quiet), atol=1e-5, rtol=0
+    )
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(log_mel(loud), log_mel(loud).float())
         mixed = log_mel(loud)
@@ -430,11 +599,15 @@ def test_losses_are_zero_for_the_same_and_finite_for_silence():
 
 def test_kl_and_semantic_loss():
     posterior = Posterior(noise(2, 5, 3), noise(2, 5, 3, seed=1).abs() + 0.1)
-    exact = torch.distributions.kl_divergence(torch.distributions.Normal(*posterior), torch.distributions.Normal(0.0, 1.0))
+    exact = torch.distributions.kl_divergence(
+        torch.distributions.Normal(*posterior), torch.distributions.Normal(0.0, 1.0)
+    )
     torch.testing.assert_close(kl_loss(posterior), exact.mean())
     assert kl_loss(Posterior(torch.zeros(1, 2, 3), torch.ones(1, 2, 3))) == 0
     features = noise(1, 4, 6)
-    torch.testing.assert_close(semantic_loss(2 * features, features), features.square().mean(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        semantic_loss(2 * features, features), features.square().mean(), atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", ["istft", "dac"])
@@ -445,28 +618,41 @@ def test_learner_in_bfloat16(name):
     exact = learner(wav, torch.Generator().manual_seed(3))[0]
     with torch.autocast("cpu", torch.bfloat16):
         mixed = learner(wav, torch.Generator().manual_seed(3))[0]
-    assert all(abs(mixed[key] - exact[key]) < 0.05 * abs(exact[key]) + 0.02 for key in ("mel", "stft", "kl", "semantic"))
+    assert all(
+        abs(mixed[key] - exact[key]) < 0.05 * abs(exact[key]) + 0.02
+        for key in ("mel", "stft", "kl", "semantic")
+    )
     mixed["loss"].backward()
     assert all(torch.isfinite(p.grad).all() for p in learner.parameters() if p.requires_grad)
 
 
 def test_learner_step():
-    """Everything but the frozen encoder gets a gradient; the same seed gives the same loss; the critics' own step leaves the codec alone."""
+    """Everything but the frozen encoder gets a gradient; the same seed gives the same loss; the
+    critics' own step leaves the codec alone.
+    """
     torch.manual_seed(0)
     critics = Discriminators(periods=(2, 3), sizes=(512,), widths=(4, 8), spectral_width=4)
     learner = CodecLearner(AudioCodec(TINY), LossWeights(adversarial=1, feature=2))
     wav = noise(2, 4800) * 0.1
     losses, decoded = learner(wav, torch.Generator().manual_seed(3), critics)
-    assert torch.equal(losses["loss"], learner(wav, torch.Generator().manual_seed(3), critics)[0]["loss"])
-    assert not torch.equal(losses["loss"], learner(wav, torch.Generator().manual_seed(4), critics)[0]["loss"])
-    expected = sum(getattr(learner.weights, name) * value for name, value in losses.items() if name != "loss")
+    assert torch.equal(
+        losses["loss"], learner(wav, torch.Generator().manual_seed(3), critics)[0]["loss"]
+    )
+    assert not torch.equal(
+        losses["loss"], learner(wav, torch.Generator().manual_seed(4), critics)[0]["loss"]
+    )
+    expected = sum(
+        getattr(learner.weights, name) * value for name, value in losses.items() if name != "loss"
+    )
     torch.testing.assert_close(losses["loss"], expected)
     losses["loss"].backward()
     assert all((p.grad is not None) == p.requires_grad for p in learner.parameters())
     assert not any(p.requires_grad for p in learner.codec.semantic.parameters())
     learner.zero_grad()
     discriminator_loss(critics(wav), critics(decoded.detach())).backward()
-    assert all(p.grad is None for p in learner.parameters()) and all(p.grad is not None for p in critics.parameters())
+    assert all(p.grad is None for p in learner.parameters()) and all(
+        p.grad is not None for p in critics.parameters()
+    )
     with pytest.raises(ValueError, match="critics"):
         learner(wav, torch.Generator())
     with pytest.raises(ValueError, match="whole frames"):

@@ -1,4 +1,6 @@
-"""The backbone against transformers' Qwen3 and stored vectors, and its promises: padding, packing and caching change nothing."""
+"""The backbone against transformers' Qwen3 and stored vectors, and its promises: padding,
+packing and caching change nothing.
+"""
 
 import json
 
@@ -21,9 +23,15 @@ from talker_t2av.model.backbone import (
 )
 
 TINY = BackboneConfig(
-    vocab_size=97, hidden_size=48, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2, head_dim=16,
-    intermediate_size=80, max_position_embeddings=160,
-)  # fmt: skip
+    vocab_size=97,
+    hidden_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=16,
+    intermediate_size=80,
+    max_position_embeddings=160,
+)
 IDS = torch.randint(97, (4, 23), generator=torch.Generator().manual_seed(3))
 LENGTHS = [23, 9, 1, 16]
 REAL = torch.arange(23) < torch.tensor(LENGTHS)[:, None]
@@ -68,7 +76,9 @@ def test_long_pass_on_the_fused_path_equals_transformers(qwen, backbone):
 
 
 def test_embeddings_in_equal_ids_in(backbone):
-    torch.testing.assert_close(backbone(inputs_embeds=backbone.embed(IDS)), backbone(IDS), rtol=0, atol=0)
+    torch.testing.assert_close(
+        backbone(inputs_embeds=backbone.embed(IDS)), backbone(IDS), rtol=0, atol=0
+    )
 
 
 def test_token_by_token_equals_transformers(qwen, backbone):
@@ -79,15 +89,22 @@ def test_token_by_token_equals_transformers(qwen, backbone):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=4), st.integers(1, 6), st.integers(0, 1000))
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=4), st.integers(1, 6), st.integers(0, 1000)
+)
 def test_ragged_generation_equals_each_row_alone(prompts, steps, seed):
     torch.manual_seed(7)
     backbone = Backbone(TINY).eval()
-    ids = torch.randint(97, (len(prompts), max(prompts) + steps), generator=torch.Generator().manual_seed(seed))
+    ids = torch.randint(
+        97, (len(prompts), max(prompts) + steps), generator=torch.Generator().manual_seed(seed)
+    )
     cache = KVCache(TINY, len(prompts), max(prompts) + steps)
     prefill = backbone(ids[:, : max(prompts)], lengths=prompts, kv_cache=cache)
     rows = torch.arange(len(prompts))
-    later = [backbone(ids[rows, torch.tensor(prompts) + s][:, None], kv_cache=cache) for s in range(steps)]
+    later = [
+        backbone(ids[rows, torch.tensor(prompts) + s][:, None], kv_cache=cache)
+        for s in range(steps)
+    ]
     assert cache.lengths.tolist() == [n + steps for n in prompts]
     for row, n in enumerate(prompts):
         alone = backbone(ids[row : row + 1, : n + steps])[0]
@@ -99,12 +116,19 @@ def test_ragged_generation_equals_each_row_alone(prompts, steps, seed):
 def test_packing_equals_each_sample_alone(lengths, n_padding):
     torch.manual_seed(7)
     backbone = Backbone(TINY).eval()
-    segments = torch.cat([torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)), torch.full((n_padding,), -1)])[None]
+    segments = torch.cat(
+        [
+            torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
+            torch.full((n_padding,), -1),
+        ]
+    )[None]
     ids = torch.randint(97, segments.shape, generator=torch.Generator().manual_seed(sum(lengths)))
     together = backbone(ids, segments=segments)[0]
     start = 0
     for n in lengths:
-        assert (together[start : start + n] - backbone(ids[:, start : start + n])[0]).abs().max() < 1e-5
+        assert (
+            together[start : start + n] - backbone(ids[:, start : start + n])[0]
+        ).abs().max() < 1e-5
         start += n
     assert not together[start:].any()
 
@@ -113,8 +137,13 @@ def test_packed_positions_restart():
     positions, mask = packed(torch.tensor([[4, 4, 4, 2, 2, -1], [0, 1, 1, 1, 1, 1]]))
     assert positions.tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 4]]
     assert mask[0, 0].int().tolist() == [
-        [1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 1],
-    ]  # fmt: skip
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 1, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
 
 
 def test_what_stands_in_the_padding_does_not_matter(backbone):
@@ -130,7 +159,10 @@ def test_cache_is_fixed_memory_and_can_be_reset(backbone):
     where, first = [t.data_ptr() for t in tensors], backbone(IDS[:, :10], kv_cache=cache)
     for n in range(10, 23):
         backbone(IDS[:, n : n + 1], kv_cache=cache)
-    assert cache.keys is tensors[0] and [t.data_ptr() for t in (cache.keys, cache.values, cache.lengths)] == where
+    assert (
+        cache.keys is tensors[0]
+        and [t.data_ptr() for t in (cache.keys, cache.values, cache.lengths)] == where
+    )
     assert cache.keys.shape == (3, 4, 2, 23, 16) and cache.nbytes == 2 * 4 * cache.keys.numel()
     with pytest.raises(ValueError, match="max_len=23"):
         backbone(IDS[:, :1], kv_cache=cache)
@@ -147,7 +179,9 @@ def test_a_step_compiles_once_without_graph_breaks(backbone):
         return graph.forward
 
     torch._dynamo.reset()
-    step = torch.compile(lambda *arguments: backbone.stack(*arguments), backend=backend, fullgraph=True)
+    step = torch.compile(
+        lambda *arguments: backbone.stack(*arguments), backend=backend, fullgraph=True
+    )
     cache, expected = KVCache(TINY, 4, 23), backbone(IDS[:, :8])
     for n in range(8):
         hidden = step(backbone.embed(IDS[:, n : n + 1]), *cache.open(1))
@@ -162,8 +196,18 @@ def test_stored_vectors(golden):
     settings_, tolerance = spec["config"], spec["tolerance"]["max_abs"]
     config = config_from_qwen3({"max_position_embeddings": 1024, **settings_})
     backbone = Backbone(config).eval()
-    backbone.load_state_dict({from_qwen3(n.removeprefix("weights.")): t for n, t in tensors.items() if n.startswith("weights.")})
-    ids, embeds, mask = tensors["input.input_ids"], tensors["input.inputs_embeds"], tensors["input.attention_mask"].bool()
+    backbone.load_state_dict(
+        {
+            from_qwen3(n.removeprefix("weights.")): t
+            for n, t in tensors.items()
+            if n.startswith("weights.")
+        }
+    )
+    ids, embeds, mask = (
+        tensors["input.input_ids"],
+        tensors["input.inputs_embeds"],
+        tensors["input.attention_mask"].bool(),
+    )
     cases = {"ids": (ids, None), "embeds": (None, embeds), "embeds_small": (None, 0.01 * embeds)}
     for name, (i, e) in cases.items():
         ours = backbone(i, e, lengths=mask.sum(1))
@@ -175,9 +219,13 @@ def test_stored_vectors(golden):
     one, n_tokens = embeds[row : row + 1], tensors["output.incremental_hidden"].shape[1]
     cache = KVCache(config, 1, n_tokens)
     parts = [backbone(inputs_embeds=one[:, :prefill], kv_cache=cache)]
-    parts += [backbone(inputs_embeds=one[:, n : n + 1], kv_cache=cache) for n in range(prefill, n_tokens)]
+    parts += [
+        backbone(inputs_embeds=one[:, n : n + 1], kv_cache=cache) for n in range(prefill, n_tokens)
+    ]
     assert (torch.cat(parts, 1) - tensors["output.incremental_hidden"]).abs().max() < tolerance
-    assert (backbone(inputs_embeds=one[:, :n_tokens]) - tensors["output.full_hidden"]).abs().max() < tolerance
+    assert (
+        backbone(inputs_embeds=one[:, :n_tokens]) - tensors["output.full_hidden"]
+    ).abs().max() < tolerance
 
 
 def test_gradients_reach_every_parameter():
@@ -194,7 +242,8 @@ def test_qwen3_0_6b_size():
 
 
 def test_names_map_one_to_one(qwen, backbone):
-    theirs = {n: tuple(p.shape) for n, p in qwen[0].named_parameters()}  # the body alone: no `model.` in front
+    # the body alone: no `model.` in front
+    theirs = {n: tuple(p.shape) for n, p in qwen[0].named_parameters()}
     ours = {n: tuple(t.shape) for n, t in backbone.state_dict().items()}
     assert {from_qwen3(n): s for n, s in theirs.items()} == ours
     assert {to_qwen3(n).removeprefix("model."): s for n, s in ours.items()} == theirs
@@ -224,7 +273,10 @@ def test_reads_shards_bare_names_and_other_dtypes(qwen, backbone, tmp_path):
 
 
 def test_mismatched_checkpoints_name_the_tensor(qwen, tmp_path):
-    config, weights = (qwen[1] / "config.json").read_text(), load_file(qwen[1] / "model.safetensors")
+    config, weights = (
+        (qwen[1] / "config.json").read_text(),
+        load_file(qwen[1] / "model.safetensors"),
+    )
     (tmp_path / "config.json").write_text(config)
     name = "model.layers.1.mlp.up_proj.weight"
 
@@ -235,10 +287,16 @@ def test_mismatched_checkpoints_name_the_tensor(qwen, tmp_path):
         return str(caught.value)
 
     assert "layers.1.mlp.up_proj.weight" in message({**weights, name: weights[name][:3].clone()})
-    assert "lacks tensor 'stack.layers.1.mlp.up_proj.weight'" in message({n: t for n, t in weights.items() if n != name})
-    assert "unknown tensor 'stack.layers.9.odd'" in message({**weights, "model.layers.9.odd": torch.zeros(1)})
+    assert "lacks tensor 'stack.layers.1.mlp.up_proj.weight'" in message(
+        {n: t for n, t in weights.items() if n != name}
+    )
+    assert "unknown tensor 'stack.layers.9.odd'" in message(
+        {**weights, "model.layers.9.odd": torch.zeros(1)}
+    )
     with pytest.raises(ValueError, match="attention_bias"):
-        (tmp_path / "config.json").write_text(json.dumps({**json.loads(config), "attention_bias": True}))
+        (tmp_path / "config.json").write_text(
+            json.dumps({**json.loads(config), "attention_bias": True})
+        )
         Backbone.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="head_dim"):
         config_from_qwen3({k: v for k, v in config_to_qwen3(TINY).items() if k != "head_dim"})
@@ -266,11 +324,27 @@ def test_mismatched_checkpoints_name_the_tensor(qwen, tmp_path):
         (ValueError, "lengths", dict(input_ids=IDS, lengths=[24, 9, 1, 16])),
         (ValueError, "lengths", dict(input_ids=IDS, lengths=[23, 9])),
         (ValueError, "lengths", dict(input_ids=IDS, lengths=[2.0, 9.0, 1.0, 1.0])),
-        (ValueError, "segments", dict(input_ids=IDS, segments=torch.zeros(4, 22, dtype=torch.long))),
-        (ValueError, "segments", dict(input_ids=IDS, segments=torch.zeros(4, 23, dtype=torch.long), kv_cache=KVCache(TINY, 4, 30))),
+        (
+            ValueError,
+            "segments",
+            dict(input_ids=IDS, segments=torch.zeros(4, 22, dtype=torch.long)),
+        ),
+        (
+            ValueError,
+            "segments",
+            dict(
+                input_ids=IDS,
+                segments=torch.zeros(4, 23, dtype=torch.long),
+                kv_cache=KVCache(TINY, 4, 30),
+            ),
+        ),
         (ValueError, "max_len=22", dict(input_ids=IDS, kv_cache=KVCache(TINY, 4, 22))),
         (ValueError, "rows", dict(input_ids=IDS, kv_cache=KVCache(TINY, 3, 30))),
-        (ValueError, "max_position_embeddings", dict(input_ids=torch.zeros(1, 161, dtype=torch.long))),
+        (
+            ValueError,
+            "max_position_embeddings",
+            dict(input_ids=torch.zeros(1, 161, dtype=torch.long)),
+        ),
     ],
 )
 def test_bad_inputs_are_refused(backbone, error, named, arguments):

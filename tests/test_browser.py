@@ -1,6 +1,8 @@
-"""The site and JupyterLab in a real browser: pages open without an error, formulas stand, a clip plays, the search finds, a slider moves a picture.
+"""The site and JupyterLab in a real browser: pages open without an error, formulas stand, a clip
+plays, the search finds, a slider moves a picture.
 
-Needs the Python package `playwright` and Chromium (tests/chromium.py looks for one, or fetches it); says so and skips where one is missing.
+Needs the Python package `playwright` and Chromium (tests/chromium.py looks for one, or fetches it);
+says so and skips where one is missing.
 """
 
 import functools
@@ -20,17 +22,23 @@ from pathlib import Path
 import pytest
 from chromium import system_chromium
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need the Python package playwright (pip install playwright)")
+playwright = pytest.importorskip(
+    "playwright.sync_api",
+    reason="the browser tests need the Python package playwright (pip install playwright)",
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "docs" / "_build" / "html"
 OPTIONS = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-LIMIT = 1e3 * float(os.environ.get("TALKER_T2AV_BROWSER_SECONDS", 120))  # for one wait, in ms; slow machines need more
+# for one wait, in ms; slow machines need more
+LIMIT = 1e3 * float(os.environ.get("TALKER_T2AV_BROWSER_SECONDS", 120))
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """The system's Chromium, or Playwright's own where the system has none or one that does not start."""
+    """The system's Chromium, or Playwright's own where the system has none or one
+    that does not start.
+    """
     with playwright.sync_playwright() as driver:
         running, reason = None, ""
         for path in filter(lambda path: running is None, dict.fromkeys([system_chromium(), None])):
@@ -39,7 +47,10 @@ def browser():
             except playwright.Error as error:
                 reason = reason or str(error).splitlines()[0]
         if running is None:
-            pytest.skip(f"the browser tests need Chromium that starts (python tests/chromium.py, or your system's package): {reason}")
+            pytest.skip(
+                "the browser tests need Chromium that starts (python tests/chromium.py, or your "
+                f"system's package): {reason}"
+            )
         yield running
         running.close()
 
@@ -50,17 +61,39 @@ def page(browser):
     page = browser.new_page()
     page.set_default_timeout(LIMIT)
     page.faults, page.asked = [], []
-    page.on("console", lambda message: page.faults.append(f"console: {message.text} ({message.location.get('url', '')[:200]})") if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: (
+            page.faults.append(f"console: {message.text} ({message.location.get('url', '')[:200]})")
+            if message.type == "error"
+            else None
+        ),
+    )
     page.on("pageerror", lambda error: page.faults.append(f"script: {error}"))
-    page.on("requestfailed", lambda request: page.faults.append(f"failed: {request.url[:200]}") if "ERR_ABORTED" not in (request.failure or "") else None)  # aborted: we left first
+    page.on(
+        "requestfailed",
+        lambda request: (
+            page.faults.append(f"failed: {request.url[:200]}")
+            if "ERR_ABORTED" not in (request.failure or "")
+            else None
+        ),
+    )  # aborted: we left first
     page.on("request", lambda request: page.asked.append(request.url))
-    page.on("response", lambda response: page.faults.append(f"{response.status}: {response.url[:200]}") if response.status >= 400 else None)
+    page.on(
+        "response",
+        lambda response: (
+            page.faults.append(f"{response.status}: {response.url[:200]}")
+            if response.status >= 400
+            else None
+        ),
+    )
     yield page
     page.close()
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *words): pass
+    def log_message(self, *words):
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +101,9 @@ def site():
     """Address of the built site, served to this machine only."""
     if not (SITE / "index.html").is_file():
         pytest.skip("the site is not built: make docs")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=SITE)
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -79,12 +114,18 @@ PAGES = [path.name for path in sorted(SITE.glob("*.html"))]
 
 def test_pages_are_small():
     """Every page under 2 MB, and no picture or film beside it larger than that."""
-    large = {str(path.relative_to(SITE)): path.stat().st_size for path in SITE.rglob("*") if path.suffix in (".html", ".png", ".svg", ".mp4", ".js") and path.stat().st_size > 2e6}
+    large = {
+        str(path.relative_to(SITE)): path.stat().st_size
+        for path in SITE.rglob("*")
+        if path.suffix in (".html", ".png", ".svg", ".mp4", ".js") and path.stat().st_size > 2e6
+    }
     assert not large
 
 
 def test_every_page_opens(page, site):
-    """No console error, no missing file, nothing asked from another machine, and a heading to be seen."""
+    """No console error, no missing file, nothing asked from another machine, and
+    a heading to be seen.
+    """
     assert len(PAGES) > 20
     for name in PAGES:
         before = len(page.faults)
@@ -104,13 +145,20 @@ FORMULAS = """() => [...document.querySelectorAll('math')].filter(formula => !fo
 
 
 def test_formulas_are_drawn(page, site):
-    """Formulas take room on the page; a fraction is higher than a letter; no TeX is left over beside them."""
+    """Formulas take room on the page; a fraction is higher than a letter; no TeX is
+    left over beside them.
+    """
     page.goto(f"{site}/11_flow.html", wait_until="load")
     formulas = page.evaluate(FORMULAS)
-    assert len(formulas) > 5 and not [formula for formula in formulas if not formula["seen"] or formula["wide"] < 0.2]
+    assert len(formulas) > 5 and not [
+        formula for formula in formulas if not formula["seen"] or formula["wide"] < 0.2
+    ]
     heights = [formula["high"] for formula in formulas]
     assert max(heights) > 1.5 * min(heights) > 0
-    prose = page.evaluate("() => [...document.querySelectorAll('article p, article li, article td')].filter(part => !part.closest('details:not([open])')).map(part => part.innerText).join('\\n')")
+    prose = page.evaluate(
+        "() => [...document.querySelectorAll('article p, article li, article td')].filter(part => "
+        "!part.closest('details:not([open])')).map(part => part.innerText).join('\\n')"
+    )
     assert len(prose) > 5000 and not re.search(r"\\[a-z]{2,}|\$[^$\d]+\$", prose)
 
 
@@ -130,24 +178,44 @@ def test_sound_plays(page, site):
 
 def test_film_plays(page, site):
     page.goto(f"{site}/index.html", wait_until="load")
-    if not page.evaluate("""() => document.createElement('video').canPlayType('video/mp4; codecs="avc1.42E01E, mp4a.40.2"')"""):
-        pytest.skip("this Chromium was built without H.264 and AAC (the one of `playwright install` is); the system's package plays films")
+    if not page.evaluate(
+        """() => document.createElement('video').canPlayType('video/mp4; codecs="avc1.42E01E, mp4a.40.2"')"""
+    ):
+        pytest.skip(
+            "this Chromium was built without H.264 and AAC (the one of `playwright install` is); "
+            "the system's package plays films"
+        )
     assert page.evaluate(PLAY % "video") >= 0.2
 
 
 def test_search_finds(page, site):
     """A word that one chapter explains is found in that chapter."""
     page.goto(f"{site}/search.html?q=viseme", wait_until="load")
-    page.wait_for_function("() => [...document.querySelectorAll('#search-results a')].some(link => link.href.includes('02d_articulation'))")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#search-results a')].some(link => "
+        "link.href.includes('02d_articulation'))"
+    )
     page.goto(f"{site}/search.html?q=qqxyzzyqq", wait_until="load")
-    page.wait_for_function("() => /did not match|found 0|no (results|documents)/i.test(document.querySelector('#search-results').innerText)")
-    assert not page.evaluate("() => document.querySelectorAll('#search-results a').length") and not page.faults
+    page.wait_for_function(
+        "() => /did not match|found 0|no (results|documents)/"
+        "i.test(document.querySelector('#search-results').innerText)"
+    )
+    assert (
+        not page.evaluate("() => document.querySelectorAll('#search-results a').length")
+        and not page.faults
+    )
 
 
 def test_it_fits_a_telephone(page, site):
     """At 390 pixels nothing sticks out sideways, and the text is as wide as the screen allows."""
     page.set_viewport_size({"width": 390, "height": 800})
-    for name in ("index.html", "00a_overview.html", "11_flow.html", "90_glossary.html", "api_model.html"):
+    for name in (
+        "index.html",
+        "00a_overview.html",
+        "11_flow.html",
+        "90_glossary.html",
+        "api_model.html",
+    ):
         page.goto(f"{site}/{name}", wait_until="load")
         assert page.evaluate("() => document.documentElement.scrollWidth") <= 391, name
 
@@ -169,18 +237,55 @@ def lab(tmp_path_factory):
     """Address of a JupyterLab on a copy of the notebooks, with settings of its own."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "nbs", folder / "nbs", ignore=shutil.ignore_patterns(".*"))
-    cells = [{"cell_type": "code", "id": f"cell{i}", "metadata": {}, "execution_count": None, "outputs": [], "source": text} for i, text in enumerate(["1", "1 / 0", "2"])]
-    (folder / "nbs" / "broken.ipynb").write_text(json.dumps({"cells": cells, "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}}, "nbformat": 4, "nbformat_minor": 5}))
-    tracker = folder / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    cells = [
+        {
+            "cell_type": "code",
+            "id": f"cell{i}",
+            "metadata": {},
+            "execution_count": None,
+            "outputs": [],
+            "source": text,
+        }
+        for i, text in enumerate(["1", "1 / 0", "2"])
+    ]
+    (folder / "nbs" / "broken.ipynb").write_text(
+        json.dumps(
+            {
+                "cells": cells,
+                "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+                "nbformat": 4,
+                "nbformat_minor": 5,
+            }
+        )
+    )
+    tracker = (
+        folder / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    )
     tracker.parent.mkdir(parents=True)
     tracker.write_text(json.dumps({"windowingMode": "none"}))  # cells out of sight exist too
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = ["lab", "--no-browser", f"--port={port}", "--ip=127.0.0.1", "--IdentityProvider.token=", "--ServerApp.root_dir=" + str(folder / "nbs"), "--expose-app-in-browser", "--allow-root"]
-    env = os.environ | {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "JUPYTER_RUNTIME_DIR": str(folder / "runtime"), "OMP_NUM_THREADS": "1"}
+    words = [
+        "lab",
+        "--no-browser",
+        f"--port={port}",
+        "--ip=127.0.0.1",
+        "--IdentityProvider.token=",
+        "--ServerApp.root_dir=" + str(folder / "nbs"),
+        "--expose-app-in-browser",
+        "--allow-root",
+    ]
+    env = os.environ | {
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "OMP_NUM_THREADS": "1",
+    }
     with open(folder / "log.txt", "w") as log:
-        server = subprocess.Popen([Path(sys.executable).parent / "jupyter", *words], env=env, stdout=log, stderr=log)
+        server = subprocess.Popen(
+            [Path(sys.executable).parent / "jupyter", *words], env=env, stdout=log, stderr=log
+        )
     try:
         deadline = time.monotonic() + LIMIT / 1e3
         while True:
@@ -188,7 +293,9 @@ def lab(tmp_path_factory):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=5).read()
                 break
             except OSError:
-                assert server.poll() is None and time.monotonic() < deadline, (folder / "log.txt").read_text()[-2000:]
+                assert server.poll() is None and time.monotonic() < deadline, (
+                    folder / "log.txt"
+                ).read_text()[-2000:]
                 time.sleep(0.3)
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -199,13 +306,31 @@ def lab(tmp_path_factory):
 def run_all(page, lab: str, name: str) -> None:
     """Open a notebook in JupyterLab and run all of its cells; fails when one of them does."""
     page.goto(f"{lab}/lab/tree/{name}?reset", wait_until="load")
-    page.wait_for_function("() => window.jupyterapp && document.querySelectorAll('.jp-Notebook .jp-CodeCell').length > 2")
-    page.evaluate("() => { window.book = [...window.jupyterapp.shell.widgets('main')].find(panel => panel.sessionContext); window.jupyterapp.shell.activateById(window.book.id); }")
+    page.wait_for_function(
+        "() => window.jupyterapp && document.querySelectorAll('.jp-Notebook "
+        ".jp-CodeCell').length > 2"
+    )
+    page.evaluate(
+        "() => { window.book = [...window.jupyterapp.shell.widgets('main')].find(panel => "
+        "panel.sessionContext); window.jupyterapp.shell.activateById(window.book.id); }"
+    )
     page.wait_for_function("() => window.book.sessionContext.session?.kernel?.status === 'idle'")
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.finished = true; }); }")
+    page.evaluate(
+        "() => { window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { "
+        "window.finished = true; }); }"
+    )
     page.wait_for_function("() => window.finished")
-    cells = [cell for cell in page.evaluate("() => window.book.context.model.toJSON().cells") if cell["cell_type"] == "code"]
-    errors = [f"{output['ename']}: {output['evalue']}" for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
+    cells = [
+        cell
+        for cell in page.evaluate("() => window.book.context.model.toJSON().cells")
+        if cell["cell_type"] == "code"
+    ]
+    errors = [
+        f"{output['ename']}: {output['evalue']}"
+        for cell in cells
+        for output in cell["outputs"]
+        if output["output_type"] == "error"
+    ]
     assert not errors, errors
     assert all(cell["execution_count"] for cell in cells), "some cells were not run"
 
@@ -221,15 +346,22 @@ def test_a_cell_that_fails_is_noticed(page, lab):
         run_all(page, lab, "broken.ipynb")
 
 
-PICTURE = "() => [...document.querySelectorAll('.jupyter-widgets img, .widget-output img')].map(picture => picture.src).join()"
+PICTURE = (
+    "() => [...document.querySelectorAll('.jupyter-widgets img, .widget-output img')].map(picture "
+    "=> picture.src).join()"
+)
 
 
 def test_a_slider_moves_a_picture(page, lab):
-    """Melting shapes: run the notebook, press an arrow key on the first slider, and see another picture."""
+    """Melting shapes: run the notebook, press an arrow key on the first slider, and
+    see another picture.
+    """
     run_all(page, lab, "02a_draw.ipynb")
     page.wait_for_function(f"() => ({PICTURE})().length > 100")
     before = page.evaluate(PICTURE)
     page.focus(".noUi-handle")
     for _ in range(4):
         page.keyboard.press("ArrowRight")
-    page.wait_for_function(f"() => ({PICTURE})() !== {json.dumps(before)} && ({PICTURE})().length > 100")
+    page.wait_for_function(
+        f"() => ({PICTURE})() !== {json.dumps(before)} && ({PICTURE})().length > 100"
+    )

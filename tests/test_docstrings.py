@@ -1,4 +1,5 @@
-"""Every public name says what it is: a docstring, shapes where it takes or gives arrays, the errors it raises.
+"""Every public name says what it is: a docstring, shapes where it takes or gives arrays,
+the errors it raises.
 
 `python tests/test_docstrings.py` lists what is missing.
 """
@@ -13,24 +14,41 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 from api import Entry, Module, class_entry, comments_of, function_entry, read_package  # noqa: E402
 
-ARRAY = re.compile(r"(Tensor|np\.ndarray|ndarray)( \| None)?")  # the whole annotation: a dict or a list of tensors has no one shape
-SHAPE = re.compile(r"\([^()]*\w[^()]*,[^()]*\)|scalar|shape|\b(same|like|number)\b")  # (B, N, d), (T,), "same shape as", "one number"
-OWN_WORDS = {"forward", "extra_repr"}  # PyTorch's methods: the docstring of their class speaks for them
-NOT_YET = set((Path(__file__).parent / "docstrings_not_yet.txt").read_text(encoding="utf-8").split())
+# the whole annotation: a dict or a list of tensors has no one shape
+ARRAY = re.compile(r"(Tensor|np\.ndarray|ndarray)( \| None)?")
+# (B, N, d), (T,), "same shape as", "one number"
+SHAPE = re.compile(r"\([^()]*\w[^()]*,[^()]*\)|scalar|shape|\b(same|like|number)\b")
+# PyTorch's methods: the docstring of their class speaks for them
+OWN_WORDS = {"forward", "extra_repr"}
+NOT_YET = set(
+    (Path(__file__).parent / "docstrings_not_yet.txt").read_text(encoding="utf-8").split()
+)
 
 
 def faults(entry: Entry, where: str, of_class: str = "") -> list[str]:
-    """What one public name fails to say, as "place:fault" without spaces; `of_class` is the docstring of the class around a method."""
+    """What one public name fails to say, as "place:fault" without spaces; `of_class` is the
+    docstring of the class around a method.
+    """
     if entry.kind == "constant":
         return []
     name, found = f"{where}.{entry.name}", []
     text = " ".join([entry.doc, entry.comment])
-    if entry.kind == "property" and not text.strip() or entry.kind != "property" and not entry.doc and entry.name not in OWN_WORDS:
+    if (
+        entry.kind == "property"
+        and not text.strip()
+        or entry.kind != "property"
+        and not entry.doc
+        and entry.name not in OWN_WORDS
+    ):
         found.append(f"{name}:docstring")
     if entry.name in OWN_WORDS:
         text += of_class
     if entry.kind != "class" and len(entry.parameters) >= 2:
-        found += [f"{name}:shape-of-{p.name}" for p in entry.parameters if ARRAY.fullmatch(p.type) and not SHAPE.search(p.comment or text)]
+        found += [
+            f"{name}:shape-of-{p.name}"
+            for p in entry.parameters
+            if ARRAY.fullmatch(p.type) and not SHAPE.search(p.comment or text)
+        ]
     found += [f"{name}:{error}" for error in sorted(entry.raises) if error not in text]
     for member in entry.members:
         found += faults(member, name, entry.doc)
@@ -38,20 +56,26 @@ def faults(entry: Entry, where: str, of_class: str = "") -> list[str]:
 
 
 def faults_of(module: Module) -> list[str]:
-    return ([] if len(module.doc) > 20 else [f"{module.name}:docstring"]) + [fault for entry in module.entries for fault in faults(entry, module.name)]
+    return ([] if len(module.doc) > 20 else [f"{module.name}:docstring"]) + [
+        fault for entry in module.entries for fault in faults(entry, module.name)
+    ]
 
 
 MODULES = read_package()
 
 
 def test_every_public_name_says_what_it_is():
-    """A docstring each; a shape for each array of a function with two parameters or more; each error that is raised is named."""
+    """A docstring each; a shape for each array of a function with two parameters or more; each
+    error that is raised is named.
+    """
     found = {fault for module in MODULES for fault in faults_of(module)}
     assert not found - NOT_YET, f"write these in the notebook: {sorted(found - NOT_YET)}"
-    assert not NOT_YET - found, f"mended or gone, so remove from tests/docstrings_not_yet.txt: {sorted(NOT_YET - found)}"
+    assert not NOT_YET - found, (
+        f"mended or gone, so remove from tests/docstrings_not_yet.txt: {sorted(NOT_YET - found)}"
+    )
 
 
-BAD = '''
+BAD = """
 def scale(x: Tensor, factor: float) -> Tensor:
     if factor < 0: raise ValueError("no")
 def plain(): "Long enough."; pass
@@ -59,8 +83,8 @@ class Net(nn.Module):
     "A net."
     def forward(self, x: Tensor, mask: Tensor): return x
     def other(self): return 1
-'''
-GOOD = '''
+"""
+GOOD = """
 def scale(x: Tensor, factor: float) -> Tensor:  # (B, N) both
     "Scaled. Raises ValueError for a negative factor."
     if factor < 0: raise ValueError("no")
@@ -71,16 +95,31 @@ def grow(
 class Net(nn.Module):
     "A net: x (B, N), mask (B, N) -> (B, N)."
     def forward(self, x: Tensor, mask: Tensor): return x
-'''
+"""
 
 
 def test_the_check_can_fail():
     """It finds a missing docstring, shape and error, and lets good code pass."""
+
     def check(source):
         comments, body = comments_of(source), ast.parse(source).body
-        return [fault for node in body for fault in faults((class_entry if isinstance(node, ast.ClassDef) else function_entry)(node, comments), "m")]
+        return [
+            fault
+            for node in body
+            for fault in faults(
+                (class_entry if isinstance(node, ast.ClassDef) else function_entry)(node, comments),
+                "m",
+            )
+        ]
 
-    assert check(BAD) == ["m.scale:docstring", "m.scale:shape-of-x", "m.scale:ValueError", "m.Net.forward:shape-of-x", "m.Net.forward:shape-of-mask", "m.Net.other:docstring"]
+    assert check(BAD) == [
+        "m.scale:docstring",
+        "m.scale:shape-of-x",
+        "m.scale:ValueError",
+        "m.Net.forward:shape-of-x",
+        "m.Net.forward:shape-of-mask",
+        "m.Net.other:docstring",
+    ]
     assert check(GOOD) == []
 
 

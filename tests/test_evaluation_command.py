@@ -1,4 +1,6 @@
-"The evaluation end to end with tiny random networks: every system, resuming, folders, and what is said about bad input."
+"""The evaluation end to end with tiny random networks: every system, resuming, folders, and what
+is said about bad input.
+"""
 
 import argparse
 import json
@@ -10,12 +12,29 @@ import torch
 
 from talker_t2av.codecs.audio.judge import JUDGE_PRESETS, Judge
 from talker_t2av.codecs.speaker.encoder import SPEAKER_PRESETS, SpeakerEncoder
-from talker_t2av.evaluation import evaluate as module
-from talker_t2av.evaluation.report import COMPARISONS, SYSTEMS, Gauges, Produced, folder_rows, matched, measure, missing_part, world_item
-from talker_t2av.evaluation.evaluate import evaluate_command, evaluate_folder, evaluate_world, mark_of, part_path, read_part, run_evaluate
-from talker_t2av.evaluation.sync import SYNC_PRESETS, Instruments
-from talker_t2av.evaluation.sync import SYNC_RECIPES, syncnet_command
 from talker_t2av.common.media import write_audio, write_video
+from talker_t2av.evaluation import evaluate as module
+from talker_t2av.evaluation.evaluate import (
+    evaluate_command,
+    evaluate_folder,
+    evaluate_world,
+    mark_of,
+    part_path,
+    read_part,
+    run_evaluate,
+)
+from talker_t2av.evaluation.report import (
+    COMPARISONS,
+    SYSTEMS,
+    Gauges,
+    Produced,
+    folder_rows,
+    matched,
+    measure,
+    missing_part,
+    world_item,
+)
+from talker_t2av.evaluation.sync import SYNC_PRESETS, SYNC_RECIPES, Instruments, syncnet_command
 from talker_t2av.inference.pipeline import TalkerPipeline
 from talker_t2av.world.voice.voices import PHONEMES, SILENCE
 
@@ -28,7 +47,9 @@ def tiny(tmp_path_factory):
     pipeline.save_pretrained(folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        Judge(JUDGE_PRESETS["tiny"], [s for s in PHONEMES if s != SILENCE]).save_pretrained(folder / "judge")
+        Judge(JUDGE_PRESETS["tiny"], [s for s in PHONEMES if s != SILENCE]).save_pretrained(
+            folder / "judge"
+        )
         SpeakerEncoder(SPEAKER_PRESETS["tiny"]).save_pretrained(folder / "speaker")
         instruments = Instruments(SYNC_PRESETS["tiny"])
         for name, value in instruments.named_buffers():
@@ -46,18 +67,32 @@ def measured(tiny, tmp_path_factory):
 
 
 def test_a_comparison_is_measured_when_asked_for(tiny, tmp_path):
-    assert list(evaluate_world(tiny, "test", 1, ["A2V in step"], tmp_path, workers=1, gauges=tiny)["rows"]) == ["truth", "A2V in step"]
+    assert list(
+        evaluate_world(tiny, "test", 1, ["A2V in step"], tmp_path, workers=1, gauges=tiny)["rows"]
+    ) == ["truth", "A2V in step"]
 
 
 def test_every_system_gets_a_row_as_soon_as_there_are_weights(measured):
     values, _ = measured
     usual = {system: about for system, (about, _) in SYSTEMS.items() if system not in COMPARISONS}
-    assert values["missing"] == {} and list(values["rows"]) == list(usual) and [row["row"] for row in values["table"]] == list(usual.values())
+    assert (
+        values["missing"] == {}
+        and list(values["rows"]) == list(usual)
+        and [row["row"] for row in values["table"]] == list(usual.values())
+    )
     rows = values["rows"]
-    assert all("phoneme_error" in row and {"value", "low", "high", "clips"} == set(row["phoneme_error"]) for row in rows.values())
-    assert "lip_correlation" not in rows["TTS"] and "sync_confidence" not in rows["audio codec"] and "psnr" in rows["codecs"]
+    assert all(
+        "phoneme_error" in row and {"value", "low", "high", "clips"} == set(row["phoneme_error"])
+        for row in rows.values()
+    )
+    assert (
+        "lip_correlation" not in rows["TTS"]
+        and "sync_confidence" not in rows["audio codec"]
+        and "psnr" in rows["codecs"]
+    )
     assert rows["truth"]["mel_cepstral"]["value"] < 1e-3 and "psnr" not in rows["truth"]
-    assert rows["A2V"]["mel_cepstral"]["value"] < rows["T2AV"]["mel_cepstral"]["value"]  # its sound is the given one
+    # its sound is the given one
+    assert rows["A2V"]["mel_cepstral"]["value"] < rows["T2AV"]["mel_cepstral"]["value"]
     assert {"frechet_frames", "frechet_sound"} <= set(rows["codecs"])
     json.dumps(values, allow_nan=False)
 
@@ -68,7 +103,9 @@ def test_a_stopped_evaluation_goes_on_and_other_weights_start_anew(measured, tin
     gone.unlink()
     made = []
     original = module.measure
-    monkeypatch.setattr(module, "measure", lambda *args: made.append(args[1].sample_id) or original(*args))
+    monkeypatch.setattr(
+        module, "measure", lambda *args: made.append(args[1].sample_id) or original(*args)
+    )
     again = evaluate_world(tiny, "test", 4, None, parts, workers=1, gauges=tiny)
     assert made == ["test-000000002"] and again["rows"] == values["rows"]
     mark = mark_of("audio codec", tiny, tiny)
@@ -90,7 +127,11 @@ def test_what_has_no_weights_is_left_out_or_refused(tiny, tmp_path):
     part = tmp_path / "part"
     shutil.copytree(tiny, part, ignore=shutil.ignore_patterns("talker", "motion_codec"))
     values = evaluate_world(str(part), "test", 1, None, tmp_path / "parts", workers=1, gauges=tiny)
-    assert list(values["rows"]) == ["truth", "audio codec"] and "motion codec" in values["missing"]["codecs"] and "talker" in values["missing"]["T2AV"]
+    assert (
+        list(values["rows"]) == ["truth", "audio codec"]
+        and "motion codec" in values["missing"]["codecs"]
+        and "talker" in values["missing"]["T2AV"]
+    )
     with pytest.raises(FileNotFoundError, match="T2AV: no trained talker"):
         evaluate_world(str(part), "test", 1, ["T2AV"], tmp_path / "parts", workers=1, gauges=tiny)
     with pytest.raises(ValueError, match="opera"):
@@ -103,7 +144,11 @@ def test_long_clips_are_measured_window_by_window(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(clips, "LONG_SECONDS", 22.0)
     values = evaluate_world(tiny, "long", 1, ["audio codec"], tmp_path, workers=1, gauges=tiny)
     series = values["by_time"]["audio codec"]
-    assert len(series["phoneme_error"]) == 6 and series["speaker"][0]["value"] <= 1 and values["by_time"]["truth"]["lip_correlation"][0] is not None
+    assert (
+        len(series["phoneme_error"]) == 6
+        and series["speaker"][0]["value"] <= 1
+        and values["by_time"]["truth"]["lip_correlation"][0] is not None
+    )
 
 
 @pytest.fixture
@@ -121,18 +166,28 @@ def folder(tmp_path):
 
 def test_a_folder_is_measured_with_and_without_a_reference(folder, tiny, tmp_path):
     alone = evaluate_folder(folder, None, tmp_path / "a", workers=1, gauges=tiny)
-    assert list(alone["rows"]) == ["these clips"] and "mel_cepstral" not in alone["rows"]["these clips"] and "lip_lag" in alone["rows"]["these clips"]
+    assert (
+        list(alone["rows"]) == ["these clips"]
+        and "mel_cepstral" not in alone["rows"]["these clips"]
+        and "lip_lag" in alone["rows"]["these clips"]
+    )
     beside = evaluate_folder(folder, folder, tmp_path / "b", workers=1, gauges=tiny)
-    assert list(beside["rows"]) == ["the reference", "these clips"] and beside["rows"]["these clips"]["mel_cepstral"]["value"] < 1e-3
+    assert (
+        list(beside["rows"]) == ["the reference", "these clips"]
+        and beside["rows"]["these clips"]["mel_cepstral"]["value"] < 1e-3
+    )
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda f: (f / "1.wav").unlink(), "1.wav' is missing"),
-    (lambda f: (f / "1.wav").write_bytes(b"no sound"), "1.wav is no sound file"),
-    (lambda f: (f / "1.mp4").write_bytes(b"no film"), "1.mp4 is no video"),
-    (lambda f: (f / "manifest.csv").write_text("name,path\na,b\n"), "lacks the column"),
-    (lambda f: (f / "manifest.csv").unlink(), "no file at"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda f: (f / "1.wav").unlink(), "1.wav' is missing"),
+        (lambda f: (f / "1.wav").write_bytes(b"no sound"), "1.wav is no sound file"),
+        (lambda f: (f / "1.mp4").write_bytes(b"no film"), "1.mp4 is no video"),
+        (lambda f: (f / "manifest.csv").write_text("name,path\na,b\n"), "lacks the column"),
+        (lambda f: (f / "manifest.csv").unlink(), "no file at"),
+    ],
+)
 def test_bad_folders_are_named(folder, change, message):
     change(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -154,7 +209,11 @@ def test_other_frame_rates_and_lost_references_are_named(folder, tmp_path):
 def test_film_and_sound_of_two_lengths_are_refused(tiny):
     item = world_item(0, "test", 64)
     with pytest.raises(ValueError, match="should have"):
-        measure(Produced(torch.from_numpy(item.wav), item.frames[:-4]), item, Gauges.from_pretrained(tiny))
+        measure(
+            Produced(torch.from_numpy(item.wav), item.frames[:-4]),
+            item,
+            Gauges.from_pretrained(tiny),
+        )
 
 
 def run(*words):
@@ -163,19 +222,45 @@ def run(*words):
     return run_evaluate(parser.parse_args(list(words)))
 
 
-def test_the_command_writes_a_file_that_says_how_it_was_made(folder, tmp_path, capsys, monkeypatch, tiny):
+def test_the_command_writes_a_file_that_says_how_it_was_made(
+    folder, tmp_path, capsys, monkeypatch, tiny
+):
     monkeypatch.setattr(module, "gauges_of", lambda source: Gauges.from_pretrained(tiny))
     monkeypatch.setattr(module, "GAUGES", ())
     out = tmp_path / "found.json"
-    assert run("--folder", str(folder), "--out", str(out), "--parts", str(tmp_path / "parts"), "--workers", "1") == 0
+    assert (
+        run(
+            "--folder",
+            str(folder),
+            "--out",
+            str(out),
+            "--parts",
+            str(tmp_path / "parts"),
+            "--workers",
+            "1",
+        )
+        == 0
+    )
     record = json.loads(out.read_text())
-    assert record["command"] == "talker-t2av evaluate --folder DIR" and {"commit", "machine", "date", "values"} <= set(record)
+    assert record["command"] == "talker-t2av evaluate --folder DIR" and {
+        "commit",
+        "machine",
+        "date",
+        "values",
+    } <= set(record)
     assert "phoneme error" in capsys.readouterr().out and str(folder) not in out.read_text()
 
 
-@pytest.mark.parametrize("words, message", [
-    (("--n", "0"), "--n"), (("--workers", "0"), "--workers"), (("--reference", "x"), "--folder"), (("--folder", "/nowhere"), "no file"), (("--systems", "opera"), "opera"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--n", "0"), "--n"),
+        (("--workers", "0"), "--workers"),
+        (("--reference", "x"), "--folder"),
+        (("--folder", "/nowhere"), "no file"),
+        (("--systems", "opera"), "opera"),
+    ],
+)
 def test_bad_options_are_named(words, message, tmp_path):
     with pytest.raises((ValueError, OSError), match=message):
         run(*words, "--out", str(tmp_path / "x.json"), "--parts", str(tmp_path))
@@ -187,6 +272,9 @@ def test_training_the_instruments_writes_weights_and_results(tmp_path, monkeypat
     args = parser.parse_args(["--preset", "tiny", "--out", str(tmp_path)])
     assert args.func(args) == 0
     values = json.loads((tmp_path / "results.json").read_text())["values"]
-    assert set(values["calibration"]) == {"test", "test_voices", "test_faces"} and len(values["training"]["curves"]["sync"]) == SYNC_RECIPES["tiny"].train.steps
+    assert (
+        set(values["calibration"]) == {"test", "test_voices", "test_faces"}
+        and len(values["training"]["curves"]["sync"]) == SYNC_RECIPES["tiny"].train.steps
+    )
     loaded = Instruments.from_pretrained(tmp_path)
     assert torch.isfinite(loaded.ear.infer.weight).all() and loaded.frame_basis.abs().sum() > 0

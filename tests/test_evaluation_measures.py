@@ -8,11 +8,31 @@ from hypothesis import strategies as st
 
 from talker_t2av.codecs.audio.judge import Judge
 from talker_t2av.codecs.speaker.encoder import SpeakerEncoder
-from talker_t2av.evaluation.report import promises, quiet_end, world_item
 from talker_t2av.evaluation.audio import decibel_picture, sound_distances, warp_path, warp_totals
-from talker_t2av.evaluation.speech import Script, calibrate_speech, errors_by_part, script_of_text, speech_errors
-from talker_t2av.evaluation.statistics import crowd_distance, crowd_interval, floor_interval, frechet, moments, rate_interval
-from talker_t2av.evaluation.sync import best_lag, energy_envelope, lag_correlation, lips_shut, offset_distances, verdict
+from talker_t2av.evaluation.report import promises, quiet_end, world_item
+from talker_t2av.evaluation.speech import (
+    Script,
+    calibrate_speech,
+    errors_by_part,
+    script_of_text,
+    speech_errors,
+)
+from talker_t2av.evaluation.statistics import (
+    crowd_distance,
+    crowd_interval,
+    floor_interval,
+    frechet,
+    moments,
+    rate_interval,
+)
+from talker_t2av.evaluation.sync import (
+    best_lag,
+    energy_envelope,
+    lag_correlation,
+    lips_shut,
+    offset_distances,
+    verdict,
+)
 from talker_t2av.world.corpus import make_clip
 
 
@@ -40,9 +60,13 @@ def test_frechet_distance_of_known_gaussians():
 
 def test_crowds_of_one_world_are_near_and_a_moved_one_is_not():
     rng = np.random.default_rng(0)
-    make = lambda shift: moments([rng.standard_normal((12, 4)) + 0.3 * rng.standard_normal(4) + shift for _ in range(40)])
+    make = lambda shift: moments(
+        [rng.standard_normal((12, 4)) + 0.3 * rng.standard_normal(4) + shift for _ in range(40)]
+    )
     a, b, moved = make(0), make(0), make(1)
-    assert crowd_interval(a, b).low == 0 and crowd_interval(a, moved).low > crowd_interval(a, b).high
+    assert (
+        crowd_interval(a, b).low == 0 and crowd_interval(a, moved).low > crowd_interval(a, b).high
+    )
     assert crowd_distance(a, a) == pytest.approx(0, abs=1e-9) and floor_interval(a).value > 0
     with pytest.raises(ValueError, match="two feature vectors"):
         crowd_distance(moments([np.zeros((0, 3)), np.zeros((1, 3))]), a)
@@ -55,7 +79,9 @@ WORDS = Script(list("abcdefgh"), [0, 0, 1, 1, 1, 2, 3, 3])
 @settings(max_examples=60, deadline=None)
 def test_errors_add_up(guess):
     found = speech_errors(list(guess), WORDS)
-    assert found.errors == found.wrong.sum() >= abs(len(guess) - 8) and 0 <= found.word_errors <= 4 + len(guess)
+    assert found.errors == found.wrong.sum() >= abs(
+        len(guess) - 8
+    ) and 0 <= found.word_errors <= 4 + len(guess)
     assert errors_by_part(found, 4).sum(0).tolist() == [found.errors, 8]
     assert (found.errors == 0) == (guess == "abcdefgh") == (found.word_errors == 0)
 
@@ -63,19 +89,31 @@ def test_errors_add_up(guess):
 def test_script_of_a_text_knows_its_words():
     script = script_of_text("Six warm moons.", "theo")
     assert script.word_of == sorted(script.word_of) and set(script.word_of) == {0, 1, 2}
-    assert script_of_text("Six warm moons.", "nobody we know").phonemes == script_of_text("Six warm moons.").phonemes
+    assert (
+        script_of_text("Six warm moons.", "nobody we know").phonemes
+        == script_of_text("Six warm moons.").phonemes
+    )
     with pytest.raises(ValueError, match="parts"):
         errors_by_part(speech_errors([], script), 500)
 
 
 def test_error_rates_follow_what_was_done_to_the_sound():
     judge = Judge.from_pretrained("small")
-    found = calibrate_speech(judge, [make_clip(seed, "validation", video=False) for seed in range(12)])
+    found = calibrate_speech(
+        judge, [make_clip(seed, "validation", video=False) for seed in range(12)]
+    )
     rate = {name: row["phonemes"]["value"] for name, row in found.items()}
-    assert rate["original"] < 0.06 and rate["original"] < rate["swapped 5%"] < rate["swapped 10%"] < rate["noise 0 dB"]
+    assert (
+        rate["original"] < 0.06
+        and rate["original"] < rate["swapped 5%"] < rate["swapped 10%"] < rate["noise 0 dB"]
+    )
     rise = (rate["swapped 10%"] - rate["original"]) / found["swapped 10%"]["truly swapped"]
     assert 0.5 < rise < 2.5 and rate["noise alone"] > 0.7
-    assert all(row["words"]["value"] >= row["phonemes"]["value"] for name, row in found.items() if name.startswith("swapped"))
+    assert all(
+        row["words"]["value"] >= row["phonemes"]["value"]
+        for name, row in found.items()
+        if name.startswith("swapped")
+    )
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 1000))
@@ -89,7 +127,12 @@ def test_warping_equals_the_plain_recurrence(m, k, seed):
             total[i + 1, j + 1] = cost[i, j] + min(total[i, j], total[i, j + 1], total[i + 1, j])
     assert np.allclose(warp_totals(cost), total[1:, 1:])
     i, j = warp_path(cost)
-    assert cost[i, j].sum() == pytest.approx(total[-1, -1]) and (i[0], j[0], i[-1], j[-1]) == (0, 0, m - 1, k - 1)
+    assert cost[i, j].sum() == pytest.approx(total[-1, -1]) and (i[0], j[0], i[-1], j[-1]) == (
+        0,
+        0,
+        m - 1,
+        k - 1,
+    )
 
 
 class Deaf:
@@ -103,9 +146,16 @@ def test_sound_distances_notice_silence_and_half_speed():
     clip = make_clip(0, "test", video=False)
     wav = torch.from_numpy(clip.wav)
     same = sound_distances(wav, wav, clip.phonemes, Deaf())
-    assert same["mel_cepstral"] < 1e-4 and same["duration_distance"] == 0 == same["length_error"] == same["voicing"]
+    assert (
+        same["mel_cepstral"] < 1e-4
+        and same["duration_distance"] == 0 == same["length_error"] == same["voicing"]
+    )
     silent = sound_distances(torch.zeros(9600), wav, clip.phonemes, Deaf())
-    assert silent["log_spectral"] > 20 and np.isnan(silent["speaker"]) and np.isnan(silent["pitch_cents"])
+    assert (
+        silent["log_spectral"] > 20
+        and np.isnan(silent["speaker"])
+        and np.isnan(silent["pitch_cents"])
+    )
     assert decibel_picture(wav).shape == (len(wav) // 240, 80)
 
 
@@ -128,11 +178,15 @@ def test_delays_have_the_right_sign():
 def test_lips_are_shut_within_a_frame():
     opening = np.array([0.1, 0.1, 0.01, 0.1, 0.1, 0.1])
     assert lips_shut(opening, np.array([1, 2, 3])) == 1 and lips_shut(opening, np.array([4])) == 0
-    assert lips_shut(opening, np.array([1]), tolerance=0) == 0 and np.isnan(lips_shut(opening, np.array([99])))
+    assert lips_shut(opening, np.array([1]), tolerance=0) == 0 and np.isnan(
+        lips_shut(opening, np.array([99]))
+    )
 
 
 def test_plain_questions_notice_what_they_ask_for():
-    """A lost word, an endless end, a wrong length and another voice are each noticed, and by no other question."""
+    """A lost word, an endless end, a wrong length and another voice are each noticed, and
+    by no other question.
+    """
     encoder, item = SpeakerEncoder.from_pretrained("small"), world_item(3, "test")
     truth, script = torch.from_numpy(item.wav), item.script
     whole = speech_errors(script.phonemes, script)
@@ -140,19 +194,31 @@ def test_plain_questions_notice_what_they_ask_for():
     assert kept == {"intact": True, "ends_well": True, "in_time": True, "right_voice": True}
     first_gone = speech_errors([s for s, word in zip(*script) if word > 0], script)
     last_gone = speech_errors([s for s, word in zip(*script) if word < max(script.word_of)], script)
-    changed = lambda wav, found: {name for name, value in promises(wav, found, item, encoder).items() if value != kept[name]}
-    assert changed(truth, first_gone) == {"intact"} and changed(truth, last_gone) == {"intact", "ends_well"}
+    changed = lambda wav, found: {
+        name for name, value in promises(wav, found, item, encoder).items() if value != kept[name]
+    }
+    assert changed(truth, first_gone) == {"intact"} and changed(truth, last_gone) == {
+        "intact",
+        "ends_well",
+    }
     assert "ends_well" in changed(torch.cat([truth, torch.zeros(24_000)]), whole)
     assert "in_time" in changed(torch.cat([torch.zeros(len(truth) // 5), truth]), whole)
     others = (world_item(seed, "test") for seed in range(4, 20))
     other = next(clip for clip in others if clip.voice != item.voice)
     assert "right_voice" in changed(torch.from_numpy(other.wav), whole)
-    long_word = max(set(script.word_of), key=script.word_of.count)  # one wrong sound does not lose it
-    one_sound = speech_errors([s for i, s in enumerate(script.phonemes) if i != script.word_of.index(long_word)], script)
+    # one wrong sound does not lose it
+    long_word = max(set(script.word_of), key=script.word_of.count)
+    one_sound = speech_errors(
+        [s for i, s in enumerate(script.phonemes) if i != script.word_of.index(long_word)], script
+    )
     assert one_sound.errors == 1 and promises(truth, one_sound, item, encoder)["intact"]
 
 
 def test_quiet_at_the_end_is_measured_in_seconds():
     tone = torch.sin(torch.arange(24_000) / 9)
-    assert quiet_end(tone) == 0 and quiet_end(torch.cat([tone, torch.zeros(12_000)])) == pytest.approx(0.5, abs=0.02)
-    assert quiet_end(torch.zeros(24_000)) == 1.0 and quiet_end(torch.cat([tone, 0.001 * tone])) == pytest.approx(1.0, abs=0.02)
+    assert quiet_end(tone) == 0 and quiet_end(
+        torch.cat([tone, torch.zeros(12_000)])
+    ) == pytest.approx(0.5, abs=0.02)
+    assert quiet_end(torch.zeros(24_000)) == 1.0 and quiet_end(
+        torch.cat([tone, 0.001 * tone])
+    ) == pytest.approx(1.0, abs=0.02)

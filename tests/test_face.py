@@ -7,9 +7,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from talker_t2av.common.media import FRAME_RATE
-from talker_t2av.world.face.articulation import LETTERS, VISEMES, articulate, idle_motion, visemes_of
+from talker_t2av.world.face.articulation import (
+    LETTERS,
+    VISEMES,
+    articulate,
+    idle_motion,
+    visemes_of,
+)
 from talker_t2av.world.face.drawing import Canvas, coverage, sdf_convex, sdf_ellipse, smooth_union
-from talker_t2av.world.face.rendering import ARTICULATION, POSE, RANGES, face_split, lip_gap, mouth_box, mouth_opening, render, sample_identity, to_head, to_picture
+from talker_t2av.world.face.rendering import (
+    ARTICULATION,
+    POSE,
+    RANGES,
+    face_split,
+    lip_gap,
+    mouth_box,
+    mouth_opening,
+    render,
+    sample_identity,
+    to_head,
+    to_picture,
+)
 from talker_t2av.world.voice.voices import PHONEMES
 
 K, J = len(ARTICULATION), len(POSE)
@@ -67,10 +85,16 @@ def test_every_parameter_moves_pixels(name):
     neutral, moved = torch.zeros(1, len(names)), track(names, **{name: RANGES[name][1]})
     jaw = track(ARTICULATION, jaw_open=0.5)  # teeth and tongue show only in an open mouth
     if name in POSE:
-        a, b = still(articulation=jaw, pose=neutral, size=128), still(articulation=jaw, pose=moved, size=128)
+        a, b = (
+            still(articulation=jaw, pose=neutral, size=128),
+            still(articulation=jaw, pose=moved, size=128),
+        )
     else:
         moved = moved if name == "jaw_open" else moved + jaw
-        a, b = still(articulation=neutral if name == "jaw_open" else jaw, size=128), still(articulation=moved, size=128)
+        a, b = (
+            still(articulation=neutral if name == "jaw_open" else jaw, size=128),
+            still(articulation=moved, size=128),
+        )
     assert ((a - b).abs().amax(-1) > 40).sum() >= 4
 
 
@@ -80,7 +104,9 @@ def test_values_outside_their_range_are_held_at_the_limit():
 
 
 def test_blink_touches_one_side_only():
-    difference = (still(size=128) - still(size=128, pose=track(POSE, blink_left=1.0))).abs().amax(-1)
+    difference = (
+        (still(size=128) - still(size=128, pose=track(POSE, blink_left=1.0))).abs().amax(-1)
+    )
     assert (difference[:, :64] > 40).any() and difference[:, 70:].max() == 0
 
 
@@ -99,8 +125,11 @@ def test_mouth_box_holds_all_that_the_mouth_changes():
     pose = low + (high - low) * torch.rand(16, J, generator=torch.Generator().manual_seed(0))
     for face in range(4):
         who = sample_identity(face)
-        wide = track(ARTICULATION, jaw_open=1.0, lip_width=1.0, upper_lip=1.0, lower_lip=1.0, teeth=1.0).repeat(16, 1)
-        shut = track(ARTICULATION, jaw_open=1.0).repeat(16, 1)  # same jaw, so that the skin is the same
+        wide = track(
+            ARTICULATION, jaw_open=1.0, lip_width=1.0, upper_lip=1.0, lower_lip=1.0, teeth=1.0
+        ).repeat(16, 1)
+        # same jaw, so that the skin is the same
+        shut = track(ARTICULATION, jaw_open=1.0).repeat(16, 1)
         changed = (render(who, wide, pose).int() - render(who, shut, pose).int()).abs().amax(-1) > 0
         for picture, (left, top, right, bottom) in zip(changed, mouth_box(who, pose, 128).tolist()):
             assert 0 <= left < right <= 128 and 0 <= top < bottom <= 128
@@ -132,7 +161,9 @@ def test_targets_are_inside_their_ranges():
             assert value is None or RANGES[name][0] <= value <= RANGES[name][1]
 
 
-sounds = st.lists(st.tuples(st.sampled_from(sorted(LETTERS)), st.floats(0.012, 0.3)), min_size=1, max_size=30)
+sounds = st.lists(
+    st.tuples(st.sampled_from(sorted(LETTERS)), st.floats(0.012, 0.3)), min_size=1, max_size=30
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -145,15 +176,27 @@ def test_closures_close_and_bites_bite_in_any_sequence(sequence):
     low, high = (torch.tensor([float(RANGES[name][i]) for name in ARTICULATION]) for i in (0, 1))
     assert shape.shape == (n_frames, K) and shape.dtype == torch.float32
     assert shape.isfinite().all() and (shape >= low - 1e-6).all() and (shape <= high + 1e-6).all()
-    frames = {s: {min(int((a + b) / 2 * FRAME_RATE), n_frames - 1) for x, a, b in phonemes if LETTERS[x] == s} for s in ("p", "f")}
+    frames = {
+        s: {
+            min(int((a + b) / 2 * FRAME_RATE), n_frames - 1)
+            for x, a, b in phonemes
+            if LETTERS[x] == s
+        }
+        for s in ("p", "f")
+    }
     assert all(lip_gap(shape[n : n + 1]).item() == 0 for n in frames["p"])
     for n in frames["f"] - frames["p"] - {m + d for m in frames["p"] for d in (-1, 1)}:
-        assert shape[n, ARTICULATION.index("lower_lip")] < -0.85 and shape[n, ARTICULATION.index("teeth")] > 0.95
+        assert (
+            shape[n, ARTICULATION.index("lower_lip")] < -0.85
+            and shape[n, ARTICULATION.index("teeth")] > 0.95
+        )
 
 
 def test_rounding_runs_ahead_of_its_vowel():
     def rounding(vowel):
-        return articulate([("_", 0, 0.1), ("t", 0.1, 0.2), (vowel, 0.2, 0.4)], 10)[3, ARTICULATION.index("lip_round")]
+        return articulate([("_", 0, 0.1), ("t", 0.1, 0.2), (vowel, 0.2, 0.4)], 10)[
+            3, ARTICULATION.index("lip_round")
+        ]
 
     assert rounding("u") > 0.15 > 0.05 > rounding("i")
 
@@ -166,7 +209,12 @@ def test_idle_motion_is_seeded_bounded_and_beats_on_stressed_words_only():
     words = [("yes", 1.0, 1.4, True), ("the", 2.0, 2.1, False)]
     assert torch.equal(idle_motion(100, 5, words), idle_motion(100, 5, words))
     assert not torch.equal(idle_motion(100, 5), idle_motion(100, 6))
-    many = torch.stack([idle_motion(100, seed, words) - idle_motion(100, seed, [("yes", 1.0, 1.4, False)]) for seed in range(40)])
+    many = torch.stack(
+        [
+            idle_motion(100, seed, words) - idle_motion(100, seed, [("yes", 1.0, 1.4, False)])
+            for seed in range(40)
+        ]
+    )
     assert idle_motion(1, 0).shape == (1, J) and idle_motion(1, 0).dtype == torch.float32
     raised = many[:, 30, POSE.index("brow_left")].abs() > 0.2
     assert 4 <= raised.sum() <= 30  # about a third of the stressed words
@@ -178,9 +226,18 @@ def test_idle_motion_is_seeded_bounded_and_beats_on_stressed_words_only():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: render(sample_identity(0), torch.zeros(2, K), torch.zeros(3, J)), "same number of frames"),
-        (lambda: render(sample_identity(0), torch.zeros(2, K - 1), torch.zeros(2, J)), "articulation"),
-        (lambda: render(sample_identity(0), torch.zeros(2, K), torch.full((2, J), float("nan"))), "pose holds NaN"),
+        (
+            lambda: render(sample_identity(0), torch.zeros(2, K), torch.zeros(3, J)),
+            "same number of frames",
+        ),
+        (
+            lambda: render(sample_identity(0), torch.zeros(2, K - 1), torch.zeros(2, J)),
+            "articulation",
+        ),
+        (
+            lambda: render(sample_identity(0), torch.zeros(2, K), torch.full((2, J), float("nan"))),
+            "pose holds NaN",
+        ),
         (lambda: render(sample_identity(0), torch.zeros(1, K), torch.zeros(1, J), 8), "size"),
         (lambda: mouth_opening(torch.zeros(2, 64, 32, 3), sample_identity(0)), "frames"),
         (lambda: articulate([], 5), "phoneme"),
@@ -199,7 +256,13 @@ def test_shapes_have_true_areas():
     canvas = Canvas(200, pixel=2.5 / 200)
     cell = (2.5 / 200) ** 2
     ellipse = coverage(sdf_ellipse(canvas.x, canvas.y, 0.1, 0, 0.6, 0.4), canvas.pixel).sum() * cell
-    square = coverage(sdf_convex(canvas.x, canvas.y, [(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]), canvas.pixel).sum() * cell
+    square = (
+        coverage(
+            sdf_convex(canvas.x, canvas.y, [(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]),
+            canvas.pixel,
+        ).sum()
+        * cell
+    )
     assert abs(ellipse - np.pi * 0.24) < 0.01 and abs(square - 1.0) < 0.01
     a, b = torch.tensor([0.3, -0.2]), torch.tensor([0.9, -0.1])
     torch.testing.assert_close(smooth_union(a, b, 0.05), torch.minimum(a, b))

@@ -8,10 +8,24 @@ from golden_files import FOLDERS
 from head_reference import reference_velocity
 
 from talker_t2av.model.flow import FlowDraws, draw_flow, flow_matching_loss, sample_flow
-from talker_t2av.model.head import RELEASED_HEAD_NAMES, DiffusionHead, HeadConfig, TimeEmbedding, time_features
+from talker_t2av.model.head import (
+    RELEASED_HEAD_NAMES,
+    DiffusionHead,
+    HeadConfig,
+    TimeEmbedding,
+    time_features,
+)
 from talker_t2av.model.layers import rename
 
-SMALL = HeadConfig(latent_dim=6, global_condition_dim=5, patch_size=3, context_patches=2, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+SMALL = HeadConfig(
+    latent_dim=6,
+    global_condition_dim=5,
+    patch_size=3,
+    context_patches=2,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+)
 
 
 def last(x):  # the recorded values are channels first
@@ -20,16 +34,31 @@ def last(x):  # the recorded values are channels first
 
 def released_head(tensors, spec):
     c = spec["config"]
-    config = HeadConfig(latent_dim=c["in_channels"], global_condition_dim=c["global_cond_channels"], patch_size=c["P"], context_patches=c["ctx"] // c["P"],
-                        hidden_size=c["hidden"], num_hidden_layers=c["n_layer"], num_attention_heads=c["n_head"])
+    config = HeadConfig(
+        latent_dim=c["in_channels"],
+        global_condition_dim=c["global_cond_channels"],
+        patch_size=c["P"],
+        context_patches=c["ctx"] // c["P"],
+        hidden_size=c["hidden"],
+        num_hidden_layers=c["n_layer"],
+        num_attention_heads=c["n_head"],
+    )
     head = DiffusionHead(config)
-    weights = {n.removeprefix("weights."): v for n, v in tensors.items() if n.startswith("weights.") and not n.endswith("rope.w")}
+    weights = {
+        n.removeprefix("weights."): v
+        for n, v in tensors.items()
+        if n.startswith("weights.") and not n.endswith("rope.w")
+    }
     head.load_state_dict({rename(n, RELEASED_HEAD_NAMES): v for n, v in weights.items()})
     return head
 
 
 def conditions_of(tensors):
-    return {"hidden": tensors["input.mu"].clone(), "history": last(tensors["input.cond"]), "global_condition": tensors["input.global_cond"]}
+    return {
+        "hidden": tensors["input.mu"].clone(),
+        "history": last(tensors["input.cond"]),
+        "global_condition": tensors["input.global_cond"],
+    }
 
 
 def close(ours, theirs, spec):
@@ -39,9 +68,16 @@ def close(ours, theirs, spec):
 def random_inputs(config, rows=4, seed=0):
     rng = torch.Generator().manual_seed(seed)
     frames = config.patch_size * config.context_patches
-    conditions = {"hidden": torch.randn(rows, config.hidden_size, generator=rng), "history": torch.randn(rows, frames, config.latent_dim, generator=rng),
-                  "global_condition": torch.randn(rows, config.global_condition_dim, generator=rng)}
-    return torch.randn(rows, config.patch_size, config.latent_dim, generator=rng), torch.rand(rows, generator=rng), conditions
+    conditions = {
+        "hidden": torch.randn(rows, config.hidden_size, generator=rng),
+        "history": torch.randn(rows, frames, config.latent_dim, generator=rng),
+        "global_condition": torch.randn(rows, config.global_condition_dim, generator=rng),
+    }
+    return (
+        torch.randn(rows, config.patch_size, config.latent_dim, generator=rng),
+        torch.rand(rows, generator=rng),
+        conditions,
+    )
 
 
 def small_head(config=SMALL, seed=0):
@@ -58,8 +94,16 @@ def test_velocity_equals_the_recorded_one(golden):
     close(head.delta_embedding(torch.zeros(1)), tensors["mid.delta_embedding_at_zero"], spec)
     close(head(x, t, **given, delta=tensors["input.dt"]), last(tensors["output.v"]), spec)
     close(head(x, t, **given), last(tensors["output.v_dt0"]), spec)
-    close(head(x, t, **{**given, "hidden": 0 * given["hidden"]}), last(tensors["output.v_mu0_dt0"]), spec)
-    tiny = {**given, "history": 0.01 * given["history"], "global_condition": 0.01 * given["global_condition"]}
+    close(
+        head(x, t, **{**given, "hidden": 0 * given["hidden"]}),
+        last(tensors["output.v_mu0_dt0"]),
+        spec,
+    )
+    tiny = {
+        **given,
+        "history": 0.01 * given["history"],
+        "global_condition": 0.01 * given["global_condition"],
+    }
     close(head(0.01 * x, t, **tiny), last(tensors["output.v_small"]), spec)
 
 
@@ -67,10 +111,18 @@ def test_loss_and_gradients_equal_the_recorded_ones(golden):
     tensors, spec = golden("cfm_loss")
     head, given = released_head(tensors, spec), conditions_of(tensors)
     given["hidden"].requires_grad_()
-    draws = FlowDraws(last(tensors["draw.z"]), tensors["draw.n_t"], {"hidden": tensors["draw.u_mu_drop"], "history": tensors["draw.u_context_drop"]})
-    loss = flow_matching_loss(head, last(tensors["input.x1"]), given, draws, {"hidden": 0.1, "history": 0.05})
+    draws = FlowDraws(
+        last(tensors["draw.z"]),
+        tensors["draw.n_t"],
+        {"hidden": tensors["draw.u_mu_drop"], "history": tensors["draw.u_context_drop"]},
+    )
+    loss = flow_matching_loss(
+        head, last(tensors["input.x1"]), given, draws, {"hidden": 0.1, "history": 0.05}
+    )
     loss.backward()
-    torch.testing.assert_close(loss.detach(), tensors["output.loss"][0], rtol=spec["tolerance"]["loss_relative"], atol=0)
+    torch.testing.assert_close(
+        loss.detach(), tensors["output.loss"][0], rtol=spec["tolerance"]["loss_relative"], atol=0
+    )
     close(given["hidden"].grad, tensors["grad.mu"], spec)
     names = [n for n in tensors if n.startswith("grad.estimator.")]
     assert len(names) >= 4
@@ -80,41 +132,111 @@ def test_loss_and_gradients_equal_the_recorded_ones(golden):
         assert (gradient - tensors[name]).norm() < 1e-4 * tensors[name].norm()
 
 
-@pytest.mark.parametrize("name, options", [("star", {}), ("plain", {"zero_star": False}), ("star_cfg1", {"guidance_scale": 1.0}), ("star_50", {"num_steps": 50})])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("star", {}),
+        ("plain", {"zero_star": False}),
+        ("star_cfg1", {"guidance_scale": 1.0}),
+        ("star_50", {"num_steps": 50}),
+    ],
+)
 def test_sampler_equals_the_recorded_one(golden, name, options):
     tensors, spec = golden("cfm_sampler")
     c, states = spec["config"], []
     options = {"num_steps": c["n_timesteps"], "guidance_scale": c["cfg_value"], **options}
-    out = sample_flow(released_head(tensors, spec), last(tensors["input.z"]), conditions_of(tensors), callback=lambda x, t: states.append(x), **options)
+    out = sample_flow(
+        released_head(tensors, spec),
+        last(tensors["input.z"]),
+        conditions_of(tensors),
+        callback=lambda x, t: states.append(x),
+        **options,
+    )
     close(out, last(tensors[f"output.{name}"]), spec)
     if f"trace.{name}_x" in tensors:
         close(torch.stack(states[:-1]), last(tensors[f"trace.{name}_x"]), spec)
 
 
-@pytest.mark.parametrize("changes", [{}, {"context_patches": 1, "patch_size": 4}, {"num_hidden_layers": 1, "hidden_size": 48, "num_attention_heads": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"context_patches": 1, "patch_size": 4},
+        {"num_hidden_layers": 1, "hidden_size": 48, "num_attention_heads": 3},
+    ],
+)
 def test_head_equals_the_plain_writing_at_other_sizes(changes):
     config = HeadConfig(**{**SMALL.__dict__, **changes})
     head = small_head(config).double().requires_grad_(False)
     ours = dict(head.state_dict())
-    released = ["in_proj", "cond_proj", "global_cond_proj", "out_proj", "time_mlp.linear_1", "time_mlp.linear_2", "delta_time_mlp.linear_1",
-                "delta_time_mlp.linear_2", "decoder.input_proj"]
-    released = [f"{n}.{kind}" for n in released for kind in ("weight", "bias")] + ["decoder.norm.scale"]
-    parts = ["norm1.scale", "norm2.scale", "attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight", "mlp.proj.weight"]
-    released += [f"decoder.blocks.{layer}.{part}" for layer in range(config.num_hidden_layers) for part in parts]
+    released = [
+        "in_proj",
+        "cond_proj",
+        "global_cond_proj",
+        "out_proj",
+        "time_mlp.linear_1",
+        "time_mlp.linear_2",
+        "delta_time_mlp.linear_1",
+        "delta_time_mlp.linear_2",
+        "decoder.input_proj",
+    ]
+    released = [f"{n}.{kind}" for n in released for kind in ("weight", "bias")] + [
+        "decoder.norm.scale"
+    ]
+    parts = [
+        "norm1.scale",
+        "norm2.scale",
+        "attn.qkv.weight",
+        "attn.proj.weight",
+        "mlp.fc1.weight",
+        "mlp.fc2.weight",
+        "mlp.proj.weight",
+    ]
+    released += [
+        f"decoder.blocks.{layer}.{part}"
+        for layer in range(config.num_hidden_layers)
+        for part in parts
+    ]
     assert sorted(rename(n, RELEASED_HEAD_NAMES) for n in released) == sorted(ours)  # one to one
     weights = {n: ours[rename(n, RELEASED_HEAD_NAMES)].float() for n in released}
     x, t, given = random_inputs(config)
-    wanted = reference_velocity(weights, config.num_hidden_layers, config.num_attention_heads, last(x), given["hidden"], t, last(given["history"]), given["global_condition"])
+    wanted = reference_velocity(
+        weights,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        last(x),
+        given["hidden"],
+        t,
+        last(given["history"]),
+        given["global_condition"],
+    )
     torch.testing.assert_close(head.float()(x, t, **given), last(wanted), rtol=1e-4, atol=1e-5)
 
 
 def test_paper_size_has_the_released_shapes():
-    path = next(f for folder in FOLDERS for f in (folder / "manifest_full.json", folder / "manifest_talker.json") if f.is_file())
+    path = next(
+        f
+        for folder in FOLDERS
+        for f in (folder / "manifest_full.json", folder / "manifest_talker.json")
+        if f.is_file()
+    )
     entries = json.loads(path.read_text())["talker"]["entries"]
     for prefix, latent, who in [("speech_cfm.", 32, 256), ("motion_cfm.", 40, 40)]:
         with torch.device("meta"):
-            head = DiffusionHead(HeadConfig(latent_dim=latent, global_condition_dim=who, hidden_size=1024, num_hidden_layers=8, num_attention_heads=8))
-        wanted = {rename(n.removeprefix(prefix), RELEASED_HEAD_NAMES): shape for n, shape, _, kind in entries if n.startswith(prefix) and kind == "p"}
+            head = DiffusionHead(
+                HeadConfig(
+                    latent_dim=latent,
+                    global_condition_dim=who,
+                    hidden_size=1024,
+                    num_hidden_layers=8,
+                    num_attention_heads=8,
+                )
+            )
+        wanted = {
+            rename(n.removeprefix(prefix), RELEASED_HEAD_NAMES): shape
+            for n, shape, _, kind in entries
+            if n.startswith(prefix) and kind == "p"
+        }
         assert {n: list(p.shape) for n, p in head.named_parameters()} == wanted
 
 
@@ -125,7 +247,11 @@ def test_every_input_and_parameter_matters():
         value.requires_grad_()
     head(x, t, **given).square().mean().backward()
     for name, value in {"noisy": x, "timestep": t, **given}.items():
-        assert value.grad.flatten(1).abs().sum(1).min() > 0 if value.ndim > 1 else value.grad.abs().min() > 0, name
+        assert (
+            value.grad.flatten(1).abs().sum(1).min() > 0
+            if value.ndim > 1
+            else value.grad.abs().min() > 0
+        ), name
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
@@ -134,7 +260,12 @@ def test_rows_do_not_mix_and_frames_keep_their_order():
     head = small_head().requires_grad_(False)
     x, t, given = random_inputs(SMALL)
     whole = head(x, t, **given)
-    alone = torch.cat([head(x[k : k + 1], t[k : k + 1], **{n: v[k : k + 1] for n, v in given.items()}) for k in range(4)])
+    alone = torch.cat(
+        [
+            head(x[k : k + 1], t[k : k + 1], **{n: v[k : k + 1] for n, v in given.items()})
+            for k in range(4)
+        ]
+    )
     torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-6)
     turned = head(x, t, **{**given, "history": given["history"].flip(1)})
     assert (turned - whole).abs().max() > 1e-4
@@ -169,7 +300,9 @@ def test_bfloat16_and_autocast_run():
 
 
 def test_it_learns():
-    """A hundred steps bring the loss on one repeated target well below that of predicting the mean."""
+    """A hundred steps bring the loss on one repeated target well below that of
+    predicting the mean.
+    """
     head, rng = small_head(), torch.Generator().manual_seed(0)
     x, _, given = random_inputs(SMALL, rows=8)
     optimizer, losses = torch.optim.Adam(head.parameters(), 1e-2), []
@@ -204,7 +337,17 @@ def test_bad_input_is_refused_by_name(change, error):
         HEAD(**{"noisy": NOISY, "timestep": TIME, **GIVEN, **change})
 
 
-@pytest.mark.parametrize("field, value", [("latent_dim", 0), ("patch_size", 2.5), ("num_hidden_layers", True), ("hidden_size", 18), ("hidden_size", 2), ("context_patches", -1)])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("latent_dim", 0),
+        ("patch_size", 2.5),
+        ("num_hidden_layers", True),
+        ("hidden_size", 18),
+        ("hidden_size", 2),
+        ("context_patches", -1),
+    ],
+)
 def test_bad_sizes_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
         HeadConfig(**{**SMALL.__dict__, field: value})

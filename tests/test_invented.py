@@ -1,4 +1,6 @@
-"""Invented speakers: strangers to each other and to the held-out voices, dealt alike for ever, and as good as their word."""
+"""Invented speakers: strangers to each other and to the held-out voices, dealt alike for ever,
+and as good as their word.
+"""
 
 import hashlib
 import math
@@ -6,15 +8,29 @@ import math
 import numpy as np
 
 from talker_t2av.codecs.audio.semantic import speak_invented
-from talker_t2av.world.voice.voices import DEVELOPMENT_VARIANTS, SPREAD, TRAIN_VARIANTS, UNSTEADY, deal_voices, draw_stranger, extra_voices
-from talker_t2av.world.voice.voices import VOICES, speak, voice_names
+from talker_t2av.world.voice.voices import (
+    DEVELOPMENT_VARIANTS,
+    SPREAD,
+    TRAIN_VARIANTS,
+    UNSTEADY,
+    VOICES,
+    deal_voices,
+    draw_stranger,
+    extra_voices,
+    speak,
+    voice_names,
+)
 
 
 def test_strangers_stay_strangers():
-    """No invented speaker has a variant of a held-out voice; training and development share none; names are unique; no pitch leaves the scale."""
+    """No invented speaker has a variant of a held-out voice; training and development share
+    none; names are unique; no pitch leaves the scale.
+    """
     held_out = {VOICES[name].variant for name in voice_names("held-out")}
     train, development = extra_voices(TRAIN_VARIANTS), extra_voices(DEVELOPMENT_VARIANTS)
-    assert len(train) >= 200 and len({voice.name for voice in train + development}) == len(train + development)
+    assert len(train) >= 200 and len({voice.name for voice in train + development}) == len(
+        train + development
+    )
     assert not held_out & {voice.variant for voice in train + development}
     assert not {voice.variant for voice in train} & {voice.variant for voice in development}
     bend = 70 * math.log2(1 + SPREAD) + 10  # and the liveliest phrase
@@ -22,10 +38,17 @@ def test_strangers_stay_strangers():
 
 
 def test_the_deal_is_for_ever():
-    """Weights that come with the book were trained on these voices: the same draws, in the same order, whoever is set aside."""
+    """Weights that come with the book were trained on these voices: the same draws, in the same
+    order, whoever is set aside.
+    """
     dealt = deal_voices(TRAIN_VARIANTS)
-    assert len(dealt) == 289 and hashlib.sha256(repr(dealt).encode()).hexdigest()[:16] == "df19a0392814be14"
-    assert extra_voices(TRAIN_VARIANTS) == [voice for voice in dealt if voice.variant not in UNSTEADY]
+    assert (
+        len(dealt) == 289
+        and hashlib.sha256(repr(dealt).encode()).hexdigest()[:16] == "df19a0392814be14"
+    )
+    assert extra_voices(TRAIN_VARIANTS) == [
+        voice for voice in dealt if voice.variant not in UNSTEADY
+    ]
 
 
 def test_a_draw_takes_one_throw_and_skips_the_unsteady():
@@ -38,7 +61,11 @@ def test_a_draw_takes_one_throw_and_skips_the_unsteady():
 
 
 def test_the_same_sentence_is_the_same_samples():
-    voices = [extra_voices([variant])[0] for variant in (*TRAIN_VARIANTS[::6], *DEVELOPMENT_VARIANTS) if variant not in UNSTEADY]
+    voices = [
+        extra_voices([variant])[0]
+        for variant in (*TRAIN_VARIANTS[::6], *DEVELOPMENT_VARIANTS)
+        if variant not in UNSTEADY
+    ]
     for voice in voices:
         first = speak("She sells shells.", voice).wav
         speak("Well, well.", "ada")
@@ -47,5 +74,7 @@ def test_the_same_sentence_is_the_same_samples():
 
 def test_clips_of_strangers_have_not_changed():
     """What trainings heard: texts and speakers of the first clips."""
-    said = [(clip.voice, clip.text) for clip in (speak_invented(number, "train") for number in range(6))]
+    said = [
+        (clip.voice, clip.text) for clip in (speak_invented(number, "train") for number in range(6))
+    ]
     assert hashlib.sha256(repr(said).encode()).hexdigest()[:16] == "72a991d3e3fe739f"

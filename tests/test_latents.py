@@ -1,4 +1,6 @@
-"""Encoding and the latent cache: pure sources, the same bytes for any number of processes and after any accident, refusals, manifests."""
+"""Encoding and the latent cache: pure sources, the same bytes for any number of processes and
+after any accident, refusals, manifests.
+"""
 
 import json
 from dataclasses import replace
@@ -7,16 +9,34 @@ import numpy as np
 import pytest
 import torch
 
-from talker_t2av.training import latents as module
 from talker_t2av.cli import COMMANDS, main
 from talker_t2av.codecs.audio.semantic import speak_invented
-from talker_t2av.training.latents import CodecNames, ManifestSource, RawClip, TextSource, WorldSource, decode_clip, encode_clip, load_codecs, read_texts
-from talker_t2av.training.latents import build_latents, estimate, is_whole, join_latents, load_latents, pack_clips, quick_latents, shard_path, unpack_clips
-from talker_t2av.world.corpus import build_corpus
 from talker_t2av.common.media import data_dir
+from talker_t2av.training import latents as module
+from talker_t2av.training.latents import (
+    CodecNames,
+    ManifestSource,
+    RawClip,
+    TextSource,
+    WorldSource,
+    build_latents,
+    decode_clip,
+    encode_clip,
+    estimate,
+    is_whole,
+    join_latents,
+    load_codecs,
+    load_latents,
+    pack_clips,
+    quick_latents,
+    read_texts,
+    shard_path,
+    unpack_clips,
+)
+from talker_t2av.world.corpus import build_corpus
 from talker_t2av.world.dataset import BadClip
-from talker_t2av.world.voice.voices import UNSTEADY
 from talker_t2av.world.sentences import is_held_out, sentence_words
+from talker_t2av.world.voice.voices import UNSTEADY
 
 NAMES = CodecNames("pca", "track")
 
@@ -39,20 +59,33 @@ def test_a_clip_does_not_depend_on_what_was_made_before(source):
     first = [source.clip(i, "track") for i in range(4)]
     for i in (3, 0, 2):
         again = source.clip(i, "track")
-        assert (again.wav == first[i].wav).all() and again.text == first[i].text and again.words == first[i].words
+        assert (
+            (again.wav == first[i].wav).all()
+            and again.text == first[i].text
+            and again.words == first[i].words
+        )
     assert {bool(WorldSource(40).clip(i, "track").face) for i in range(8)} == {True, False}
     assert not any(speak_invented(i, "train").voice.split()[0] in UNSTEADY for i in range(5))
 
 
 def test_shares_change_clips_one_way_only():
-    kinds = [[bool(WorldSource(12, sound_only=share).clip(i, "track").face) for i in range(12)] for share in (0.0, 0.4, 1.0)]
+    kinds = [
+        [bool(WorldSource(12, sound_only=share).clip(i, "track").face) for i in range(12)]
+        for share in (0.0, 0.4, 1.0)
+    ]
     assert all(kinds[0]) and not any(kinds[2])
     assert all(before or not after for before, after in zip(kinds[0], kinds[1]))
 
 
 def test_only_the_training_split_has_invented_voices():
-    assert not any(" " in WorldSource(12, "validation", sound_only=1.0, invented=1.0).clip(i, "track").voice for i in range(6))
-    assert all(" " in WorldSource(12, "train", sound_only=1.0, invented=1.0).clip(i, "track").voice for i in range(6))
+    assert not any(
+        " " in WorldSource(12, "validation", sound_only=1.0, invented=1.0).clip(i, "track").voice
+        for i in range(6)
+    )
+    assert all(
+        " " in WorldSource(12, "train", sound_only=1.0, invented=1.0).clip(i, "track").voice
+        for i in range(6)
+    )
 
 
 def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path, source, monkeypatch):
@@ -79,13 +112,24 @@ def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path, source, monkeypatch)
 
 
 def test_loaded_equals_encoded(tmp_path, source):
-    found, quick = load_latents(build_latents(tmp_path / "a", source, NAMES, workers=1)), quick_latents(source, NAMES)
-    assert found.records == quick.records and found.sizes == quick.sizes and found.fingerprint == quick.fingerprint
+    found, quick = (
+        load_latents(build_latents(tmp_path / "a", source, NAMES, workers=1)),
+        quick_latents(source, NAMES),
+    )
+    assert (
+        found.records == quick.records
+        and found.sizes == quick.sizes
+        and found.fingerprint == quick.fingerprint
+    )
     codecs = load_codecs(NAMES)
     for i in range(len(source)):
         tensors, record = encode_clip(codecs, source.clip(i, "track"))
-        assert torch.equal(found[i].audio, tensors["audio"].float()) and torch.equal(found[i].speaker, tensors["speaker"])
-        assert (found[i].motion is None) == (record["face"] == "") and found[i].text == record["text"]
+        assert torch.equal(found[i].audio, tensors["audio"].float()) and torch.equal(
+            found[i].speaker, tensors["speaker"]
+        )
+        assert (found[i].motion is None) == (record["face"] == "") and found[i].text == record[
+            "text"
+        ]
         if found[i].motion is not None:
             assert torch.equal(found[i].motion, tensors["motion"].float())
     assert len(decode_clip(codecs, found[0].audio)[0]) == 960 * found.lengths[0]
@@ -93,7 +137,11 @@ def test_loaded_equals_encoded(tmp_path, source):
 
 def test_refusals(tmp_path, source):
     folder = build_latents(tmp_path / "a", source, NAMES, workers=1)
-    for other in (replace(source, sound_only=0.1), replace(source, n_clips=10), replace(source, first=0)):
+    for other in (
+        replace(source, sound_only=0.1),
+        replace(source, n_clips=10),
+        replace(source, first=0),
+    ):
         with pytest.raises(ValueError, match="other latents"):
             build_latents(folder, other, NAMES, workers=1)
     with pytest.raises(ValueError, match="not empty"):
@@ -122,7 +170,9 @@ def test_other_codec_weights_are_refused(tmp_path, source):
 
 
 def test_manifest_clips_enter_through_the_same_door(tmp_path):
-    build_corpus(tmp_path / "corpus", 6, split="train", size=32, tts_share=0.5, workers=1, video=False)
+    build_corpus(
+        tmp_path / "corpus", 6, split="train", size=32, tts_share=0.5, workers=1, video=False
+    )
     rows = ManifestSource(tmp_path / "corpus" / "manifest.csv", "train")
     found = load_latents(build_latents(tmp_path / "latents", rows, NAMES, workers=1))
     assert [r["text"] for r in found.records] == [row.text for row in rows.rows]
@@ -158,13 +208,28 @@ def test_estimate_and_size(source):
 
 
 def test_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(COMMANDS, "latents", ("talker_t2av.training.latents:latents_command", "encode clips"))
-    words = f"latents --out {tmp_path / 'l'} --clips 5 --validation 4 --audio-codec pca --motion-codec track --workers 1".split()
+    monkeypatch.setitem(
+        COMMANDS, "latents", ("talker_t2av.training.latents:latents_command", "encode clips")
+    )
+    words = (
+        f"latents --out {tmp_path / 'l'} --clips 5 --validation 4 --audio-codec pca "
+        "--motion-codec track --workers 1"
+    ).split()
     assert main(words) == 0 and "5 clips" in capsys.readouterr().out
     assert main(words[:4] + ["6"] + words[5:]) == 2
     assert "other latents" in capsys.readouterr().err
-    (tmp_path / "mine.txt").write_text("".join(f"There are {a} {b}.\n" for a in ("red", "old", "big", "new", "small", "good", "cold", "dark", "long", "wet") for b in ("cups", "books", "boats", "hats", "doors", "cars")), encoding="utf-8")
-    again = f"latents --out {tmp_path / 't'} --texts {tmp_path / 'mine.txt'} --clips 5 --validation 2 --audio-codec pca --motion-codec track --workers 1".split()
+    (tmp_path / "mine.txt").write_text(
+        "".join(
+            f"There are {a} {b}.\n"
+            for a in ("red", "old", "big", "new", "small", "good", "cold", "dark", "long", "wet")
+            for b in ("cups", "books", "boats", "hats", "doors", "cars")
+        ),
+        encoding="utf-8",
+    )
+    again = (
+        f"latents --out {tmp_path / 't'} --texts {tmp_path / 'mine.txt'} --clips 5 --validation 2 "
+        "--audio-codec pca --motion-codec track --workers 1"
+    ).split()
     assert main(again) == 0 and not load_latents(tmp_path / "t" / "train").has_motion.any()
 
 
@@ -173,16 +238,38 @@ def test_command(tmp_path, capsys, monkeypatch):
 
 def test_given_sentences_are_said_by_voices_of_the_world(tmp_path):
     path = tmp_path / "mine.txt"
-    path.write_text("# a comment\n\nHello, I am here.\nIt rains.\n" + "\n".join(f"This is sentence {word}." for word in "one two three four five six seven eight nine ten".split()) + "\n", encoding="utf-8")
+    path.write_text(
+        "# a comment\n\nHello, I am here.\nIt rains.\n"
+        + "\n".join(
+            f"This is sentence {word}."
+            for word in "one two three four five six seven eight nine ten".split()
+        )
+        + "\n",
+        encoding="utf-8",
+    )
     sentences = tuple(read_texts(path))
     assert len(sentences) == 12 and sentences[0] == "Hello, I am here."
-    many = tuple(f"It is {a} {b}." for a in ("red", "old", "big", "new") for b in ("tea", "ink", "sand", "milk", "wool", "rice", "wood", "salt", "clay", "gold"))
+    many = tuple(
+        f"It is {a} {b}."
+        for a in ("red", "old", "big", "new")
+        for b in ("tea", "ink", "sand", "milk", "wool", "rice", "wood", "salt", "clay", "gold")
+    )
     train, validation = (TextSource(many, 6, split) for split in ("train", "validation"))
-    assert set(train.own) | set(validation.own) == set(many) and not set(train.own) & set(validation.own) and len(validation.own) < 8
+    assert (
+        set(train.own) | set(validation.own) == set(many)
+        and not set(train.own) & set(validation.own)
+        and len(validation.own) < 8
+    )
     clips = [TextSource(many, 6).clip(i) for i in range(6)]
-    assert [raw.text for raw in clips] == train.own[:6] and all(raw.looks is None and raw.face == "" and raw.phonemes for raw in clips)
-    assert len({raw.voice for raw in clips}) > 2 and (clips[3].wav == TextSource(many, 6).clip(3).wav).all()
-    assert TextSource(many, 6, first=len(train.own)).clip(0).text == train.own[0]  # all have been said: from the beginning, by another voice
+    assert [raw.text for raw in clips] == train.own[:6] and all(
+        raw.looks is None and raw.face == "" and raw.phonemes for raw in clips
+    )
+    assert (
+        len({raw.voice for raw in clips}) > 2
+        and (clips[3].wav == TextSource(many, 6).clip(3).wav).all()
+    )
+    # all have been said: from the beginning, by another voice
+    assert TextSource(many, 6, first=len(train.own)).clip(0).text == train.own[0]
 
 
 def test_sentences_that_cannot_be_are_refused(tmp_path):
@@ -204,7 +291,9 @@ def test_sentences_that_cannot_be_are_refused(tmp_path):
 
 
 def test_sets_are_joined(source, tmp_path):
-    texts = TextSource(tuple(f"It is {word} again." for word in "cold late dark early quiet".split()), 3)
+    texts = TextSource(
+        tuple(f"It is {word} again." for word in "cold late dark early quiet".split()), 3
+    )
     a, b = quick_latents(source), quick_latents(texts)
     both = join_latents([a, b])
     assert len(both) == len(a) + 3 and both.seconds == pytest.approx(a.seconds + b.seconds)
@@ -218,6 +307,10 @@ def test_sets_are_joined(source, tmp_path):
 
 
 def test_the_shipped_sentences_leave_unseen_words_unseen():
-    sentences = [text for name in ("everyday", "prose") for text in read_texts(data_dir() / "texts" / f"{name}.txt")]
+    sentences = [
+        text
+        for name in ("everyday", "prose")
+        for text in read_texts(data_dir() / "texts" / f"{name}.txt")
+    ]
     assert len(sentences) > 2500 and len(set(sentences)) > 0.99 * len(sentences)
     assert not any(is_held_out(word) for text in sentences for word in sentence_words(text))

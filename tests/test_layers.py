@@ -1,4 +1,6 @@
-"""The layers against independent formulas, on every path, and against the stored vectors of the released stacks."""
+"""The layers against independent formulas, on every path, and against the stored vectors of
+the released stacks.
+"""
 
 import math
 
@@ -44,10 +46,22 @@ def test_rms_norm_is_its_formula(dtype, scale):
     norm = RMSNorm(48)
     norm.weight.data = noise(48, seed=1)
     x = (scale * noise(7, 5, 48)).to(dtype)
-    expected = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight.double()
+    expected = (
+        x.double()
+        / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        * norm.weight.double()
+    )
     out = norm(x)
     assert out.dtype == dtype
-    torch.testing.assert_close(out.double(), expected, **({"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}))
+    torch.testing.assert_close(
+        out.double(),
+        expected,
+        **(
+            {"rtol": 2e-2, "atol": 2e-2}
+            if dtype == torch.bfloat16
+            else {"rtol": 1e-5, "atol": 1e-6}
+        ),
+    )
 
 
 def test_rms_norm_warns_of_no_slow_path(recwarn):
@@ -70,10 +84,17 @@ def test_rope_turns_each_pair_by_its_angle(pairing):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 400), st.sampled_from(["halves", "adjacent"]))
+@given(
+    st.integers(0, 400),
+    st.integers(0, 400),
+    st.integers(0, 400),
+    st.sampled_from(["halves", "adjacent"]),
+)
 def test_rope_products_know_only_distances(m, n, shift, pairing):
     q, k, table = noise(1, 1, 1, 16, seed=1), noise(1, 1, 1, 16, seed=2), rope_table(801, 16)
-    dot = lambda i, j: float((apply_rope(q, table[i : i + 1], pairing) * apply_rope(k, table[j : j + 1], pairing)).sum())  # noqa: E731
+    dot = lambda i, j: float(
+        (apply_rope(q, table[i : i + 1], pairing) * apply_rope(k, table[j : j + 1], pairing)).sum()
+    )  # noqa: E731
     assert dot(m, n) == pytest.approx(dot(m + shift, n + shift), abs=2e-3)
 
 
@@ -83,7 +104,10 @@ def test_rope_takes_positions_per_row():
     for pairing in ("halves", "adjacent"):
         together = apply_rope(x, table[positions], pairing)
         for row in range(2):
-            torch.testing.assert_close(together[row : row + 1], apply_rope(x[row : row + 1], table[positions[row]], pairing))
+            torch.testing.assert_close(
+                together[row : row + 1],
+                apply_rope(x[row : row + 1], table[positions[row]], pairing),
+            )
 
 
 def test_rope_table_survives_casts_and_meta():
@@ -100,7 +124,9 @@ def test_rope_table_survives_casts_and_meta():
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
 @pytest.mark.parametrize("n_tokens", [1, 5, 16, 64, 65, 80])
 def test_attention_is_the_same_on_every_path(n_tokens, heads, kind, monkeypatch):
-    q, k, v = (noise(3, h, n_tokens, 8, seed=i) for i, h in enumerate((heads[0], heads[1], heads[1])))
+    q, k, v = (
+        noise(3, h, n_tokens, 8, seed=i) for i, h in enumerate((heads[0], heads[1], heads[1]))
+    )
     mask = torch.ones(n_tokens, n_tokens, dtype=torch.bool)
     if kind == "causal":
         mask = mask.tril()
@@ -110,7 +136,9 @@ def test_attention_is_the_same_on_every_path(n_tokens, heads, kind, monkeypatch)
     expected = reference_attention(q, k, v, mask)
     for limit in (0, 10_000):  # always fused, always plain
         monkeypatch.setattr(layers, "PLAIN_UP_TO", {torch.float32: limit})
-        torch.testing.assert_close(attention(q, k, v, **arguments).double(), expected, rtol=1e-5, atol=2e-6)
+        torch.testing.assert_close(
+            attention(q, k, v, **arguments).double(), expected, rtol=1e-5, atol=2e-6
+        )
 
 
 def test_attention_paths_have_the_same_gradients(monkeypatch):
@@ -118,13 +146,19 @@ def test_attention_paths_have_the_same_gradients(monkeypatch):
     gradients = []
     for limit in (0, 10_000):
         monkeypatch.setattr(layers, "PLAIN_UP_TO", {torch.float32: limit})
-        gradients.append(torch.autograd.grad(attention(q, k, v, causal=True), (q, k, v), noise(2, 4, 12, 8, seed=5)))
+        gradients.append(
+            torch.autograd.grad(
+                attention(q, k, v, causal=True), (q, k, v), noise(2, 4, 12, 8, seed=5)
+            )
+        )
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
 def test_attention_takes_the_path_it_says(monkeypatch):
     calls = []
-    monkeypatch.setattr(layers, "plain_attention", lambda *a: calls.append(a[1].shape[2]) or plain_attention(*a))
+    monkeypatch.setattr(
+        layers, "plain_attention", lambda *a: calls.append(a[1].shape[2]) or plain_attention(*a)
+    )
     for dtype, limit in layers.PLAIN_UP_TO.items():
         for n_tokens in (limit, limit + 1):
             q = noise(1, 2, n_tokens, 8).to(dtype)
@@ -132,14 +166,30 @@ def test_attention_takes_the_path_it_says(monkeypatch):
         assert calls.pop() == limit and not calls
 
 
-@pytest.mark.parametrize("config", [dict(), dict(causal=True, qk_norm=True, fused_qkv=False, num_key_value_heads=2, head_dim=16, rope_pairing="halves")])
+@pytest.mark.parametrize(
+    "config",
+    [
+        dict(),
+        dict(
+            causal=True,
+            qk_norm=True,
+            fused_qkv=False,
+            num_key_value_heads=2,
+            head_dim=16,
+            rope_pairing="halves",
+        ),
+    ],
+)
 def test_a_bfloat16_autocast_step_trains_every_parameter(config):
     torch.manual_seed(0)
     stack = TransformerStack(TransformerConfig(**SMALL, **config))
     with torch.autocast("cpu", torch.bfloat16):
         out = stack(noise(4, 10, 32))
     out.float().square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 and p.grad.isfinite().all() for p in stack.parameters())
+    assert all(
+        p.grad is not None and p.grad.abs().sum() > 0 and p.grad.isfinite().all()
+        for p in stack.parameters()
+    )
     torch.testing.assert_close(out.float(), stack(noise(4, 10, 32)), rtol=0.1, atol=0.1)
 
 
@@ -160,21 +210,38 @@ def test_stack_without_rope_would_be_blind_to_order():
     stack = TransformerStack(TransformerConfig(**SMALL)).eval()
     x, shuffle = noise(1, 6, 32), torch.tensor([3, 1, 5, 0, 2, 4])
     same_place = torch.zeros(1, 6, dtype=torch.long)
-    torch.testing.assert_close(stack(x[:, shuffle], positions=same_place), stack(x, positions=same_place)[:, shuffle])
+    torch.testing.assert_close(
+        stack(x[:, shuffle], positions=same_place), stack(x, positions=same_place)[:, shuffle]
+    )
     assert (stack(x[:, shuffle]) - stack(x)[:, shuffle]).abs().max() > 1e-3
 
 
 def test_released_stack_matches_stored_vectors(golden):
     tensors, spec = golden("patch_encoder")
-    sizes, weights = spec["config"], {n.removeprefix("weights."): t for n, t in tensors.items() if n.startswith("weights.")}
-    stack = TransformerStack(
-        TransformerConfig(hidden_size=sizes["hidden_size"], num_hidden_layers=sizes["n_layer"], num_attention_heads=sizes["n_head"])
+    sizes, weights = (
+        spec["config"],
+        {n.removeprefix("weights."): t for n, t in tensors.items() if n.startswith("weights.")},
     )
-    stack.load_state_dict({rename(n, RELEASED_STACK_NAMES): t for n, t in weights.items() if n.startswith(("blocks.", "norm."))})
+    stack = TransformerStack(
+        TransformerConfig(
+            hidden_size=sizes["hidden_size"],
+            num_hidden_layers=sizes["n_layer"],
+            num_attention_heads=sizes["n_head"],
+        )
+    )
+    stack.load_state_dict(
+        {
+            rename(n, RELEASED_STACK_NAMES): t
+            for n, t in weights.items()
+            if n.startswith(("blocks.", "norm."))
+        }
+    )
     rows = min(len(weights["rope.w"]), len(stack.rope.table))
     torch.testing.assert_close(stack.rope.table[:rows], weights["rope.w"][:rows], rtol=0, atol=1e-6)
     for kind in ("", "_small"):
-        frames = F.linear(tensors[f"input.x{kind}"], weights["input_proj.weight"], weights["input_proj.bias"])
+        frames = F.linear(
+            tensors[f"input.x{kind}"], weights["input_proj.weight"], weights["input_proj.bias"]
+        )
         tokens = torch.cat([weights["cls_token"].expand(*frames.shape[:2], 1, -1), frames], dim=2)
         with torch.no_grad():
             out = stack(tokens.flatten(0, 1))[:, 0].view(*frames.shape[:2], -1)
@@ -226,4 +293,6 @@ def test_bad_inputs_are_refused():
     stack = TransformerStack(TransformerConfig(**SMALL))
     with pytest.raises(ValueError, match=r"\(B, S, 32\)"):
         stack(noise(2, 3, 31))
-    assert not any("bias" in name for name, _ in Attention(TransformerConfig(**SMALL)).named_parameters())
+    assert not any(
+        "bias" in name for name, _ in Attention(TransformerConfig(**SMALL)).named_parameters()
+    )

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from talker_t2av.common import media
-from talker_t2av.common.media import SAMPLE_RATE, atomic_path, read_audio, read_video, write_audio, write_video
+from talker_t2av.common.media import (
+    SAMPLE_RATE,
+    atomic_path,
+    read_audio,
+    read_video,
+    write_audio,
+    write_video,
+)
 
 TONE = (0.2 * np.sin(np.arange(SAMPLE_RATE) / 10)).astype(np.float32)
 FRAMES = np.random.default_rng(0).integers(0, 255, (8, 32, 48, 3), dtype=np.uint8)
@@ -45,20 +52,30 @@ def test_files_get_the_usual_permissions(tmp_path):
 
 def test_video_has_sound_and_metadata(tmp_path):
     path = write_video(tmp_path / "clip.mp4", FRAMES, TONE[: 8 * 960], comment="synthetic; seed 3")
-    report = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", path], capture_output=True, text=True).stderr
-    assert "Audio: aac" in report and "24000 Hz" in report and "synthetic; seed 3" in report and "25 fps" in report
+    report = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-i", path], capture_output=True, text=True
+    ).stderr
+    assert (
+        "Audio: aac" in report
+        and "24000 Hz" in report
+        and "synthetic; seed 3" in report
+        and "25 fps" in report
+    )
     frames, rate = read_video(path)
     assert frames.shape == FRAMES.shape and rate == 25
 
 
 def test_a_failing_encoder_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: sys.executable)  # a program that is no ffmpeg
+    # a program that is no ffmpeg
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: sys.executable)
     with pytest.raises(OSError, match="ffmpeg failed"):
         write_video(tmp_path / "clip.mp4", FRAMES)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("frames", [FRAMES[0], FRAMES.astype(np.float32), FRAMES[:, :31], FRAMES[:0], FRAMES[..., :2]])
+@pytest.mark.parametrize(
+    "frames", [FRAMES[0], FRAMES.astype(np.float32), FRAMES[:, :31], FRAMES[:0], FRAMES[..., :2]]
+)
 def test_wrong_frames(tmp_path, frames):
     with pytest.raises(ValueError, match="frames"):
         write_video(tmp_path / "clip.mp4", frames)
@@ -87,16 +104,27 @@ def test_wrong_files(tmp_path):
 
 
 def test_torchaudio_beside_a_cpu_only_torch(tmp_path):
-    """When the plain import fails as the CUDA build does, the second way in works; checked in a fresh process."""
+    """When the plain import fails as the CUDA build does, the second way in works;
+    checked in a fresh process.
+    """
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Refuse:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'torchaudio._extension': raise OSError('libc10_cuda.so: cannot open shared object file')\n"
+        "        if name == 'torchaudio._extension': raise OSError('libc10_cuda.so: cannot open "
+        "shared object file')\n"
         "sys.meta_path.insert(0, Refuse())\n"
     )
-    code = "import torch; from talker_t2av.common.media import load_torchaudio; print(load_torchaudio().functional.resample(torch.ones(441), 44100, 24000).shape[0])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path), "PATH": ""})
+    code = (
+        "import torch; from talker_t2av.common.media import load_torchaudio; "
+        "print(load_torchaudio().functional.resample(torch.ones(441), 44100, 24000).shape[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(tmp_path), "PATH": ""},
+    )
     assert done.returncode == 0 and done.stdout.strip() == "240", done.stderr
 
 

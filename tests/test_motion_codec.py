@@ -8,14 +8,49 @@ import torch
 import torch.nn.functional as F
 from golden_files import FOLDERS
 
-from talker_t2av.codecs.motion.layers import Activation, ConvLayer, DownBlock, EqualConv2d, ModulatedConv2d, Resample, StyledConv, equalised, warp
-from talker_t2av.codecs.motion.codec import FramePairs, MotionCodec, codec_from_released, latent_statistics, motion_loss, to_network, to_uint8
-from talker_t2av.codecs.motion.losses import FeatureNet, MotionLossWeights, PatchDiscriminator, discriminator_loss, feature_loss, reconstruction_loss
-from talker_t2av.codecs.motion.codec import PRESETS, MotionConfig, MotionDictionary, MotionNetwork, from_released, motion_config, released_names
+from talker_t2av.codecs.motion.codec import (
+    PRESETS,
+    FramePairs,
+    MotionCodec,
+    MotionConfig,
+    MotionDictionary,
+    MotionNetwork,
+    codec_from_released,
+    from_released,
+    latent_statistics,
+    motion_config,
+    motion_loss,
+    released_names,
+    to_network,
+    to_uint8,
+)
+from talker_t2av.codecs.motion.layers import (
+    Activation,
+    ConvLayer,
+    DownBlock,
+    EqualConv2d,
+    ModulatedConv2d,
+    Resample,
+    StyledConv,
+    equalised,
+    warp,
+)
+from talker_t2av.codecs.motion.losses import (
+    FeatureNet,
+    MotionLossWeights,
+    PatchDiscriminator,
+    discriminator_loss,
+    feature_loss,
+    reconstruction_loss,
+)
 
 
 def released_weights(tensors):
-    return {name.removeprefix("weights."): value.float() for name, value in tensors.items() if name.startswith("weights.")}
+    return {
+        name.removeprefix("weights."): value.float()
+        for name, value in tensors.items()
+        if name.startswith("weights.")
+    }
 
 
 def close(ours, theirs, limit):
@@ -23,7 +58,9 @@ def close(ours, theirs, limit):
 
 
 def json_beside(name):
-    return next(json.loads((folder / name).read_text()) for folder in FOLDERS if (folder / name).is_file())
+    return next(
+        json.loads((folder / name).read_text()) for folder in FOLDERS if (folder / name).is_file()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +71,9 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def clip():
-    return torch.randint(0, 256, (2, 5, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (2, 5, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 # ---- the released network
@@ -44,7 +83,9 @@ def test_paper_preset_has_the_released_names_and_shapes():
     listed = json_beside("lia_x_names.json")
     with torch.device("meta"):
         network = MotionNetwork(PRESETS["paper"])
-    renamed = from_released({name: tuple(shape) for name, shape in listed["tensors"].items()}, PRESETS["paper"])
+    renamed = from_released(
+        {name: tuple(shape) for name, shape in listed["tensors"].items()}, PRESETS["paper"]
+    )
     assert renamed == {name: tuple(value.shape) for name, value in network.state_dict().items()}
     assert sum(p.numel() for p in network.parameters()) == listed["parameters"]
     assert {n for n, _ in network.named_buffers()} == {n for n in renamed if n.endswith("kernel")}
@@ -55,22 +96,34 @@ def test_renaming_refuses_unknown_names_and_is_one_to_one():
         from_released({"dec.conv9_1.weight": torch.zeros(1)}, PRESETS["paper"])
     table = released_names(PRESETS["paper"])
     assert len(set(table.values())) == len(table)
-    assert not [(a, b) for a in table for b in table if a != b and b.startswith(a)], "one beginning must not hide another"
+    assert not [(a, b) for a in table for b in table if a != b and b.startswith(a)], (
+        "one beginning must not hide another"
+    )
 
 
 def test_narrow_end_equals_the_recorded_one(golden):
     tensors, spec = golden("lia_x_part")
     c, limit = spec["config"], spec["tolerance"]
-    config = motion_config("paper", image_size=c["image_size"], channels=c["channels"], style_dim=c["style_dim"], code_size=c["code_size"])
+    config = motion_config(
+        "paper",
+        image_size=c["image_size"],
+        channels=c["channels"],
+        style_dim=c["style_dim"],
+        code_size=c["code_size"],
+    )
     network = MotionNetwork(config).requires_grad_(False)
-    assert not network.load_state_dict(from_released(released_weights(tensors), config), strict=False).unexpected_keys
+    assert not network.load_state_dict(
+        from_released(released_weights(tensors), config), strict=False
+    ).unexpected_keys
     coarse = network.encoder.levels[-2](tensors["input.feat1"])
     latent = network.encoder.to_latent(network.encoder.levels[-1](coarse)).flatten(1)
     close(coarse, tensors["output.feat0"], limit["feat0"])
     close(latent, tensors["output.source_latent"], limit["source_latent"])
     close(network.to_code(latent), tensors["output.alpha"], limit["alpha"])
     close(network.dictionary.directions(), tensors["mid.direction_basis"], limit["direction"])
-    close(network.dictionary(tensors["input.motion"]), tensors["output.direction"], limit["direction"])
+    close(
+        network.dictionary(tensors["input.motion"]), tensors["output.direction"], limit["direction"]
+    )
 
 
 def test_whole_network_equals_the_recorded_one(golden):
@@ -79,13 +132,27 @@ def test_whole_network_equals_the_recorded_one(golden):
     c, limit = spec["config"], spec["tolerance"]
     used = c["channels_nominal_to_used"]
     channels = (used["64"], used["128"], used["256"]) + (used["512"],) * 5
-    config = motion_config("paper", image_size=c["image_size"], channels=channels, style_dim=c["style_dim"], code_size=c["motion_dim"])
-    codec = codec_from_released(released_weights(tensors), {"mean": [0.0] * config.code_size, "std": [1.0] * config.code_size}, config)
+    config = motion_config(
+        "paper",
+        image_size=c["image_size"],
+        channels=channels,
+        style_dim=c["style_dim"],
+        code_size=c["motion_dim"],
+    )
+    codec = codec_from_released(
+        released_weights(tensors),
+        {"mean": [0.0] * config.code_size, "std": [1.0] * config.code_size},
+        config,
+    )
     image = tensors["input.image"].movedim(1, -1)[0]
     latent, features = codec.reference(image)
     close(codec.encode(image[None, None])[0], tensors["output.alpha"], limit["alpha"])
     close(latent, tensors["output.source_latent"], limit["source_latent"])
-    close(codec.network.dictionary(tensors["input.motion"]), tensors["output.direction"], limit["direction"])
+    close(
+        codec.network.dictionary(tensors["input.motion"]),
+        tensors["output.direction"],
+        limit["direction"],
+    )
     for i, feature in enumerate(features):
         close(feature.mean((2, 3)), tensors[f"mid.feat{i}_mean"], limit["source_latent"])
         close(feature.std((2, 3)), tensors[f"mid.feat{i}_std"], limit["source_latent"])
@@ -97,28 +164,45 @@ def test_whole_network_equals_the_recorded_one(golden):
         close(trace[level].image, tensors[f"mid.{name}"], limit["rgb_levels"])
     frames = trace[-1].image
     close(F.avg_pool2d(frames, 8), tensors["output.frames_avg8"], limit["frames_avg8"])
-    low, high = (frames.shape[-1] - tensors["output.frames_crop"].shape[-1]) // 2, (frames.shape[-1] + tensors["output.frames_crop"].shape[-1]) // 2
-    assert (frames[..., low:high, low:high] - tensors["output.frames_crop"]).abs().mean() < limit["frames_crop_mean_abs"]
+    low, high = (
+        (frames.shape[-1] - tensors["output.frames_crop"].shape[-1]) // 2,
+        (frames.shape[-1] + tensors["output.frames_crop"].shape[-1]) // 2,
+    )
+    assert (frames[..., low:high, low:high] - tensors["output.frames_crop"]).abs().mean() < limit[
+        "frames_crop_mean_abs"
+    ]
     off = (frames - tensors["output.frames_half"].float()).abs()
     assert off.mean() < limit["frames_half_mean_abs"]
     assert (off > 0.01).float().mean() < limit["frames_share_of_pixels_off_by_more_than_0.01"]
     written = ((frames.clamp(-1, 1) + 1) / 2 * 255).to(torch.uint8)[..., ::4, ::4].movedim(1, -1)
     steps = (written.int() - tensors["output.frame_u8"].int()).abs()
-    assert steps.max() <= limit["frame_u8_max_steps"] and (steps > 0).float().mean() < limit["frame_u8_share_off"]
+    assert (
+        steps.max() <= limit["frame_u8_max_steps"]
+        and (steps > 0).float().mean() < limit["frame_u8_share_off"]
+    )
 
 
 def test_released_statistics_normalise_as_documented():
     statistics = json_beside("motion_stats.json")
-    config = motion_config("paper", image_size=16, channels=(32,) * 3, style_dim=40, num_flow_blocks=(0, 0), num_image_blocks=(0, 0))
+    config = motion_config(
+        "paper",
+        image_size=16,
+        channels=(32,) * 3,
+        style_dim=40,
+        num_flow_blocks=(0, 0),
+        num_image_blocks=(0, 0),
+    )
     ours = MotionNetwork(config)
     back = {new: old for old, new in released_names(config).items()}
     named = {}
     for name, value in ours.state_dict().items():
         start = next(start for start in back if name.startswith(start))
-        named[back[start] + name[len(start):]] = value
+        named[back[start] + name[len(start) :]] = value
     codec = codec_from_released(named, statistics, config)
     raw = torch.randn(7, 40, generator=torch.Generator().manual_seed(0))
-    expected = (raw - torch.tensor(statistics["mean"])) / torch.tensor(statistics["std"]).clamp(min=1e-6)
+    expected = (raw - torch.tensor(statistics["mean"])) / torch.tensor(statistics["std"]).clamp(
+        min=1e-6
+    )
     close(codec.normalise(raw), expected, 1e-5)
     close(codec.denormalise(codec.normalise(raw)), raw, 1e-5)
     named.pop("dec.rgb2.bias")
@@ -137,7 +221,11 @@ def test_modulated_convolution_equals_one_sample_at_a_time(up):
     for b in range(3):
         w = weight * m[b][None, :, None, None]
         w = w / (w.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
-        one = conv.blur(F.conv_transpose2d(x[b : b + 1], w.transpose(0, 1), stride=2)) if up else F.conv2d(x[b : b + 1], w, padding=1)
+        one = (
+            conv.blur(F.conv_transpose2d(x[b : b + 1], w.transpose(0, 1), stride=2))
+            if up
+            else F.conv2d(x[b : b + 1], w, padding=1)
+        )
         close(conv(x, style)[b : b + 1], one, 1e-5)
 
 
@@ -151,15 +239,25 @@ def test_resampling_by_hand():
 
 
 def test_fast_and_released_blocks_share_names_of_weights():
-    for make in (lambda filtered: DownBlock(8, 16, filtered), lambda filtered: StyledConv(8, 16, 4, up=True, filtered=filtered)):
-        fast, released = ({name: value.shape for name, value in make(f).named_parameters()} for f in (False, True))
-        assert {n.split(".")[0] for n in fast} == {n.split(".")[0] for n in released} and sorted(fast.values()) == sorted(released.values())
+    for make in (
+        lambda filtered: DownBlock(8, 16, filtered),
+        lambda filtered: StyledConv(8, 16, 4, up=True, filtered=filtered),
+    ):
+        fast, released = (
+            {name: value.shape for name, value in make(f).named_parameters()} for f in (False, True)
+        )
+        assert {n.split(".")[0] for n in fast} == {n.split(".")[0] for n in released} and sorted(
+            fast.values()
+        ) == sorted(released.values())
 
 
 def test_conv_layer_is_its_parts_and_has_gradients():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 8, 8)
-    bare, full = ConvLayer(EqualConv2d(3, 8, 3, padding=1)), ConvLayer(Resample(2, 2), EqualConv2d(3, 8, 3, stride=2), Activation(8))
+    bare, full = (
+        ConvLayer(EqualConv2d(3, 8, 3, padding=1)),
+        ConvLayer(Resample(2, 2), EqualConv2d(3, 8, 3, stride=2), Activation(8)),
+    )
     full[2].bias.data.normal_()
     close(bare(x), bare[0](x), 0)
     close(full(x), full[2](full[1](full[0](x))), 1e-5)
@@ -188,10 +286,23 @@ def test_code_sizes(size, kind):
     close(cosines.diagonal(), torch.ones(size), 1e-5)
     if kind == "orthogonal":
         close(cosines, torch.eye(size), 1e-5)
-    assert MotionNetwork(motion_config("small", code_size=size)).code(torch.zeros(1, 3, 128, 128)).shape == (1, size)
+    assert MotionNetwork(motion_config("small", code_size=size)).code(
+        torch.zeros(1, 3, 128, 128)
+    ).shape == (1, size)
 
 
-@pytest.mark.parametrize("wrong", [{"image_size": 100}, {"channels": (16, 32)}, {"code_size": 0}, {"code_size": 999}, {"dictionary": "x"}, {"norm_groups": 7}, {"num_flow_blocks": (1,)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_size": 100},
+        {"channels": (16, 32)},
+        {"code_size": 0},
+        {"code_size": 999},
+        {"dictionary": "x"},
+        {"norm_groups": 7},
+        {"num_flow_blocks": (1,)},
+    ],
+)
 def test_configuration_refuses(wrong):
     with pytest.raises(ValueError, match="MotionConfig"):
         motion_config("small", **wrong)
@@ -228,24 +339,35 @@ def test_one_source_for_many_frames_is_the_same_as_frame_by_frame(tiny, clip):
     close(again[0, 0], motion[1, 2], 1e-4)
 
 
-@pytest.mark.parametrize("change, kind, words", [
-    (lambda c: c[0], ValueError, "B, N, H, W, 3"),
-    (lambda c: c[:, :, :32], ValueError, "64 x 64"),
-    (lambda c: c[..., :1], ValueError, "64 x 64"),
-    (lambda c: c[:, :0], ValueError, "64 x 64"),
-    (lambda c: c.long(), TypeError, "uint8"),
-    (lambda c: c.float(), ValueError, r"\[0, 1\]"),
-    (lambda c: c.float() / 255 - 0.1, ValueError, r"\[0, 1\]"),
-    (lambda c: c.float() * float("nan"), ValueError, "NaN"),
-])
+@pytest.mark.parametrize(
+    "change, kind, words",
+    [
+        (lambda c: c[0], ValueError, "B, N, H, W, 3"),
+        (lambda c: c[:, :, :32], ValueError, "64 x 64"),
+        (lambda c: c[..., :1], ValueError, "64 x 64"),
+        (lambda c: c[:, :0], ValueError, "64 x 64"),
+        (lambda c: c.long(), TypeError, "uint8"),
+        (lambda c: c.float(), ValueError, r"\[0, 1\]"),
+        (lambda c: c.float() / 255 - 0.1, ValueError, r"\[0, 1\]"),
+        (lambda c: c.float() * float("nan"), ValueError, "NaN"),
+    ],
+)
 def test_encode_refuses(tiny, clip, change, kind, words):
     with pytest.raises(kind, match=words):
         tiny.encode(change(clip))
 
 
-@pytest.mark.parametrize("motion, kind", [
-    (torch.zeros(3, 5), ValueError), (torch.zeros(0, 8), ValueError), (torch.zeros(1, 3, 8), ValueError),
-    (torch.full((2, 8), float("inf")), ValueError), (torch.zeros(2, 8, dtype=torch.long), TypeError), ([[0.0] * 8], TypeError)])
+@pytest.mark.parametrize(
+    "motion, kind",
+    [
+        (torch.zeros(3, 5), ValueError),
+        (torch.zeros(0, 8), ValueError),
+        (torch.zeros(1, 3, 8), ValueError),
+        (torch.full((2, 8), float("inf")), ValueError),
+        (torch.zeros(2, 8, dtype=torch.long), TypeError),
+        ([[0.0] * 8], TypeError),
+    ],
+)
 def test_render_refuses(tiny, clip, motion, kind):
     with pytest.raises(kind, match="motion"):
         tiny.render(clip[0, 0], motion)
@@ -266,7 +388,11 @@ def test_cache_forgets_changed_weights_and_old_sources(tiny, clip):
 
 
 def test_statistics_floor_empty_dimensions():
-    codes = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 1.0, 1e-4, 0.0]) + 2
+    codes = (
+        torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([3.0, 1.0, 1e-4, 0.0])
+        + 2
+    )
     mean, deviation = latent_statistics(codes)
     spread = ((codes - mean) / deviation).std(0)
     close(spread[:2], torch.ones(2), 0.01)
@@ -280,7 +406,9 @@ def test_save_and_load(tmp_path, tiny, clip):
     tiny.save_pretrained(tmp_path)
     loaded = MotionCodec.from_pretrained(tmp_path)
     assert loaded.config == tiny.config
-    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in tiny.state_dict().items())
+    assert all(
+        torch.equal(value, loaded.state_dict()[name]) for name, value in tiny.state_dict().items()
+    )
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"style_dim": 56}))
     with pytest.raises(ValueError, match=r"network\.\S+ has shape"):
@@ -290,7 +418,10 @@ def test_save_and_load(tmp_path, tiny, clip):
         MotionCodec.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="config.json"):
         MotionCodec.from_pretrained(tmp_path / "nowhere")
-    assert [p.name for p in sorted(Path(tmp_path).iterdir())] == ["config.json", "model.safetensors"]
+    assert [p.name for p in sorted(Path(tmp_path).iterdir())] == [
+        "config.json",
+        "model.safetensors",
+    ]
 
 
 def test_loading_refuses_weights_that_are_no_numbers(tmp_path, tiny):
@@ -319,7 +450,11 @@ def test_pairs_are_a_function_of_seed_and_index(clip):
     assert any(not torch.equal(make(0)[i]["driver"], make(1)[i]["driver"]) for i in range(5))
     for i in range(20):  # both of one clip
         item = make(0)[i]
-        assert any((c == item["source"]).flatten(1).all(1).any() and (c == item["driver"]).flatten(1).all(1).any() for c in clip)
+        assert any(
+            (c == item["source"]).flatten(1).all(1).any()
+            and (c == item["driver"]).flatten(1).all(1).any()
+            for c in clip
+        )
     with pytest.raises(ValueError, match="FramePairs"):
         FramePairs(list(clip), [boxes])
 
@@ -328,7 +463,9 @@ def test_training_steps_lower_the_loss():
     torch.manual_seed(0)
     codec = MotionCodec("tiny")
     ramp = torch.linspace(40, 220, 64).to(torch.uint8)
-    picture = torch.stack([ramp[:, None].expand(64, 64), ramp.expand(64, 64), ramp.flip(0).expand(64, 64)], -1)[None]
+    picture = torch.stack(
+        [ramp[:, None].expand(64, 64), ramp.expand(64, 64), ramp.flip(0).expand(64, 64)], -1
+    )[None]
     batch = {"source": picture, "driver": picture.flip(1), "box": torch.tensor([[20, 40, 44, 56]])}
     loss, optimizer = motion_loss(MotionLossWeights()), torch.optim.Adam(codec.parameters(), 5e-3)
     values = []

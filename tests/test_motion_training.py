@@ -1,4 +1,6 @@
-"""The motion codec's training by its command: what it writes, what it refuses, that the code stays frozen, and that a killed run goes on."""
+"""The motion codec's training by its command: what it writes, what it refuses, that the code
+stays frozen, and that a killed run goes on.
+"""
 
 import argparse
 import json
@@ -11,13 +13,35 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from talker_t2av.codecs.motion.codec import DecoderState, MotionCodec, MotionNetwork, motion_config
 from talker_t2av.codecs.motion.layers import LOOKS, FaceReader
-from talker_t2av.codecs.motion.codec import MotionCodec
-from talker_t2av.codecs.motion.reader import LIMITS, explained, face_ids, frame_bank, read_batches, read_people, reader_loss, spoken_movement, standard, vary, world_talks
-from talker_t2av.codecs.motion.training import explained_by, fit_line, own_face, transfer
 from talker_t2av.codecs.motion.losses import MotionLossWeights
-from talker_t2av.codecs.motion.codec import DecoderState, MotionNetwork, motion_config
-from talker_t2av.codecs.motion.training import MOTION_RECIPES, motion_codec_command, pair_batches, redraw, shrink, train_motion, two_way_loss
+from talker_t2av.codecs.motion.reader import (
+    LIMITS,
+    explained,
+    face_ids,
+    frame_bank,
+    read_batches,
+    read_people,
+    reader_loss,
+    spoken_movement,
+    standard,
+    vary,
+    world_talks,
+)
+from talker_t2av.codecs.motion.training import (
+    MOTION_RECIPES,
+    explained_by,
+    fit_line,
+    motion_codec_command,
+    own_face,
+    pair_batches,
+    redraw,
+    shrink,
+    train_motion,
+    transfer,
+    two_way_loss,
+)
 from talker_t2av.world.face.rendering import face_split
 
 
@@ -51,37 +75,80 @@ def test_the_command_writes_weights_that_load_and_results_that_belong_to_them(tr
     record = json.loads((trained / "results.json").read_text())
     values, talks = record["values"], world_talks(MOTION_RECIPES["tiny"].measured_talks, 64)
     again = own_face(codec, talks, [redraw(codec, talk)[0] for talk in talks])
-    assert again["psnr"] == pytest.approx(values["self"]["psnr"], abs=1e-4) and values["self"]["frames"] == again["frames"]
-    assert values["sizes"]["20"]["psnr"] == pytest.approx(values["self"]["psnr"], abs=0.3)  # all directions kept: the same pictures
-    assert set(values) >= {"self", "probe", "cross", "sizes", "spectrum", "speed", "training", "size"}
+    assert (
+        again["psnr"] == pytest.approx(values["self"]["psnr"], abs=1e-4)
+        and values["self"]["frames"] == again["frames"]
+    )
+    # all directions kept: the same pictures
+    assert values["sizes"]["20"]["psnr"] == pytest.approx(values["self"]["psnr"], abs=0.3)
+    assert set(values) >= {
+        "self",
+        "probe",
+        "cross",
+        "sizes",
+        "spectrum",
+        "speed",
+        "training",
+        "size",
+    }
     assert "--preset tiny" in record["command"] and str(trained) not in record["command"]
-    assert set(values["training"]) >= {"reader", "size-32", "size-64"} and list((trained / "samples").glob("064-*.png"))
-    assert (codec.latent_deviation > 0).all() and not torch.equal(codec.latent_deviation, torch.ones(codec.latent_size))
-    assert (trained / "model.safetensors").stat().st_size < 2.2 * sum(value.numel() for value in codec.state_dict().values()) + 50_000
+    assert set(values["training"]) >= {"reader", "size-32", "size-64"} and list(
+        (trained / "samples").glob("064-*.png")
+    )
+    assert (codec.latent_deviation > 0).all() and not torch.equal(
+        codec.latent_deviation, torch.ones(codec.latent_size)
+    )
+    assert (trained / "model.safetensors").stat().st_size < 2.2 * sum(
+        value.numel() for value in codec.state_dict().values()
+    ) + 50_000
 
 
 def test_the_code_is_frozen_before_the_decoder_learns(trained):
-    first, last = load_file(trained / "code" / "model.safetensors"), load_file(trained / "model.safetensors")
+    first, last = (
+        load_file(trained / "code" / "model.safetensors"),
+        load_file(trained / "model.safetensors"),
+    )
     fixed = [name for name in first if name.startswith(("network.reader.", "latent_"))]
     assert fixed and all(torch.equal(first[name], last[name]) for name in fixed)
-    assert any(not torch.equal(first[name], last[name]) for name in first if name.startswith("network.decoder."))
+    assert any(
+        not torch.equal(first[name], last[name])
+        for name in first
+        if name.startswith("network.decoder.")
+    )
     talk = world_talks(1, 64, frames=5)[0]
-    assert torch.equal(MotionCodec.from_pretrained(trained / "code").encode(talk.frames[None]), MotionCodec.from_pretrained(trained).encode(talk.frames[None]))
+    assert torch.equal(
+        MotionCodec.from_pretrained(trained / "code").encode(talk.frames[None]),
+        MotionCodec.from_pretrained(trained).encode(talk.frames[None]),
+    )
 
 
 @pytest.mark.parametrize("stage", ["reader", "size-64"])
 def test_a_killed_run_goes_on_to_the_same_weights(trained, tmp_path, stage):
-    script = "import sys\nfrom talker_t2av.codecs.motion.training import MOTION_RECIPES, train_motion\ntrain_motion(MOTION_RECIPES['tiny'], sys.argv[1], progress=False)"
-    process, limit = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]), time.monotonic() + 300
-    while not any((tmp_path / stage).glob("checkpoint-*")) and process.poll() is None and time.monotonic() < limit:
+    script = (
+        "import sys\nfrom talker_t2av.codecs.motion.training import MOTION_RECIPES, train_motion\n"
+        "train_motion(MOTION_RECIPES['tiny'], sys.argv[1], progress=False)"
+    )
+    process, limit = (
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]),
+        time.monotonic() + 300,
+    )
+    while (
+        not any((tmp_path / stage).glob("checkpoint-*"))
+        and process.poll() is None
+        and time.monotonic() < limit
+    ):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list((tmp_path / stage).glob("checkpoint-*"))
     codec, histories = train_motion(MOTION_RECIPES["tiny"], tmp_path, resume=True, progress=False)
-    assert [entry["step"] for entry in histories["size-64"]] == list(range(MOTION_RECIPES["tiny"].train.steps))
+    assert [entry["step"] for entry in histories["size-64"]] == list(
+        range(MOTION_RECIPES["tiny"].train.steps)
+    )
     codec.save_pretrained(tmp_path / "done", torch.float16)
-    assert (tmp_path / "done" / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    assert (tmp_path / "done" / "model.safetensors").read_bytes() == (
+        trained / "model.safetensors"
+    ).read_bytes()
 
 
 def test_the_command_refuses_before_it_works(trained, tmp_path):
@@ -132,7 +199,9 @@ def test_explained_tells_people_from_movement():
     shifted = truth + torch.randn(5, 1, 3, generator=torch.Generator().manual_seed(1))
     found = explained(shifted, truth)
     torch.testing.assert_close(found["within"], torch.ones(3))
-    assert (found["across"] < 0.9).all() and (explained(torch.zeros_like(truth), truth)["within"] <= 1e-6).all()
+    assert (found["across"] < 0.9).all() and (
+        explained(torch.zeros_like(truth), truth)["within"] <= 1e-6
+    ).all()
 
 
 def test_pairs_are_two_different_frames_of_one_person_and_depend_only_on_the_step(bank):
@@ -142,7 +211,14 @@ def test_pairs_are_two_different_frames_of_one_person_and_depend_only_on_the_ste
     next(again)
     assert torch.equal(batch["frames"], next(again)["frames"])
     assert not (batch["frames"][:6] == batch["frames"][6:]).flatten(1).all(1).any()
-    people = (bank.frames[None] == batch["frames"][:, None, None]).flatten(3).all(3).any(2).float().argmax(1)
+    people = (
+        (bank.frames[None] == batch["frames"][:, None, None])
+        .flatten(3)
+        .all(3)
+        .any(2)
+        .float()
+        .argmax(1)
+    )
     assert torch.equal(people[:6], people[6:])
 
 
@@ -152,8 +228,11 @@ def test_two_way_loss_draws_each_frame_of_a_pair_from_the_other(bank, codec):
     swapped = {name: value.roll(2, 0) for name, value in batch.items()}
     torch.testing.assert_close(loss(codec, batch)["loss"], loss(codec, swapped)["loss"])
     same = {name: torch.cat([value[:2], value[:2]]) for name, value in batch.items()}
-    assert loss(codec, same)["loss"] < loss(codec, batch)["loss"]  # warped onto itself, a picture is nearly right from the start
-    assert "read" in two_way_loss(MotionLossWeights(ssim=0.0), 1, codec.network.reader, 0.1)(codec, batch)
+    # warped onto itself, a picture is nearly right from the start
+    assert loss(codec, same)["loss"] < loss(codec, batch)["loss"]
+    assert "read" in two_way_loss(MotionLossWeights(ssim=0.0), 1, codec.network.reader, 0.1)(
+        codec, batch
+    )
 
 
 def test_a_smaller_picture_needs_fewer_maps(codec, bank):
@@ -167,7 +246,10 @@ def test_a_smaller_picture_needs_fewer_maps(codec, bank):
 
 def test_a_reader_takes_the_sources_own_code_off():
     torch.manual_seed(0)
-    network, picture = MotionNetwork(motion_config("tiny", code_size=20, reader=(8, 16, 16), copy=True)).eval(), torch.rand(1, 3, 64, 64) * 2 - 1
+    network, picture = (
+        MotionNetwork(motion_config("tiny", code_size=20, reader=(8, 16, 16), copy=True)).eval(),
+        torch.rand(1, 3, 64, 64) * 2 - 1,
+    )
     with torch.no_grad():
         code, centre = network.reader.find_and_read(picture)
         latent, _ = network.identify(picture)
@@ -180,15 +262,29 @@ def test_a_reader_takes_the_sources_own_code_off():
 def test_a_close_up_changes_the_mouth_and_the_eyes_where_they_are_and_nothing_else(codec, bank):
     picture = bank.frames[0, :1].movedim(-1, 1).float() / 127.5 - 1
     copier, centre, code = codec.network.copier, torch.tensor([[0.0, 0.3]]), torch.zeros(1, 20)
-    still = DecoderState(None, torch.tensor([0.0, 0.0, 20.0]).view(1, 3, 1, 1).expand(1, 3, 64, 64), None, torch.zeros(1, 3, 64, 64))
+    still = DecoderState(
+        None,
+        torch.tensor([0.0, 0.0, 20.0]).view(1, 3, 1, 1).expand(1, 3, 64, 64),
+        None,
+        torch.zeros(1, 3, 64, 64),
+    )
     with torch.no_grad():
-        torch.testing.assert_close(copier(still, picture, centre, code, code), picture, atol=1e-4, rtol=0)  # untrained: a copy
+        torch.testing.assert_close(
+            copier(still, picture, centre, code, code), picture, atol=1e-4, rtol=0
+        )  # untrained: a copy
         torch.nn.init.ones_(copier.close["mouth"].out.bias)
         change = (copier(still, picture, centre, code, code) - picture).abs().amax(1)[0]
-    rows, columns = (change > 1e-3).any(1).nonzero().flatten(), (change > 1e-3).any(0).nonzero().flatten()
+    rows, columns = (
+        (change > 1e-3).any(1).nonzero().flatten(),
+        (change > 1e-3).any(0).nonzero().flatten(),
+    )
     (_, down), (wide, high) = LOOKS["mouth"]
     assert 32 * (1.3 + down - high) - 1 <= rows.min() and rows.max() <= 32 * (1.3 + down + high) + 1
-    assert 32 * (1 - wide) - 1 <= columns.min() and columns.max() <= 32 * (1 + wide) + 1 and change.max() > 0.9
+    assert (
+        32 * (1 - wide) - 1 <= columns.min()
+        and columns.max() <= 32 * (1 + wide) + 1
+        and change.max() > 0.9
+    )
 
 
 def test_probe_finds_a_linear_map_and_nothing_in_noise():
@@ -197,7 +293,14 @@ def test_probe_finds_a_linear_map_and_nothing_in_noise():
     found = explained_by(fit_line(codes[:100], truth[:100]), codes[100:], truth[100:], [50, 50])
     assert min(found["across"].values()) > 0.99 and min(found["within"].values()) > 0.99
     noise = torch.randn(200, 24, generator=generator)
-    assert max(explained_by(fit_line(noise[:100], truth[:100]), noise[100:], truth[100:], [100])["across"].values()) < 0.3
+    assert (
+        max(
+            explained_by(fit_line(noise[:100], truth[:100]), noise[100:], truth[100:], [100])[
+                "across"
+            ].values()
+        )
+        < 0.3
+    )
 
 
 def test_transfer_is_measured_against_the_sources_face_with_the_drivers_movement(trained):

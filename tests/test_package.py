@@ -14,14 +14,21 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_import_loads_nothing():
-    code = "import sys, talker_t2av; dir(talker_t2av); assert not {'torch', 'numpy', 'talker_t2av.inference.pipeline'} & set(sys.modules)"
+    code = (
+        "import sys, talker_t2av; dir(talker_t2av); assert not {'torch', 'numpy', "
+        "'talker_t2av.inference.pipeline'} & set(sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize("name", talker_t2av.__all__)
 def test_public_names_are_there(name):
     home = importlib.import_module(f"talker_t2av.{talker_t2av._HOME[name]}")
-    assert getattr(talker_t2av, name) is getattr(home, name) and name in dir(talker_t2av) and name in vars(talker_t2av)
+    assert (
+        getattr(talker_t2av, name) is getattr(home, name)
+        and name in dir(talker_t2av)
+        and name in vars(talker_t2av)
+    )
 
 
 def test_other_names_are_not():
@@ -32,5 +39,7 @@ def test_other_names_are_not():
 
 
 def test_one_version():
-    stated = re.search(r"^version = (.+)$", (ROOT / "settings.ini").read_text(encoding="utf-8"), flags=re.M).group(1)
+    stated = re.search(
+        r"^version = (.+)$", (ROOT / "settings.ini").read_text(encoding="utf-8"), flags=re.M
+    ).group(1)
     assert talker_t2av.__version__ == stated

@@ -1,4 +1,6 @@
-"""The speaker encoder: what it takes, what it must not depend on, its loss and its measure against brute force, exact resume, shipped weights."""
+"""The speaker encoder: what it takes, what it must not depend on, its loss and its measure
+against brute force, exact resume, shipped weights.
+"""
 
 import json
 import math
@@ -12,15 +14,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from talker_t2av.common import trainer as training_loop
 from talker_t2av.cli import main
 from talker_t2av.codecs.speaker import encoder as speaker_training
 from talker_t2av.codecs.speaker.encoder import (
-    SPEAKER_PRESETS, AttentivePooling, MarginSoftmax, SpeakerConfig, SpeakerEncoder, SpeakerModel, all_trials, bootstrap_eer, equal_error_rate, voice_mel,
+    SPEAKER_PRESETS,
+    SPEAKER_RECIPES,
+    AttentivePooling,
+    MarginSoftmax,
+    SpeakerClassifier,
+    SpeakerConfig,
+    SpeakerEncoder,
+    SpeakerModel,
+    all_trials,
+    bootstrap_eer,
+    crop_batches,
+    cut_trials,
+    equal_error_rate,
+    measure,
+    name_strangers,
+    recordings,
+    roughen,
+    speaker_loss,
+    train_speaker,
+    voice_mel,
 )
-from talker_t2av.codecs.speaker.encoder import (
-    SPEAKER_RECIPES, SpeakerClassifier, crop_batches, cut_trials, measure, name_strangers, recordings, roughen, speaker_loss, train_speaker,
-)
+from talker_t2av.common import trainer as training_loop
 from talker_t2av.common.media import data_dir
 from talker_t2av.world.voice.voices import VOICES, voice_names
 
@@ -55,7 +73,9 @@ def test_any_length_gives_unit_vectors(tiny, samples, size):
 
 def test_loudness_and_neighbours_do_not_matter(tiny, wavs):
     torch.testing.assert_close(tiny.encode(wavs * 0.05), tiny.encode(wavs), atol=1e-4, rtol=0)
-    torch.testing.assert_close(torch.cat([tiny.encode(wav[None]) for wav in wavs]), tiny.encode(wavs), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.cat([tiny.encode(wav[None]) for wav in wavs]), tiny.encode(wavs), atol=1e-5, rtol=0
+    )
 
 
 def test_attention_is_a_distribution(tiny, wavs):
@@ -65,7 +85,9 @@ def test_attention_is_a_distribution(tiny, wavs):
 
 
 def test_pooling_follows_its_weights():
-    """With all weight on one moment, the mean is that moment and the deviation is (almost) nothing."""
+    """With all weight on one moment, the mean is that moment and the deviation
+    is (almost) nothing.
+    """
     pool, x = AttentivePooling(4), torch.randn(2, 4, 9, generator=rng())
     pool.weights = lambda _: F.one_hot(torch.tensor(5), 9).float().expand(2, 4, 9)
     mean, deviation = pool(x).chunk(2, dim=1)
@@ -73,12 +95,22 @@ def test_pooling_follows_its_weights():
     assert deviation.max() < 0.01
 
 
-@pytest.mark.parametrize("change, error, words", [
-    (lambda w: w[:, :11_999], ValueError, "0.5"), (lambda w: w[0], ValueError, "(B, T)"), (lambda w: w[:, None].expand(-1, 2, -1), ValueError, "mono"),
-    (lambda w: w[:0], ValueError, "(0, 24000)"), (lambda w: w[:, :0], ValueError, "0.00 s"), (lambda w: w * math.nan, ValueError, "NaN"), (lambda w: w * math.inf, ValueError, "NaN"),
-    (lambda w: torch.cat([w[:1], w[:1] * 0]), ValueError, "silence"), (lambda w: (w * 32767).short(), TypeError, "int16"), (lambda w: w.numpy(), TypeError, "tensor"),
-    (lambda w: torch.ones(1, 61 * 24_000), ValueError, "60"),
-])
+@pytest.mark.parametrize(
+    "change, error, words",
+    [
+        (lambda w: w[:, :11_999], ValueError, "0.5"),
+        (lambda w: w[0], ValueError, "(B, T)"),
+        (lambda w: w[:, None].expand(-1, 2, -1), ValueError, "mono"),
+        (lambda w: w[:0], ValueError, "(0, 24000)"),
+        (lambda w: w[:, :0], ValueError, "0.00 s"),
+        (lambda w: w * math.nan, ValueError, "NaN"),
+        (lambda w: w * math.inf, ValueError, "NaN"),
+        (lambda w: torch.cat([w[:1], w[:1] * 0]), ValueError, "silence"),
+        (lambda w: (w * 32767).short(), TypeError, "int16"),
+        (lambda w: w.numpy(), TypeError, "tensor"),
+        (lambda w: torch.ones(1, 61 * 24_000), ValueError, "60"),
+    ],
+)
 def test_bad_sound_is_refused(tiny, wavs, change, error, words):
     with pytest.raises(error) as caught:
         tiny.encode(change(wavs))
@@ -97,10 +129,16 @@ def test_another_encoder_can_take_the_place(tiny):
         def encode(self, wav, sample_rate=24_000):
             return F.normalize(torch.ones(len(wav), 256), dim=-1)
 
-    assert isinstance(tiny, SpeakerModel) and isinstance(Other(), SpeakerModel) and not isinstance(torch.nn.Linear(2, 2), SpeakerModel)
+    assert (
+        isinstance(tiny, SpeakerModel)
+        and isinstance(Other(), SpeakerModel)
+        and not isinstance(torch.nn.Linear(2, 2), SpeakerModel)
+    )
     assert SpeakerEncoder(SpeakerConfig(embedding_size=256, channels=32)).embedding_size == 256
     torch.manual_seed(0)
-    found = measure(Other().encode, torch.randn(4, 12_000), torch.tensor([0, 0, 1, 1]), interval=False)
+    found = measure(
+        Other().encode, torch.randn(4, 12_000), torch.tensor([0, 0, 1, 1]), interval=False
+    )
     assert found["same"] == 2 and found["different"] == 4
 
 
@@ -123,11 +161,16 @@ def break_tensor(name, value):
     return change
 
 
-@pytest.mark.parametrize("change, words", [
-    (break_tensor("embed.weight", torch.zeros(16, 7)), "embed.weight has shape (16, 7)"), (break_tensor("conv_in.bias", None), "conv_in.bias is missing"),
-    (break_tensor("embed.bias", torch.full((16,), math.nan)), "embed.bias holds NaN"),
-    (lambda folder: (folder / "config.json").write_text('{"width": 3}'), "width"), (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (break_tensor("embed.weight", torch.zeros(16, 7)), "embed.weight has shape (16, 7)"),
+        (break_tensor("conv_in.bias", None), "conv_in.bias is missing"),
+        (break_tensor("embed.bias", torch.full((16,), math.nan)), "embed.bias holds NaN"),
+        (lambda folder: (folder / "config.json").write_text('{"width": 3}'), "width"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
+    ],
+)
 def test_checkpoint_that_does_not_fit(tiny, tmp_path, change, words):
     tiny.save_pretrained(tmp_path)
     change(tmp_path)
@@ -148,7 +191,10 @@ def test_nothing_there(tmp_path):
 
 def test_margin_softmax_is_the_formula():
     loss = MarginSoftmax(6, 5, margin=0.35, scale=12.0)
-    e, y = F.normalize(torch.randn(9, 6, generator=rng(1)), dim=1), torch.randint(5, (9,), generator=rng(2))
+    e, y = (
+        F.normalize(torch.randn(9, 6, generator=rng(1)), dim=1),
+        torch.randint(5, (9,), generator=rng(2)),
+    )
     angle = (e @ F.normalize(loss.directions, dim=1).T).acos()
     assert (angle.gather(1, y[:, None]) + 0.35 < math.pi).all()
     by_angles = F.cross_entropy(12 * (angle + 0.35 * F.one_hot(y, 5)).cos(), y)
@@ -156,18 +202,22 @@ def test_margin_softmax_is_the_formula():
 
 
 def test_margin_softmax_falls_everywhere():
-    """Closer is always better, from the opposite direction to the very same one, and gradients stay finite at both ends."""
+    """Closer is always better, from the opposite direction to the very same one, and gradients
+    stay finite at both ends.
+    """
     loss = MarginSoftmax(2, 2, margin=0.4)
     with torch.no_grad():
         loss.directions.copy_(torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
     angle = torch.linspace(math.pi, 0, 300)
-    e = torch.stack([angle.cos(), angle.sin()], 1).requires_grad_()  # speaker 1's cosine, -sin, is never larger than 0
+    # speaker 1's cosine, -sin, is never larger than 0
+    e = torch.stack([angle.cos(), angle.sin()], 1).requires_grad_()
     values = torch.stack([loss(row[None], torch.tensor([0])) for row in e])
     assert values[0] > values[150] > values[-1]
     values.sum().backward()
     assert torch.isfinite(e.grad).all()
     right = torch.linspace(-1, 1, 500)
-    harder = torch.stack([-loss(torch.tensor([[c, 0.0]]), torch.tensor([0])) for c in right])  # cosine with speaker 1 fixed at 0
+    # cosine with speaker 1 fixed at 0
+    harder = torch.stack([-loss(torch.tensor([[c, 0.0]]), torch.tensor([0])) for c in right])
     assert (harder.diff() > -1e-5).all()
 
 
@@ -175,9 +225,21 @@ def test_margin_softmax_falls_everywhere():
 
 
 def brute_force_eer(scores, same):
-    best = min((abs((same & (scores < t)).sum() / same.sum() - (~same & (scores >= t)).sum() / (~same).sum()), t) for t in scores)
+    best = min(
+        (
+            abs(
+                (same & (scores < t)).sum() / same.sum()
+                - (~same & (scores >= t)).sum() / (~same).sum()
+            ),
+            t,
+        )
+        for t in scores
+    )
     t = best[1]
-    return (((same & (scores < t)).sum() / same.sum() + (~same & (scores >= t)).sum() / (~same).sum()) / 2).item()
+    return (
+        ((same & (scores < t)).sum() / same.sum() + (~same & (scores >= t)).sum() / (~same).sum())
+        / 2
+    ).item()
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(4, 80))
@@ -186,7 +248,8 @@ def test_equal_error_rate_against_brute_force(seed, n):
     scores, same = torch.randn(n, generator=rng(seed)), torch.arange(n) % 3 == 0
     rate, threshold = equal_error_rate(scores, same)
     assert abs(rate - brute_force_eer(scores, same)) < 0.5 / same.sum() + 1e-6 and 0 <= rate <= 1
-    assert equal_error_rate(2 * scores + 5, same)[0] == rate and threshold in scores  # only the order counts
+    # only the order counts
+    assert equal_error_rate(2 * scores + 5, same)[0] == rate and threshold in scores
 
 
 def test_equal_error_rate_at_the_ends():
@@ -198,7 +261,9 @@ def test_equal_error_rate_at_the_ends():
 
 
 def test_trials_and_interval():
-    vectors = F.normalize(torch.eye(5).repeat_interleave(8, 0) + 0.45 * torch.randn(40, 5, generator=rng(3)), dim=1)
+    vectors = F.normalize(
+        torch.eye(5).repeat_interleave(8, 0) + 0.45 * torch.randn(40, 5, generator=rng(3)), dim=1
+    )
     speaker = torch.arange(5).repeat_interleave(8)
     scores, same = all_trials(vectors, speaker)
     assert len(scores) == 40 * 39 // 2 and same.sum() == 5 * 28
@@ -216,10 +281,16 @@ def test_trials_and_interval():
 def test_recordings_are_a_function_of_their_arguments():
     voices = [VOICES["ada"], VOICES["quinn"]]
     first = list(recordings(voices, 2, "test", seed=4, seconds=1.5))
-    assert [index for index, _ in first] == [0, 0, 1, 1] and min(len(wav) for _, wav in first) >= 36_000
-    for (_, a), (_, b) in zip(first, recordings(voices, 2, "test", seed=4, seconds=1.5), strict=True):
+    assert [index for index, _ in first] == [0, 0, 1, 1] and min(
+        len(wav) for _, wav in first
+    ) >= 36_000
+    for (_, a), (_, b) in zip(
+        first, recordings(voices, 2, "test", seed=4, seconds=1.5), strict=True
+    ):
         assert np.array_equal(a, b)
-    assert not np.array_equal(first[0][1], next(recordings(voices, 1, "test", seed=5, seconds=1.5))[1])
+    assert not np.array_equal(
+        first[0][1], next(recordings(voices, 1, "test", seed=5, seconds=1.5))[1]
+    )
 
 
 def test_roughen_changes_and_repeats(wavs):
@@ -227,7 +298,9 @@ def test_roughen_changes_and_repeats(wavs):
     once = roughen(mel, rng(1))
     assert torch.equal(once, roughen(mel, rng(1))) and not torch.equal(once, roughen(mel, rng(2)))
     assert once.shape == mel.shape and torch.isfinite(once).all()
-    torch.testing.assert_close(roughen(mel, rng(1), tilt=0, bumps=0, noise=(-200, -200)), mel, atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        roughen(mel, rng(1), tilt=0, bumps=0, noise=(-200, -200)), mel, atol=0.02, rtol=0
+    )
 
 
 def test_batches_restart_at_any_step():
@@ -245,8 +318,11 @@ def test_batches_restart_at_any_step():
 
 
 def test_both_questions_reach_the_encoder():
-    """Loss is the sum of its parts; voices of one accent share a direction; both parts give the encoder gradients."""
-    voices = [VOICES[name] for name in ("ada", "dan", "hana", "lily", "nell")]  # two American, two southern (en-gb, en-rp), one northern
+    """Loss is the sum of its parts; voices of one accent share a direction; both parts give
+    the encoder gradients.
+    """
+    # two American, two southern (en-gb, en-rp), one northern
+    voices = [VOICES[name] for name in ("ada", "dan", "hana", "lily", "nell")]
     torch.manual_seed(0)
     model = SpeakerClassifier(SPEAKER_PRESETS["tiny"], voices)
     assert model.accent_of.tolist() == [0, 0, 2, 2, 1]
@@ -254,16 +330,27 @@ def test_both_questions_reach_the_encoder():
     losses = speaker_loss(model, batch, rng(5))
     torch.testing.assert_close(losses["loss"], losses["name"] + losses["accent"])
     for part in ("name", "accent"):
-        gradient = torch.autograd.grad(losses[part], model.encoder.embed.weight, retain_graph=True)[0]
+        gradient = torch.autograd.grad(losses[part], model.encoder.embed.weight, retain_graph=True)[
+            0
+        ]
         assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
 
 
 def test_killed_and_resumed_is_the_same(tmp_path, monkeypatch):
-    """A training that dies after a checkpoint and goes on ends with the same weights, bit for bit."""
+    """A training that dies after a checkpoint and goes on ends with the same
+    weights, bit for bit.
+    """
     recipe = SPEAKER_RECIPES["tiny"]
-    recipe = replace(recipe, named=3, each=2, batch_size=4, train=replace(recipe.train, steps=6, save_every=3, validate_every=6))
+    recipe = replace(
+        recipe,
+        named=3,
+        each=2,
+        batch_size=4,
+        train=replace(recipe.train, steps=6, save_every=3, validate_every=6),
+    )
     trials = cut_trials([VOICES["ada"], VOICES["dan"]], 2, seed=1, seconds=1.0)
-    monkeypatch.setattr(speaker_training, "cut_trials", lambda *args, **settings: trials)  # the development speech is not the point here
+    # the development speech is not the point here
+    monkeypatch.setattr(speaker_training, "cut_trials", lambda *args, **settings: trials)
     whole, _ = train_speaker(recipe, tmp_path / "whole", progress=False)
     save = training_loop.save_checkpoint
 
@@ -301,14 +388,19 @@ def test_shipped_weights_know_strangers():
     """A fresh set of trials, smaller than the chapter's: 8 held-out voices, 2 s."""
     encoder = SpeakerEncoder.from_pretrained("small")
     assert (data_dir() / "small" / "speaker" / "model.safetensors").stat().st_size < 2e6
-    wavs, speaker = cut_trials([VOICES[name] for name in voice_names("held-out")], 5, seed=77, seconds=2.0)
+    wavs, speaker = cut_trials(
+        [VOICES[name] for name in voice_names("held-out")], 5, seed=77, seconds=2.0
+    )
     assert measure(encoder.encode, wavs, speaker, interval=False)["eer"] < 0.08
 
 
 def test_recorded_results_meet_the_target():
     record = json.loads((data_dir() / "results" / "speaker.json").read_text())
     values = record["values"]
-    assert record["command"].startswith("talker-t2av train speaker --preset small") and len(values["seeds"]) >= 3
+    assert (
+        record["command"].startswith("talker-t2av train speaker --preset small")
+        and len(values["seeds"]) >= 3
+    )
     rates = [found["2"]["eer"] for found in values["held_out"]]
     assert max(rates) <= 0.05 < min(found["2"]["eer"] for found in values["baseline"])
     assert sum(map(sum, values["confusion"])) == values["trials_each"] * len(values["voices"])

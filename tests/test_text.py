@@ -1,4 +1,6 @@
-"""Text: bytes survive, merges agree with an independent library, prompts cannot be broken into, bad files are named."""
+"""Text: bytes survive, merges agree with an independent library, prompts cannot be broken into,
+bad files are named.
+"""
 
 import json
 import pickle
@@ -12,11 +14,30 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as LibraryTokenizer
 
 from talker_t2av.model import text as module
-from talker_t2av.model.text import (BYTE_TO_CHAR, PATTERN, SPECIAL_TOKENS, ReleasedTokenizer, Tokenizer, load_tokenizer, save_tokenizer,
-                                    split_pieces, train_merges, train_tokenizer)
+from talker_t2av.model.text import (
+    BYTE_TO_CHAR,
+    PATTERN,
+    SPECIAL_TOKENS,
+    ReleasedTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    split_pieces,
+    train_merges,
+    train_tokenizer,
+)
 
-QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-LINES = ["The dog's puppies ran; they'll run again!", "aaaa aaa aa aaaaa banana bandana", "Café, naïve: 1984 and 42.\n", "你好 你好 世界", "x  y\n\n z"]
+QWEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LINES = [
+    "The dog's puppies ran; they'll run again!",
+    "aaaa aaa aa aaaaa banana bandana",
+    "Café, naïve: 1984 and 42.\n",
+    "你好 你好 世界",
+    "x  y\n\n z",
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +50,25 @@ def library_bpe(texts, vocab_size, pattern=PATTERN, special_tokens=SPECIAL_TOKEN
     if normalizer:
         library.normalizer = normalizer
     split = pre_tokenizers.Split(Regex(pattern), "isolated")
-    library.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    library.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     library.decoder = decoders.ByteLevel()
-    library.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=2, show_progress=False,
-                                special_tokens=list(special_tokens), initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    library.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            show_progress=False,
+            special_tokens=list(special_tokens),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     return library
 
 
 # ---- our BPE ----
+
 
 @given(st.text())
 def test_pieces_and_tokens_lose_nothing(text):
@@ -50,9 +82,16 @@ def test_pieces_and_tokens_lose_nothing(text):
 def check_against_library(texts, vocab_size):
     ours, library = train_tokenizer(texts, vocab_size), library_bpe(texts, vocab_size)
     vocabulary = library.get_vocab()
-    names = {i: name if i < len(SPECIAL_TOKENS) else "".join(BYTE_TO_CHAR[b] for b in ours.token_bytes(i)) for i, name in
-             ((i, ours.token_bytes(i).decode("utf-8", "replace")) for i in range(ours.vocab_size))}
-    assert {name: i for i, name in names.items()} == vocabulary  # the same rows with the same ids: merges and order agree
+    names = {
+        i: name
+        if i < len(SPECIAL_TOKENS)
+        else "".join(BYTE_TO_CHAR[b] for b in ours.token_bytes(i))
+        for i, name in (
+            (i, ours.token_bytes(i).decode("utf-8", "replace")) for i in range(ours.vocab_size)
+        )
+    }
+    # the same rows with the same ids: merges and order agree
+    assert {name: i for i, name in names.items()} == vocabulary
     for text in texts:
         assert ours.encode(text) == library.encode(text, add_special_tokens=False).ids
     return ours
@@ -93,18 +132,24 @@ def test_survives_a_worker_process(small):
 
 
 def test_shipped_vocabulary(small):
-    assert small.vocab_size == 512 and small.special_ids == {name: i for i, name in enumerate(SPECIAL_TOKENS)}
+    assert small.vocab_size == 512 and small.special_ids == {
+        name: i for i, name in enumerate(SPECIAL_TOKENS)
+    }
     assert len(small.encode("The children are talking.")) < len("The children are talking.") / 1.5
     assert load_tokenizer("tiny").merges == small.merges
 
 
 # ---- prompts ----
 
+
 def test_prompt_of_the_small_model(small):
     prompt = small.prompt("Hello there.", num_patches=7)
     special = small.special_ids
     assert prompt.prefix == [special["<TEXT>"], *small.encode("Hello there."), special["<SPEAK>"]]
-    assert prompt.ids[slice(*prompt.span)] == [special["<SPEECH_FRAME>"]] * 7 and prompt.num_patches == 7
+    assert (
+        prompt.ids[slice(*prompt.span)] == [special["<SPEECH_FRAME>"]] * 7
+        and prompt.num_patches == 7
+    )
     assert prompt.closing == [special["<END>"]] and prompt.ids[-1] == special["<END>"]
     assert small.prompt("Hello there.").prefix == prompt.prefix
 
@@ -124,10 +169,21 @@ def test_prompt_is_in_composed_form(small, released):
         assert tokenizer.prompt("Cafe\u0301") == tokenizer.prompt("Caf\u00e9")
 
 
-@pytest.mark.parametrize("text, patches, error, words", [
-    ("", 0, ValueError, "nothing to say"), (" \n\t", 0, ValueError, "nothing to say"), (None, 0, TypeError, "NoneType"), (b"hi", 0, TypeError, "bytes"),
-    ("hi\udc80", 0, ValueError, "position 2"), ("hi", -1, ValueError, "-1"), ("hi", 2.0, ValueError, "2.0"), ("hi", True, ValueError, "True"),
-    ("word " * 1500, 0, ValueError, "at most 512 fit"), ("a" * 10_001, 0, ValueError, "10,001 characters")])
+@pytest.mark.parametrize(
+    "text, patches, error, words",
+    [
+        ("", 0, ValueError, "nothing to say"),
+        (" \n\t", 0, ValueError, "nothing to say"),
+        (None, 0, TypeError, "NoneType"),
+        (b"hi", 0, TypeError, "bytes"),
+        ("hi\udc80", 0, ValueError, "position 2"),
+        ("hi", -1, ValueError, "-1"),
+        ("hi", 2.0, ValueError, "2.0"),
+        ("hi", True, ValueError, "True"),
+        ("word " * 1500, 0, ValueError, "at most 512 fit"),
+        ("a" * 10_001, 0, ValueError, "10,001 characters"),
+    ],
+)
 def test_bad_prompts_are_refused(small, released, text, patches, error, words):
     for tokenizer in (small, released):
         with pytest.raises(error, match=words):
@@ -144,12 +200,17 @@ def test_longest_prefix_still_fits(small):
 
 # ---- the released tokenizer ----
 
+
 def make_released(path, frames=True, needed=True):
     "A tokenizer.json of the same structure as Qwen's, and the library's own reading of it."
-    library = library_bpe([*LINES, "user\n", "assistant\n", "\n\n"] * 3, 380, QWEN, (), normalizers.NFC())
+    library = library_bpe(
+        [*LINES, "user\n", "assistant\n", "\n\n"] * 3, 380, QWEN, (), normalizers.NFC()
+    )
     if needed:
         library.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-        library.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)])
+        library.add_tokens(
+            [AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)]
+        )
     if frames:
         library.add_special_tokens(["<SPEECH_FRAME>", "<MOTION_FRAME>"])
     library.save(str(path))
@@ -168,15 +229,26 @@ def released(released_file):
 
 
 def chat(text, patches):  # Qwen3's template for one user turn and an answer without thoughts
-    return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n{'<SPEECH_FRAME>' * patches}<|im_end|>\n"
+    return (
+        f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+        f"{'<SPEECH_FRAME>' * patches}<|im_end|>\n"
+    )
 
 
-@pytest.mark.parametrize("text", [*LINES, "\n starts with a newline", "ends with one\n", "  spaces ", "42", "'s odd", "user"])
+@pytest.mark.parametrize(
+    "text",
+    [*LINES, "\n starts with a newline", "ends with one\n", "  spaces ", "42", "'s odd", "user"],
+)
 @pytest.mark.parametrize("patches", [0, 1, 5])
-def test_released_prompt_equals_the_library_reading_the_rendered_chat(released, released_file, text, patches):
+def test_released_prompt_equals_the_library_reading_the_rendered_chat(
+    released, released_file, text, patches
+):
     prompt = released.prompt(text, patches)
     assert prompt.ids == released_file[1].encode(chat(text, patches)).ids
-    assert prompt.ids[slice(*prompt.span)] == [released_file[1].token_to_id("<SPEECH_FRAME>")] * patches
+    assert (
+        prompt.ids[slice(*prompt.span)]
+        == [released_file[1].token_to_id("<SPEECH_FRAME>")] * patches
+    )
     assert released.decode(prompt.prefix).endswith("</think>\n\n")
 
 
@@ -192,7 +264,11 @@ def test_frame_tokens_are_added_after_the_last_id_where_missing(tmp_path):
     library = make_released(tmp_path / "tokenizer.json", frames=False)
     released = ReleasedTokenizer(tmp_path / "tokenizer.json")
     last = library.get_vocab_size()
-    assert (released.special_ids["<SPEECH_FRAME>"], released.special_ids["<MOTION_FRAME>"], released.vocab_size) == (last, last + 1, last + 2)
+    assert (
+        released.special_ids["<SPEECH_FRAME>"],
+        released.special_ids["<MOTION_FRAME>"],
+        released.vocab_size,
+    ) == (last, last + 1, last + 2)
     assert released.decode(released.prompt("hi", 2).ids).count("<SPEECH_FRAME>") == 2
 
 
@@ -211,21 +287,31 @@ def test_released_pad_and_bad_ids(released):
 
 # ---- files and pages ----
 
+
 def test_save_and_load(tmp_path, small):
     tokenizer = train_tokenizer(LINES * 3, 320)
     path = save_tokenizer(tokenizer, tmp_path / "new" / "tokenizer.json", note="test")
     first = path.read_bytes()
     assert save_tokenizer(load_tokenizer(path.parent), path, note="test").read_bytes() == first
-    assert load_tokenizer(path).merges == tokenizer.merges and [p.name for p in path.parent.iterdir()] == ["tokenizer.json"]
+    assert load_tokenizer(path).merges == tokenizer.merges and [
+        p.name for p in path.parent.iterdir()
+    ] == ["tokenizer.json"]
     assert Tokenizer.from_pretrained(path).vocab_size == tokenizer.vocab_size
     with pytest.raises(ValueError, match="not a ReleasedTokenizer"):
         ReleasedTokenizer.from_pretrained(path)
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda c: c.update(format="version 0"), "version 0"), (lambda c: c.update(pattern="."), "pattern"),
-    (lambda c: c.update(special_tokens=["<X>"]), "special tokens"), (lambda c: c["merges"].append("zz top"), "zz top"),
-    (lambda c: c["merges"].insert(0, 5), "merge 0"), (lambda c: c.pop("format"), "tokenizer")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda c: c.update(format="version 0"), "version 0"),
+        (lambda c: c.update(pattern="."), "pattern"),
+        (lambda c: c.update(special_tokens=["<X>"]), "special tokens"),
+        (lambda c: c["merges"].append("zz top"), "zz top"),
+        (lambda c: c["merges"].insert(0, 5), "merge 0"),
+        (lambda c: c.pop("format"), "tokenizer"),
+    ],
+)
 def test_damaged_file_is_named(tmp_path, small, change, words):
     path = save_tokenizer(small, tmp_path / "tokenizer.json")
     content = json.loads(path.read_text())

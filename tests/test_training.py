@@ -1,4 +1,6 @@
-"""Training the talker: batches, the random part of the patches, helpers that leave, exact resume, both gauges, refusals."""
+"""Training the talker: batches, the random part of the patches, helpers that leave, exact
+resume, both gauges, refusals.
+"""
 
 import json
 from dataclasses import replace
@@ -8,16 +10,41 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from talker_t2av.training import talker as module
-from talker_t2av.training.latents import WorldSource
-from talker_t2av.training.latents import quick_latents
 from talker_t2av.model.config import PRESETS
 from talker_t2av.model.talker import Talker, stream_loss
 from talker_t2av.model.text import load_tokenizer
-from talker_t2av.training.talker import (
-    TALKER_RECIPES, attention_maps, change_recipe, diagonal, parse_setting, reading_checks, reading_gap, run_talker, save_talker, spoken_now, talker_command, token_times, train_talker,
+from talker_t2av.training import talker as module
+from talker_t2av.training.latents import WorldSource, quick_latents
+from talker_t2av.training.losses import (
+    IGNORE,
+    LossOptions,
+    TalkerTrainer,
+    collate_clips,
+    disturb,
+    draw_clips,
+    draw_leads,
+    mixed_batches,
+    phoneme_labels,
+    phoneme_table,
+    some_rows,
+    sorted_pools,
+    text_tokenizer,
 )
-from talker_t2av.training.losses import IGNORE, LossOptions, TalkerTrainer, collate_clips, disturb, draw_clips, draw_leads, mixed_batches, phoneme_labels, phoneme_table, some_rows, sorted_pools, text_tokenizer
+from talker_t2av.training.talker import (
+    TALKER_RECIPES,
+    attention_maps,
+    change_recipe,
+    diagonal,
+    parse_setting,
+    reading_checks,
+    reading_gap,
+    run_talker,
+    save_talker,
+    spoken_now,
+    talker_command,
+    token_times,
+    train_talker,
+)
 
 
 def rng(seed=0):
@@ -40,7 +67,14 @@ def trainer_of(parts, options=LossOptions()):
     return TalkerTrainer(parts[1], options, len(parts[2]))
 
 
-SHORT = {"steps": 4, "save_every": 2, "validate_every": 4, "frames": 240, "check_clips": 3, "sample_clips": 1}
+SHORT = {
+    "steps": 4,
+    "save_every": 2,
+    "validate_every": 4,
+    "frames": 240,
+    "check_clips": 3,
+    "sample_clips": 1,
+}
 SHORT_RECIPE = replace(change_recipe(TALKER_RECIPES["tiny"], SHORT | {"num_steps": 2}))
 
 
@@ -56,25 +90,40 @@ def test_batches_are_half_and_half_and_a_function_of_seed_step_rank(data, parts)
         assert 2 * int((batch["talker"].motion_length > 0).sum()) == len(batch["talker"])
         assert batch["phonemes"].shape == batch["talker"].audio.shape[:2]
     again = next(from_two)
-    assert torch.equal(again["talker"].audio, batches[2]["talker"].audio) and torch.equal(again["phonemes"], batches[2]["phonemes"])
+    assert torch.equal(again["talker"].audio, batches[2]["talker"].audio) and torch.equal(
+        again["phonemes"], batches[2]["phonemes"]
+    )
     other = next(make(2, 1, 2))
-    assert other["talker"].audio.shape != again["talker"].audio.shape or not torch.equal(other["talker"].audio, again["talker"].audio)
+    assert other["talker"].audio.shape != again["talker"].audio.shape or not torch.equal(
+        other["talker"].audio, again["talker"].audio
+    )
 
 
 def test_ranks_draw_one_length_and_curriculum_holds_long_clips_back(data):
     latents, pools = data[0], sorted_pools(data[0])
     for step in range(20):
-        a, b = (latents.lengths[draw_clips(pools, latents.lengths, 400, (0, step, rank))] for rank in (0, 1))
+        a, b = (
+            latents.lengths[draw_clips(pools, latents.lengths, 400, (0, step, rank))]
+            for rank in (0, 1)
+        )
         assert len(a) == len(b)
-        short = draw_clips(pools, latents.lengths, 400, (0, step, 0), longest=float(np.median(latents.lengths)))
+        short = draw_clips(
+            pools, latents.lengths, 400, (0, step, 0), longest=float(np.median(latents.lengths))
+        )
         assert latents.lengths[short].max() <= np.median(latents.lengths)
     tiny = change_recipe(TALKER_RECIPES["tiny"], {"first_seconds": 1.0, "steps": 100})
-    assert tiny.longest(0) == 25 and tiny.longest(20) == np.inf and tiny.longest(5) < tiny.longest(10)
+    assert (
+        tiny.longest(0) == 25 and tiny.longest(20) == np.inf and tiny.longest(5) < tiny.longest(10)
+    )
 
 
 def test_one_kind_alone_makes_batches_too(parts):
     speech = quick_latents(WorldSource(8, sound_only=1.0))
-    batch = next(mixed_batches(speech, parts[0], replace(parts[1], **speech.sizes), phoneme_table(speech), 200)(0, 0, 1))
+    batch = next(
+        mixed_batches(
+            speech, parts[0], replace(parts[1], **speech.sizes), phoneme_table(speech), 200
+        )(0, 0, 1)
+    )
     losses = trainer_of(parts)(batch, rng())
     assert losses["motion"] == 0 and torch.isfinite(losses["loss"])
 
@@ -96,7 +145,12 @@ def test_off_switches_leave_the_talkers_own_loss(data, parts):
     trainer = trainer_of(parts)
     batch = collate_clips(data[0], list(range(6)), *parts)
     ours, plain = trainer(batch, rng(3)), trainer.talker(batch["talker"], rng(3))
-    for mine, theirs in (("loss", plain.loss), ("audio", plain.audio_loss), ("motion", plain.motion_loss), ("stop", plain.stop_loss)):
+    for mine, theirs in (
+        ("loss", plain.loss),
+        ("audio", plain.audio_loss),
+        ("motion", plain.motion_loss),
+        ("stop", plain.stop_loss),
+    ):
         assert torch.equal(ours[mine], theirs)
 
 
@@ -107,15 +161,36 @@ def test_a_part_of_the_patches_is_right_on_average(data, parts):
     with torch.no_grad():
         targets = trainer.read(batch, rng())[1]["audio"]
         counted = torch.zeros(len(targets.data))
-        marked = replace(targets, conditions=targets.conditions | {"number": torch.arange(len(targets.data))})
+        marked = replace(
+            targets, conditions=targets.conditions | {"number": torch.arange(len(targets.data))}
+        )
         for seed in range(400):
             part = some_rows(marked, 16, rng(seed))
-            assert len(part.data) == 16 and torch.equal(part.data, targets.data[part.conditions["number"]])
+            assert len(part.data) == 16 and torch.equal(
+                part.data, targets.data[part.conditions["number"]]
+            )
             counted[part.conditions["number"]] += 1
         expected = 400 * 16 / len(counted)
-        assert (counted - expected).abs().max() < 6 * expected**0.5 and len(set(part.conditions["number"].tolist())) == 16
-        whole = torch.stack([stream_loss(trainer.talker.audio_head, targets, config, generator=rng(s)) for s in range(12)])
-        part = torch.stack([stream_loss(trainer.talker.audio_head, some_rows(targets, 16, rng(s)), config, generator=rng(s)) for s in range(150)])
+        assert (counted - expected).abs().max() < 6 * expected**0.5 and len(
+            set(part.conditions["number"].tolist())
+        ) == 16
+        whole = torch.stack(
+            [
+                stream_loss(trainer.talker.audio_head, targets, config, generator=rng(s))
+                for s in range(12)
+            ]
+        )
+        part = torch.stack(
+            [
+                stream_loss(
+                    trainer.talker.audio_head,
+                    some_rows(targets, 16, rng(s)),
+                    config,
+                    generator=rng(s),
+                )
+                for s in range(150)
+            ]
+        )
     assert abs(part.mean() - whole.mean()) < 4 * (part.std() / 150**0.5 + whole.std() / 12**0.5)
     assert some_rows(targets, 0, rng()) is targets and some_rows(targets, 10_000, rng()) is targets
 
@@ -128,9 +203,18 @@ def test_helpers_ask_about_the_next_patch_and_blind_ones_teach_nothing(data, par
     wanted = torch.cat([phoneme_labels(data[0].records[i], parts[2]) for i in (0, 1, 2)])
     logits = trainer.phoneme_head(targets["audio"].conditions["hidden"]).view(-1, len(parts[2]))
     torch.testing.assert_close(losses["phoneme"], F.cross_entropy(logits, wanted))
-    guess = trainer.latent_head(targets["audio"].conditions["hidden"]).view(targets["audio"].data.shape)
+    guess = trainer.latent_head(targets["audio"].conditions["hidden"]).view(
+        targets["audio"].data.shape
+    )
     torch.testing.assert_close(losses["latent"], F.mse_loss(guess, targets["audio"].data))
-    torch.testing.assert_close(losses["loss"], losses["audio"] + parts[1].motion_loss_weight * losses["motion"] + losses["stop"] + losses["phoneme"] + losses["latent"])
+    torch.testing.assert_close(
+        losses["loss"],
+        losses["audio"]
+        + parts[1].motion_loss_weight * losses["motion"]
+        + losses["stop"]
+        + losses["phoneme"]
+        + losses["latent"],
+    )
     real = collate_clips(data[0], [0, 1, 2], *parts)
     real["phonemes"][:] = IGNORE
     assert trainer(real, rng())["phoneme"] == 0
@@ -142,8 +226,13 @@ def test_noise_is_heard_but_not_asked_for(data, parts):
     _, noisy = trainer.read(batch, rng())
     _, clean = trainer.eval().read(batch, rng())
     assert torch.equal(noisy["audio"].data, clean["audio"].data)
-    assert not torch.equal(noisy["audio"].conditions["history"], clean["audio"].conditions["history"])
-    assert torch.equal(noisy["motion"].conditions["global_condition"], clean["motion"].conditions["global_condition"])
+    assert not torch.equal(
+        noisy["audio"].conditions["history"], clean["audio"].conditions["history"]
+    )
+    assert torch.equal(
+        noisy["motion"].conditions["global_condition"],
+        clean["motion"].conditions["global_condition"],
+    )
     level = (disturb(batch, 0.5, rng()).audio - batch.audio).flatten(1).std(1)
     assert level.max() < 0.55 and level.max() - level.min() > 0.05
     assert disturb(batch, 0.0, rng()) is batch
@@ -157,17 +246,31 @@ def test_right_and_wrong_text(data, parts):
     checks = reading_checks(data[1], tokenizer, config, table, clips=4)
     for kind, pair in checks:
         right, wrong = pair["right"]["talker"], pair["wrong"]["talker"]
-        assert torch.equal(right.audio, wrong.audio) and right.input_ids.tolist() != wrong.input_ids.tolist()
+        assert (
+            torch.equal(right.audio, wrong.audio)
+            and right.input_ids.tolist() != wrong.input_ids.tolist()
+        )
         assert bool((right.motion_length > 0).all()) == (kind == "t2av")
     trainer = trainer_of(parts).eval()
     first = reading_gap(trainer, checks)
     assert first == reading_gap(trainer, checks)
     with torch.no_grad():
-        trainer.talker.backbone.embed_tokens.weight.zero_()  # cannot read at all: texts of equal length are the same to it
+        # cannot read at all: texts of equal length are the same to it
+        trainer.talker.backbone.embed_tokens.weight.zero_()
         for pair in (pair for _, pair in checks):
-            pair["wrong"] = {"talker": replace(pair["right"]["talker"], input_ids=pair["right"]["talker"].input_ids.flip(0).roll(1, 0) * 0 + 7), "phonemes": pair["right"]["phonemes"]}
+            pair["wrong"] = {
+                "talker": replace(
+                    pair["right"]["talker"],
+                    input_ids=pair["right"]["talker"].input_ids.flip(0).roll(1, 0) * 0 + 7,
+                ),
+                "phonemes": pair["right"]["phonemes"],
+            }
     blind = reading_gap(trainer, checks)
-    assert all(blind[name] == pytest.approx(blind[name.replace("right", "wrong")], abs=1e-6) for name in blind if name.endswith("right"))
+    assert all(
+        blind[name] == pytest.approx(blind[name.replace("right", "wrong")], abs=1e-6)
+        for name in blind
+        if name.endswith("right")
+    )
 
 
 def test_attention_maps_are_those_of_the_backbone(data, parts):
@@ -197,10 +300,17 @@ def test_diagonal_finds_a_head_that_looks_at_what_is_spoken(data, parts, monkeyp
     for b, record in enumerate(records):
         near = spoken_now(record, tokenizer, 4).float()
         first = int(batch.first_slot[b]) + 1
-        made[1, b, 2, first - 1 : first - 1 + len(near), 2 : 2 + near.shape[1]] = near / near.sum(1, keepdim=True).clamp(min=1)
+        made[1, b, 2, first - 1 : first - 1 + len(near), 2 : 2 + near.shape[1]] = near / near.sum(
+            1, keepdim=True
+        ).clamp(min=1)
     monkeypatch.setattr(module, "attention_maps", lambda *args: made)
     found = diagonal(talker, batch, records, tokenizer)
-    assert found["best"] == (1, 2) and found["share"][1, 2] > 0.99 and found["share"][0].max() < 0.05 and found["even"] < 0.5
+    assert (
+        found["best"] == (1, 2)
+        and found["share"][1, 2] > 0.99
+        and found["share"][0].max() < 0.05
+        and found["even"] < 0.5
+    )
     assert found["maps"][0].shape == spoken_now(records[0], tokenizer, 4).shape
 
 
@@ -211,8 +321,12 @@ def test_token_times_follow_the_words(data, kind):
         times = token_times(record, tokenizer)
         assert len(times) == len(tokenizer.encode(record["text"]))
         spoken = times[~times[:, 0].isnan()]
-        assert (spoken[1:, 0] >= spoken[:-1, 0] - 1e-4).all() and (spoken[:, 1] >= spoken[:, 0]).all()
-        assert spoken[0, 0] == pytest.approx(record["words"][0][1], abs=1e-3) and spoken[-1, 1] == pytest.approx(record["words"][-1][2], abs=1e-3)
+        assert (spoken[1:, 0] >= spoken[:-1, 0] - 1e-4).all() and (
+            spoken[:, 1] >= spoken[:, 0]
+        ).all()
+        assert spoken[0, 0] == pytest.approx(record["words"][0][1], abs=1e-3) and spoken[
+            -1, 1
+        ] == pytest.approx(record["words"][-1][2], abs=1e-3)
     assert token_times(data[1].records[0] | {"words": []}, tokenizer).isnan().all()
 
 
@@ -229,19 +343,31 @@ def test_interrupted_and_resumed_gives_the_same_weights(data, tmp_path, monkeypa
                 if number == 3:
                     raise KeyboardInterrupt
                 yield batch
+
         return batches
 
     monkeypatch.setattr(module, "mixed_batches", dying)
     with pytest.raises(KeyboardInterrupt):
         train_talker(SHORT_RECIPE, data, tmp_path / "cut", progress=False)
     monkeypatch.setattr(module, "mixed_batches", real)
-    resumed, _, again = train_talker(SHORT_RECIPE, data, tmp_path / "cut", resume=True, progress=False)
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
+    resumed, _, again = train_talker(
+        SHORT_RECIPE, data, tmp_path / "cut", resume=True, progress=False
+    )
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
     assert [h["loss"] for h in history] == [h["loss"] for h in again]
     assert history[-1]["validation"] == again[-1]["validation"]
     assert {p.suffix for p in (tmp_path / "whole" / "samples").iterdir()} == {".wav", ".mp4"}
     with pytest.raises(ValueError, match="input_noise"):
-        train_talker(change_recipe(SHORT_RECIPE, {"input_noise": 0.9}), data, tmp_path / "cut", resume=True, progress=False)
+        train_talker(
+            change_recipe(SHORT_RECIPE, {"input_noise": 0.9}),
+            data,
+            tmp_path / "cut",
+            resume=True,
+            progress=False,
+        )
     with pytest.raises(FileExistsError):
         train_talker(SHORT_RECIPE, data, tmp_path / "cut", progress=False)
     with pytest.raises(FileNotFoundError, match="resume"):
@@ -251,16 +377,35 @@ def test_interrupted_and_resumed_gives_the_same_weights(data, tmp_path, monkeypa
 def test_command_writes_a_talker_without_helpers(data, tmp_path, monkeypatch):
     import argparse
 
-    monkeypatch.setattr(module, "load_latents", lambda folder: data[str(folder).endswith("validation")])
+    monkeypatch.setattr(
+        module, "load_latents", lambda folder: data[str(folder).endswith("validation")]
+    )
     parser = argparse.ArgumentParser()
     talker_command(parser)
-    words = ["--preset", "tiny", "--data", "nowhere", "--out", str(tmp_path), *(f"--set={name}={value}" for name, value in (SHORT | {"steps": 2, "validate_every": 2, "num_steps": 2}).items())]
+    words = [
+        "--preset",
+        "tiny",
+        "--data",
+        "nowhere",
+        "--out",
+        str(tmp_path),
+        *(
+            f"--set={name}={value}"
+            for name, value in (SHORT | {"steps": 2, "validate_every": 2, "num_steps": 2}).items()
+        ),
+    ]
     assert run_talker(parser.parse_args(words)) == 0
     talker = Talker.from_pretrained(tmp_path)
     tokenizer = load_tokenizer(tmp_path)
-    assert tokenizer.vocab_size == talker.config.vocab_size == text_tokenizer("characters").vocab_size
+    assert (
+        tokenizer.vocab_size == talker.config.vocab_size == text_tokenizer("characters").vocab_size
+    )
     values = json.loads((tmp_path / "results.json").read_text())["values"]
-    assert values["steps"] == 2 and values["validation"][-1]["map"] and values["weights"]["helpers"] > 0
+    assert (
+        values["steps"] == 2
+        and values["validation"][-1]["map"]
+        and values["weights"]["helpers"] > 0
+    )
     assert sum(p.numel() for p in talker.parameters()) == values["weights"]["talker"]
 
 
@@ -269,21 +414,40 @@ def test_a_training_goes_on_from_a_talker(data, parts, tmp_path):
     first = Talker(parts[1])
     save_talker(first, parts[0], tmp_path / "first")
     begun = Talker.from_pretrained(tmp_path / "first").state_dict()
-    still = change_recipe(SHORT_RECIPE, {"start": str(tmp_path / "first"), "learning_rate": 1e-12, "weight_decay": 0.0, "steps": 1, "sample_clips": 0, "text": "pieces"})
+    still = change_recipe(
+        SHORT_RECIPE,
+        {
+            "start": str(tmp_path / "first"),
+            "learning_rate": 1e-12,
+            "weight_decay": 0.0,
+            "steps": 1,
+            "sample_clips": 0,
+            "text": "pieces",
+        },
+    )
     trainer, _, _ = train_talker(still, data, None, progress=False)
     for name, value in trainer.talker.state_dict().items():
         torch.testing.assert_close(value, begun[name], atol=1e-6, rtol=0)
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        train_talker(replace(still, start=str(tmp_path / "nowhere")), data, tmp_path / "out", progress=False)
+        train_talker(
+            replace(still, start=str(tmp_path / "nowhere")), data, tmp_path / "out", progress=False
+        )
     with pytest.raises(ValueError, match="has shape"):
-        train_talker(change_recipe(still, {"num_head_layers": 2, "intermediate_size": 64}), data, tmp_path / "out", progress=False)
+        train_talker(
+            change_recipe(still, {"num_head_layers": 2, "intermediate_size": 64}),
+            data,
+            tmp_path / "out",
+            progress=False,
+        )
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("share, motion_share", [(0.0, 0.5), (0.4, 0.5), (0.6, 0.9), (1.0, 1.0)])
 def test_streams_lead_as_often_as_asked(share, motion_share):
     has_motion = np.arange(50) % 2 == 0
-    drawn = np.array([draw_leads(has_motion, share, motion_share, 2, (0, step, 0)) for step in range(400)])
+    drawn = np.array(
+        [draw_leads(has_motion, share, motion_share, 2, (0, step, 0)) for step in range(400)]
+    )
     assert not drawn[:, ~has_motion].any() and set(drawn.ravel()) <= {-2, 0, 2}
     assert np.mean(drawn[:, has_motion] != 0) == pytest.approx(share, abs=0.02)
     assert np.mean(drawn[:, has_motion] < 0) == pytest.approx(share * motion_share, abs=0.02)
@@ -294,17 +458,39 @@ def test_saved_in_eight_bits_and_unchanged(parts, tmp_path):
     talker = Talker(parts[1])
     before = {name: value.clone() for name, value in talker.state_dict().items()}
     save_talker(talker, parts[0], tmp_path)
-    assert all(torch.equal(before[name], value) and value.dtype == torch.float32 for name, value in talker.state_dict().items())
+    assert all(
+        torch.equal(before[name], value) and value.dtype == torch.float32
+        for name, value in talker.state_dict().items()
+    )
     again = Talker.from_pretrained(tmp_path).state_dict()
     for name, value in again.items():
-        step = before[name].abs().amax(-1, keepdim=True) / 127 if value.ndim == 2 else before[name].abs() * 2**-10
+        step = (
+            before[name].abs().amax(-1, keepdim=True) / 127
+            if value.ndim == 2
+            else before[name].abs() * 2**-10
+        )
         assert (value - before[name]).abs().le(0.501 * step + 1e-9).all(), name
-    assert (tmp_path / "model.safetensors").stat().st_size < 1.25 * sum(value.numel() for value in again.values()) + 100_000
+    assert (tmp_path / "model.safetensors").stat().st_size < 1.25 * sum(
+        value.numel() for value in again.values()
+    ) + 100_000
 
 
 def test_settings():
-    changed = change_recipe(TALKER_RECIPES["small"], dict([parse_setting("head_patches=7"), parse_setting("text=pieces"), parse_setting("learning_rate=2e-4")]))
-    assert changed.options.head_patches == 7 and changed.text == "pieces" and changed.train.learning_rate == 2e-4
+    changed = change_recipe(
+        TALKER_RECIPES["small"],
+        dict(
+            [
+                parse_setting("head_patches=7"),
+                parse_setting("text=pieces"),
+                parse_setting("learning_rate=2e-4"),
+            ]
+        ),
+    )
+    assert (
+        changed.options.head_patches == 7
+        and changed.text == "pieces"
+        and changed.train.learning_rate == 2e-4
+    )
     for wrong in ({"colour": 1}, {"train": 3}, {"input_noise": -1}, {"steps": 0}):
         with pytest.raises(ValueError):
             change_recipe(TALKER_RECIPES["tiny"], wrong)

@@ -16,10 +16,22 @@ from safetensors.torch import load_file
 from torch import nn
 
 from talker_t2av.common.trainer import (
-    EMA, StepSampler, TrainConfig, check_folder, command_text, fit, learning_rate_at, load_checkpoint, run_training, save_checkpoint, shuffled_batches, training_options, with_overrides,
+    EMA,
+    StepSampler,
+    TrainConfig,
+    check_folder,
+    command_text,
+    fit,
+    learning_rate_at,
+    load_checkpoint,
+    run_training,
+    save_checkpoint,
+    shuffled_batches,
+    training_options,
+    with_overrides,
 )
 
-SCRIPT = '''
+SCRIPT = """
 import sys, time
 import torch
 from torch import nn
@@ -39,12 +51,27 @@ def loss_fn(model, batch, generator):
 config = TrainConfig(steps=steps, warmup_steps=5, save_every=7, bf16=False, ema_decay=0.9, seed=11)
 data = torch.utils.data.TensorDataset(x)
 fit(model, loss_fn, shuffled_batches(data, 16, seed=11), config, out, resume=resume, progress=False)
-'''
+"""
 
 
-def run_script(script: Path, out: Path, resume: bool, *, steps=60, pause=0.0, dropout=0.1, launcher=()):
-    return subprocess.Popen([*launcher, *([] if launcher else [sys.executable]), script, out, "1" if resume else "0", str(steps), str(pause), str(dropout)],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def run_script(
+    script: Path, out: Path, resume: bool, *, steps=60, pause=0.0, dropout=0.1, launcher=()
+):
+    return subprocess.Popen(
+        [
+            *launcher,
+            *([] if launcher else [sys.executable]),
+            script,
+            out,
+            "1" if resume else "0",
+            str(steps),
+            str(pause),
+            str(dropout),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def wait_for(condition, process, seconds=60):
@@ -63,7 +90,9 @@ def script(tmp_path):
 
 
 def test_sigkill_and_resume_is_bit_exact(script, tmp_path):
-    """Killed three times at random moments and resumed, the run ends with the bytes of the undisturbed run."""
+    """Killed three times at random moments and resumed, the run ends with the bytes of
+    the undisturbed run.
+    """
     whole = run_script(script, tmp_path / "whole", False)
     assert whole.wait(120) == 0, whole.stdout.read()
     rng, out = random.Random(0), tmp_path / "killed"
@@ -77,31 +106,59 @@ def test_sigkill_and_resume_is_bit_exact(script, tmp_path):
     last = run_script(script, out, True)
     assert last.wait(120) == 0, last.stdout.read()
     for name in ("model", "ema", "optimizer"):
-        expected, got = (load_file(folder / "checkpoint-00000060" / f"{name}.safetensors") for folder in (tmp_path / "whole", out))
-        assert expected.keys() == got.keys() and all(torch.equal(expected[key], got[key]) for key in expected), name
+        expected, got = (
+            load_file(folder / "checkpoint-00000060" / f"{name}.safetensors")
+            for folder in (tmp_path / "whole", out)
+        )
+        assert expected.keys() == got.keys() and all(
+            torch.equal(expected[key], got[key]) for key in expected
+        ), name
 
 
 def test_two_processes_equal_one(script, tmp_path):
-    """The same command on two processes, each with half of every batch, learns the same weights (up to the order of sums)."""
-    launcher = [Path(sys.executable).parent / "accelerate", "launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    """The same command on two processes, each with half of every batch, learns the same weights
+    (up to the order of sums).
+    """
+    launcher = [
+        Path(sys.executable).parent / "accelerate",
+        "launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     for out, how in (("one", ()), ("two", launcher)):
         process = run_script(script, tmp_path / out, False, steps=20, dropout=0.0, launcher=how)
         assert process.wait(180) == 0, process.stdout.read()
-    one, two = (load_file(tmp_path / out / "checkpoint-00000020" / "model.safetensors") for out in ("one", "two"))
+    one, two = (
+        load_file(tmp_path / out / "checkpoint-00000020" / "model.safetensors")
+        for out in ("one", "two")
+    )
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
 
 
 def test_half_written_checkpoint_is_ignored(tmp_path):
     model = nn.Linear(2, 2)
-    optimizer, ema, config = torch.optim.AdamW(model.parameters()), EMA(model, 0.9), TrainConfig(steps=10)
+    optimizer, ema, config = (
+        torch.optim.AdamW(model.parameters()),
+        EMA(model, 0.9),
+        TrainConfig(steps=10),
+    )
     save_checkpoint(tmp_path, 3, model, ema, optimizer, config, [])
     (tmp_path / ".partial-00000004").mkdir()
     assert load_checkpoint(tmp_path, model, ema, optimizer, config) == (3, [])
 
 
 def test_sampler_covers_every_epoch_exactly():
-    """12 items in batches of 4: each epoch of three steps visits every item once, in another order."""
+    """12 items in batches of 4: each epoch of three steps visits every item
+    once, in another order.
+    """
     steps = [batch for batch, _ in zip(StepSampler(12, 4, seed=5), range(9))]
     epochs = [sum(steps[i : i + 3], []) for i in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs) and epochs[0] != epochs[1]
@@ -110,10 +167,24 @@ def test_sampler_covers_every_epoch_exactly():
 def test_a_loss_that_is_no_number_stops_the_run():
     with pytest.raises(FloatingPointError, match="step 0"):
         data = torch.utils.data.TensorDataset(torch.randn(8, 2))
-        fit(nn.Linear(2, 2), lambda model, batch, generator: {"loss": model(batch[0]).sum() * float("nan")}, shuffled_batches(data, 4), TrainConfig(steps=3), progress=False)
+        fit(
+            nn.Linear(2, 2),
+            lambda model, batch, generator: {"loss": model(batch[0]).sum() * float("nan")},
+            shuffled_batches(data, 4),
+            TrainConfig(steps=3),
+            progress=False,
+        )
 
 
-@pytest.mark.parametrize("kwargs", [{"steps": 0}, {"steps": 5, "learning_rate": 0}, {"steps": 5, "ema_decay": 1.0}, {"steps": 5, "save_every": 0}])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"steps": 0},
+        {"steps": 5, "learning_rate": 0},
+        {"steps": 5, "ema_decay": 1.0},
+        {"steps": 5, "save_every": 0},
+    ],
+)
 def test_bad_settings(kwargs):
     with pytest.raises(ValueError):
         TrainConfig(**kwargs)
@@ -132,7 +203,10 @@ class Recipe:
     size: int = 3
 
 
-RECIPES = {"tiny": Recipe(TrainConfig(steps=5), size=1), "small": Recipe(TrainConfig(steps=50, seed=9))}
+RECIPES = {
+    "tiny": Recipe(TrainConfig(steps=5), size=1),
+    "small": Recipe(TrainConfig(steps=50, seed=9)),
+}
 
 
 def parsed(*words, add=lambda parser: None):
@@ -144,37 +218,72 @@ def parsed(*words, add=lambda parser: None):
 
 def test_options_reach_the_recipe():
     assert parsed().func is print and parsed().preset == "small"
-    assert with_overrides(RECIPES["small"], parsed()).train == TrainConfig(steps=50, seed=0)  # --seed is 0 unless given
+    # --seed is 0 unless given
+    assert with_overrides(RECIPES["small"], parsed()).train == TrainConfig(steps=50, seed=0)
     changed = with_overrides(RECIPES["tiny"], parsed("--steps", "7", "--seed", "4"))
     assert changed == Recipe(TrainConfig(steps=7, seed=4), size=1)
     with pytest.raises(ValueError, match="-3"):
         with_overrides(RECIPES["tiny"], parsed("--steps", "-3"))
 
 
-@pytest.mark.parametrize("words, text", [
-    ([], ""), (["--preset", "tiny"], ""), (["--seed", "2"], " --seed 2"), (["--steps", "9", "--seed", "2"], " --steps 9 --seed 2"),
-    (["--set", "a=1", "--set", 'b="two words"'], " --set a=1 --set 'b=\"two words\"'"), (["--resume", "--results", "/here/r.json"], ""),
-])
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        ([], ""),
+        (["--preset", "tiny"], ""),
+        (["--seed", "2"], " --seed 2"),
+        (["--steps", "9", "--seed", "2"], " --steps 9 --seed 2"),
+        (["--set", "a=1", "--set", 'b="two words"'], " --set a=1 --set 'b=\"two words\"'"),
+        (["--resume", "--results", "/here/r.json"], ""),
+    ],
+)
 def test_command_text_can_be_typed_again(words, text):
-    """Folders of this machine are not in it, defaults are not, and the shell reads back what was given."""
-    args = parsed(*words, add=lambda parser: (parser.add_argument("--set", action="append", default=[]), parser.add_argument("--data", default="/here")))
-    assert command_text("train x", args, ("data", "out"), ("set", "steps", "seed")) == f"talker-t2av train x --preset {args.preset} --data DIR --out DIR{text}"
+    """Folders of this machine are not in it, defaults are not, and the shell reads
+    back what was given.
+    """
+    args = parsed(
+        *words,
+        add=lambda parser: (
+            parser.add_argument("--set", action="append", default=[]),
+            parser.add_argument("--data", default="/here"),
+        ),
+    )
+    assert (
+        command_text("train x", args, ("data", "out"), ("set", "steps", "seed"))
+        == f"talker-t2av train x --preset {args.preset} --data DIR --out DIR{text}"
+    )
 
 
 @pytest.mark.parametrize("main", [True, False])
 def test_run_trains_everywhere_and_writes_once(tmp_path, monkeypatch, capsys, main):
     import accelerate
 
-    monkeypatch.setattr(accelerate, "PartialState", lambda: argparse.Namespace(is_main_process=main))
+    monkeypatch.setattr(
+        accelerate, "PartialState", lambda: argparse.Namespace(is_main_process=main)
+    )
     args, calls = parsed("--preset", "tiny", "--resume", "--results", str(tmp_path / "r.json")), []
     args.out = str(tmp_path / "out")
-    finish = lambda trained, recipe, out, seconds: ({"trained": trained, "size": recipe.size, "out": out.name, "timed": seconds >= 0}, "done")
-    assert run_training(args, "train x", RECIPES["tiny"], lambda *given: calls.append(given) or 7, finish) == 0
-    assert calls == [(RECIPES["tiny"], tmp_path / "out", True)] and (tmp_path / "r.json").exists() == main
+    finish = lambda trained, recipe, out, seconds: (
+        {"trained": trained, "size": recipe.size, "out": out.name, "timed": seconds >= 0},
+        "done",
+    )
+    assert (
+        run_training(
+            args, "train x", RECIPES["tiny"], lambda *given: calls.append(given) or 7, finish
+        )
+        == 0
+    )
+    assert (
+        calls == [(RECIPES["tiny"], tmp_path / "out", True)]
+        and (tmp_path / "r.json").exists() == main
+    )
     if main:
         assert capsys.readouterr().out == f"{tmp_path / 'out' / 'model.safetensors'}: done\n"
         record = json.loads((tmp_path / "r.json").read_text())
-        assert record["values"] == {"trained": 7, "size": 1, "out": "out", "timed": True} and record["command"] == "talker-t2av train x --preset tiny --out DIR"
+        assert (
+            record["values"] == {"trained": 7, "size": 1, "out": "out", "timed": True}
+            and record["command"] == "talker-t2av train x --preset tiny --out DIR"
+        )
 
 
 def test_folder_is_checked_before_any_work(tmp_path):

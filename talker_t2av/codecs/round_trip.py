@@ -38,9 +38,14 @@ def round_trip(
     audio_codec: AudioCodec,
     motion_codec: MotionCodec,
 ) -> RoundTrip:
-    "Encode and decode both streams. Raises ValueError for a clip without pictures, or of another size."
+    """Encode and decode both streams.
+
+    Raises ValueError for a clip without pictures, or of another size.
+    """
     if clip.frames is None:
-        raise ValueError("clip: takes one with pictures, this one is sound only; make it with video=True")
+        raise ValueError(
+            "clip: takes one with pictures, this one is sound only; make it with video=True"
+        )
     audio = audio_codec.encode(torch.from_numpy(clip.wav)[None])  # (1, N, d_a)
     motion = motion_codec.encode(torch.from_numpy(clip.frames)[None])[0]  # (N, d_v)
     frames = motion_codec.render(torch.from_numpy(clip.frames[0]), motion)  # (N, H, W, 3)
@@ -50,38 +55,98 @@ def round_trip(
 def side_by_side(
     trip: RoundTrip,
     scale: int = 2,  # enlarges the pictures, so that players need not
-) -> tuple[np.ndarray, np.ndarray]:  # frames (2 N, scale H + 12, 2 scale W, 3) uint8, wav (2 * 960 N,)
-    "A film that plays the clip twice, original left, decoded right: first with the original's sound, then with the decoded one. A bar marks what you hear."
-    both = torch.from_numpy(np.concatenate([trip.clip.frames, trip.frames], axis=2))  # (N, H, 2 W, 3)
-    large = F.interpolate(rearrange(both, "n h w c -> n c h w").float(), scale_factor=scale, mode="bilinear", align_corners=False)
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # frames (2 N, scale H + 12, 2 scale W, 3) uint8, wav (2 * 960 N,)
+    """A film that plays the clip twice, original left, decoded right: first with the original's
+    sound, then with the decoded one.
+
+    A bar marks what you hear.
+    """
+    # (N, H, 2 W, 3)
+    both = torch.from_numpy(np.concatenate([trip.clip.frames, trip.frames], axis=2))
+    large = F.interpolate(
+        rearrange(both, "n h w c -> n c h w").float(),
+        scale_factor=scale,
+        mode="bilinear",
+        align_corners=False,
+    )
     pictures = rearrange(large.round().clamp(0, 255).to(torch.uint8), "n c h w -> n h w c")
     n, _, width, _ = pictures.shape
     bar = torch.zeros(2, n, 12, width, 3, dtype=torch.uint8)  # one strip for each half of the film
-    bar[0, :, 4:, : width // 2] = bar[1, :, 4:, width // 2 :] = torch.tensor([0xD9, 0x77, 0x06], dtype=torch.uint8)  # the book's colour of sound
+    bar[0, :, 4:, : width // 2] = bar[1, :, 4:, width // 2 :] = torch.tensor(
+        [0xD9, 0x77, 0x06], dtype=torch.uint8
+    )  # the book's colour of sound
     halves = torch.cat([pictures.expand(2, *pictures.shape), bar], dim=2)
-    return rearrange(halves, "two n h w c -> (two n) h w c").numpy(), np.concatenate([trip.clip.wav, trip.wav])
+    return rearrange(halves, "two n h w c -> (two n) h w c").numpy(), np.concatenate(
+        [trip.clip.wav, trip.wav]
+    )
 
 # %% ../../nbs/2_codecs/14_round_trip.ipynb #db9dc0ea
-def write_round_trip(path: str | Path, clip: Clip, audio_codec: AudioCodec, motion_codec: MotionCodec) -> None:
+def write_round_trip(
+    path: str | Path, clip: Clip, audio_codec: AudioCodec, motion_codec: MotionCodec
+) -> None:
     "Write original and decoded clip side by side, as mp4, and say so."
     frames, wav = side_by_side(round_trip(clip, audio_codec, motion_codec))
-    write_video(path, frames, wav, comment=f"talker_t2av synthetic: the world and its two codecs, voice {clip.voice}, face {clip.face}: {clip.text}")
-    print(f"{path}: left the world's own clip (heard first), right what both codecs keep of it in 25 latents a second (heard second)")
+    write_video(
+        path,
+        frames,
+        wav,
+        comment=(
+            f"talker_t2av synthetic: the world and its two codecs, voice {clip.voice}, face "
+            f"{clip.face}: {clip.text}"
+        ),
+    )
+    print(
+        f"{path}: left the world's own clip (heard first), right what both codecs keep of it in 25 "
+        "latents a second (heard second)"
+    )
 
 
 def run_codecs(args: argparse.Namespace) -> int:
     "`codecs`: one sentence, original and decoded side by side; exit code 0."
-    audio_codec, motion_codec = AudioCodec.from_pretrained(args.model), MotionCodec.from_pretrained(args.model)
-    write_round_trip(args.output, compose_clip(args.text, args.voice, args.face, args.seed, size=motion_codec.config.image_size), audio_codec, motion_codec)
+    audio_codec, motion_codec = (
+        AudioCodec.from_pretrained(args.model),
+        MotionCodec.from_pretrained(args.model),
+    )
+    write_round_trip(
+        args.output,
+        compose_clip(
+            args.text, args.voice, args.face, args.seed, size=motion_codec.config.image_size
+        ),
+        audio_codec,
+        motion_codec,
+    )
     return 0
 
 
 def codecs_command(parser: argparse.ArgumentParser) -> None:
-    "Add the options of `demo` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
+    """Add the options of `demo` to `parser`; the parsed namespace gets `func`, which takes it
+    and returns an exit code.
+    """
     parser.add_argument("text", help="what is said, up to 1,000 characters")
-    parser.add_argument("-o", "--output", default="out/codecs.mp4", metavar="FILE", help="mp4 to write (default out/codecs.mp4)")
-    parser.add_argument("--voice", default="ada", metavar="NAME", help="a voice (default ada); a wrong name lists the near ones")
-    parser.add_argument("--face", type=int, default=7, metavar="ID", help="any whole number is a face (default 7)")
-    parser.add_argument("--seed", type=int, default=0, help="of phrasing and idle motion (default 0)")
-    parser.add_argument("--model", default="small", help="preset, folder or Hub repository with both codecs (default small)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="out/codecs.mp4",
+        metavar="FILE",
+        help="mp4 to write (default out/codecs.mp4)",
+    )
+    parser.add_argument(
+        "--voice",
+        default="ada",
+        metavar="NAME",
+        help="a voice (default ada); a wrong name lists the near ones",
+    )
+    parser.add_argument(
+        "--face", type=int, default=7, metavar="ID", help="any whole number is a face (default 7)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of phrasing and idle motion (default 0)"
+    )
+    parser.add_argument(
+        "--model",
+        default="small",
+        help="preset, folder or Hub repository with both codecs (default small)",
+    )
     parser.set_defaults(func=run_codecs)

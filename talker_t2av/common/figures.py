@@ -8,21 +8,27 @@ __all__ = ['TEXT', 'AUDIO', 'MOTION', 'JOINT', 'BOXES', 'PANELS', 'ARROWS', 'KEY
 
 # %% ../../nbs/workshop/01_figures.ipynb #eefa55d5
 from html import escape
-from pathlib import Path
 
 from IPython.display import SVG
 
-TEXT, AUDIO, MOTION, JOINT = "#6B7280", "#D97706", "#2563EB", "#7C3AED"  # grey, orange, blue, purple
+# grey, orange, blue, purple
+TEXT, AUDIO, MOTION, JOINT = "#6B7280", "#D97706", "#2563EB", "#7C3AED"
 
 # %% ../../nbs/workshop/01_figures.ipynb #0477346d
 def swatches(colours: dict[str, str]) -> SVG:  # name -> "#rrggbb"
     "A row of named colour chips, 120 px each."
     chips = [
-        f'<rect x="{120 * i + 4}" y="4" width="112" height="44" rx="6" fill="{colour}"/>'
-        f'<text x="{120 * i + 60}" y="31" fill="#fff" font-size="14" text-anchor="middle">{escape(name)}</text>'
+        (
+            f'<rect x="{120 * i + 4}" y="4" width="112" height="44" rx="6" fill="{colour}"/>'
+            f'<text x="{120 * i + 60}" y="31" fill="#fff" font-size="14" '
+            f'text-anchor="middle">{escape(name)}</text>'
+        )
         for i, (name, colour) in enumerate(colours.items())
     ]
-    return SVG(f'<svg xmlns="http://www.w3.org/2000/svg" width="{120 * len(colours)}" height="52" font-family="sans-serif">{"".join(chips)}</svg>')
+    return SVG(
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{120 * len(colours)}" height="52" '
+        f'font-family="sans-serif">{"".join(chips)}</svg>'
+    )
 
 # %% ../../nbs/workshop/01_figures.ipynb #5a5cc85a
 BOXES = [  # key, x, y, width, height, colour, title, second line
@@ -60,11 +66,22 @@ PANELS = [  # x, y, width, height, title, key that lights the whole panel
     (788, 366, 204, 86, "Part 6 · the real size", "real_size"),
 ]
 ARROWS = [  # colour, SVG path
-    (TEXT, "M100 82V107"), (TEXT, "M180 62H417"), (TEXT, "M100 166V197"),
-    (AUDIO, "M180 138H217"), (MOTION, "M180 228H217"), (AUDIO, "M370 138H417"), (MOTION, "M370 228H417"),
-    (TEXT, "M582 82V107"), (JOINT, "M516 183H531"), (JOINT, "M630 138H657"), (JOINT, "M630 228H657"), (JOINT, "M630 120L657 84"),
-    (AUDIO, "M770 138H817"), (MOTION, "M770 228H817"),
-    (JOINT, "M790 138V326H398V183H417"), (AUDIO, "M370 296H388V356H645V154H657"),
+    (TEXT, "M100 82V107"),
+    (TEXT, "M180 62H417"),
+    (TEXT, "M100 166V197"),
+    (AUDIO, "M180 138H217"),
+    (MOTION, "M180 228H217"),
+    (AUDIO, "M370 138H417"),
+    (MOTION, "M370 228H417"),
+    (TEXT, "M582 82V107"),
+    (JOINT, "M516 183H531"),
+    (JOINT, "M630 138H657"),
+    (JOINT, "M630 228H657"),
+    (JOINT, "M630 120L657 84"),
+    (AUDIO, "M770 138H817"),
+    (MOTION, "M770 228H817"),
+    (JOINT, "M790 138V326H398V183H417"),
+    (AUDIO, "M370 296H388V356H645V154H657"),
 ]
 KEYS = sorted({box[0] for box in BOXES} | {panel[5] for panel in PANELS if panel[5]})
 
@@ -75,9 +92,12 @@ def _box(key, x, y, width, height, colour, title, note, lit) -> str:
     middle = y + height / 2
     return (
         f'<g opacity="{1 if lit else 0.45}"><title>{escape(key)}</title>'
-        f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="7" fill="{fill}" stroke="{colour}" stroke-width="1.6"/>'
-        f'<text x="{x + width / 2}" y="{middle - 3}" fill="{ink}" font-size="13" font-weight="bold" text-anchor="middle">{escape(title)}</text>'
-        f'<text x="{x + width / 2}" y="{middle + 13}" fill="{ink}" font-size="11" text-anchor="middle">{escape(note)}</text></g>'
+        f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="7" fill="{fill}" '
+        f'stroke="{colour}" stroke-width="1.6"/>'
+        f'<text x="{x + width / 2}" y="{middle - 3}" fill="{ink}" font-size="13" '
+        f'font-weight="bold" text-anchor="middle">{escape(title)}</text>'
+        f'<text x="{x + width / 2}" y="{middle + 13}" fill="{ink}" font-size="11" '
+        f'text-anchor="middle">{escape(note)}</text></g>'
     )
 
 
@@ -86,16 +106,22 @@ def _panel(x, y, width, height, title, lit) -> str:
     border = f'stroke="{JOINT}" stroke-width="2"' if lit else 'stroke="#E5E7EB"'
     return (
         f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="10" fill="#F9FAFB" {border}/>'
-        f'<text x="{x + width / 2}" y="{y + 20}" fill="#374151" font-size="12" text-anchor="middle">{escape(title)}</text>'
+        f'<text x="{x + width / 2}" y="{y + 20}" fill="#374151" font-size="12" '
+        f'text-anchor="middle">{escape(title)}</text>'
     )
 
 
 def overview_svg(key: str | None = None) -> str:  # one of `KEYS`; None lights everything
     "The overview figure as SVG source. Raises ValueError for a key that names no part."
     if key is not None and key not in KEYS:
-        raise ValueError(f"overview: no part is called {key!r}; it takes None or one of {', '.join(KEYS)}")
+        raise ValueError(
+            f"overview: no part is called {key!r}; it takes None or one of {', '.join(KEYS)}"
+        )
     heads = [
-        f'<marker id="head{i}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="{colour}"/></marker>'
+        (
+            f'<marker id="head{i}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+            f'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="{colour}"/></marker>'
+        )
         for i, colour in enumerate([TEXT, AUDIO, MOTION, JOINT])
     ]
     tip = {colour: i for i, colour in enumerate([TEXT, AUDIO, MOTION, JOINT])}
@@ -108,12 +134,23 @@ def overview_svg(key: str | None = None) -> str:  # one of `KEYS`; None lights e
         return key is None or box[0] == key
 
     body = [_panel(*panel[:5], lit=key is not None and panel[5] == key) for panel in PANELS]
-    body += [f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.8" marker-end="url(#head{tip[colour]})"/>' for colour, path in ARROWS]
-    body += [f'<text x="500" y="340" fill="{JOINT}" font-size="11" text-anchor="middle">each new patch is fed back</text>']
+    body += [
+        (
+            f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.8" '
+            f'marker-end="url(#head{tip[colour]})"/>'
+        )
+        for colour, path in ARROWS
+    ]
+    body += [
+        f'<text x="500" y="340" fill="{JOINT}" font-size="11" text-anchor="middle">each new patch '
+        "is fed back</text>"
+    ]
     body += [_box(*box, lit=lit(box)) for box in BOXES]
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 460" width="100%" style="max-width:1000px;background:#fff" '
-        f'font-family="Helvetica, Arial, sans-serif" role="img" aria-label="Overview of the system"><defs>{"".join(heads)}</defs>{"".join(body)}</svg>'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 460" width="100%" '
+        'style="max-width:1000px;background:#fff" '
+        'font-family="Helvetica, Arial, sans-serif" role="img" aria-label="Overview of the '
+        f'system"><defs>{"".join(heads)}</defs>{"".join(body)}</svg>'
     )
 
 
@@ -127,9 +164,21 @@ def book_style() -> None:
     import matplotlib.pyplot as plt
     from cycler import cycler
 
-    plt.rcParams.update({
-        "axes.prop_cycle": cycler(color=[AUDIO, MOTION, JOINT, TEXT, "#059669", "#DB2777"]),
-        "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#9CA3AF", "axes.titlesize": 10, "axes.labelsize": 9,
-        "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False, "figure.dpi": 80, "savefig.dpi": 80,
-        "figure.constrained_layout.use": True, "image.cmap": "magma",
-    })
+    plt.rcParams.update(
+        {
+            "axes.prop_cycle": cycler(color=[AUDIO, MOTION, JOINT, TEXT, "#059669", "#DB2777"]),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": "#9CA3AF",
+            "axes.titlesize": 10,
+            "axes.labelsize": 9,
+            "xtick.labelsize": 8,
+            "ytick.labelsize": 8,
+            "legend.fontsize": 8,
+            "legend.frameon": False,
+            "figure.dpi": 80,
+            "savefig.dpi": 80,
+            "figure.constrained_layout.use": True,
+            "image.cmap": "magma",
+        }
+    )

@@ -15,7 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__
-from .media import FRAME_RATE, SAMPLE_RATE, atomic_path, check_frames, check_wav, read_audio
+from talker_t2av.common.media import (
+    FRAME_RATE,
+    SAMPLE_RATE,
+    atomic_path,
+    check_frames,
+    check_wav,
+    read_audio,
+)
 
 # %% auto #0
 __all__ = ['MEASURED', 'WRITERS', 'PICTURES', 'FILMS', 'LONGEST_INPUT', 'make_label', 'read_label', 'SoundWriter', 'GifWriter',
@@ -23,13 +30,25 @@ __all__ = ['MEASURED', 'WRITERS', 'PICTURES', 'FILMS', 'LONGEST_INPUT', 'make_la
            'read_film']
 
 # %% ../../nbs/workshop/05_files.ipynb #9c2c3b50
-MEASURED = ("sentences", "patches", "seconds", "first_chunk_seconds", "generated_in_seconds", "times_real_time")  # known only afterwards
+MEASURED = (
+    "sentences",
+    "patches",
+    "seconds",
+    "first_chunk_seconds",
+    "generated_in_seconds",
+    "times_real_time",
+)  # known only afterwards
 
 
 def make_label(settings: dict) -> str:  # anything JSON can hold: text, voice, face, seed, knobs
-    "One line of JSON that says: synthetic, made by this version, with these settings. Measured values are left out: same settings, same label."
+    """One line of JSON that says: synthetic, made by this version, with these settings.
+
+    Measured values are left out: same settings, same label.
+    """
     kept = {name: value for name, value in settings.items() if name not in MEASURED}
-    return json.dumps({"synthetic": True, "made_by": f"talker_t2av {__version__}"} | kept, ensure_ascii=False)
+    return json.dumps(
+        {"synthetic": True, "made_by": f"talker_t2av {__version__}"} | kept, ensure_ascii=False
+    )
 
 
 def _comment_of(path: Path) -> str:
@@ -45,9 +64,25 @@ def _comment_of(path: Path) -> str:
 
         with Image.open(path) as picture:
             return picture.info.get("comment", b"").decode("utf-8", errors="replace")
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", f"file:{path}", "-f", "ffmetadata", "-"]
-    lines = subprocess.run(command, capture_output=True).stdout.decode("utf-8", errors="replace").replace("\\\n", "\n").splitlines()
-    comment = next((line.removeprefix("comment=") for line in lines if line.startswith("comment=")), "")
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-loglevel",
+        "error",
+        "-i",
+        f"file:{path}",
+        "-f",
+        "ffmetadata",
+        "-",
+    ]
+    lines = (
+        subprocess.run(command, capture_output=True)
+        .stdout.decode("utf-8", errors="replace")
+        .replace("\\\n", "\n")
+        .splitlines()
+    )
+    comment = next(
+        (line.removeprefix("comment=") for line in lines if line.startswith("comment=")), ""
+    )
     return "".join(part[-1] if part.startswith("\\") else part for part in _pieces(comment))
 
 
@@ -76,7 +111,11 @@ class SoundWriter:
 
         self.failures = soundfile.LibsndfileError
         kinds = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
-        self.file = stack.enter_context(soundfile.SoundFile(temporary, "w", SAMPLE_RATE, 1, format=kinds[temporary.suffix.lower()]))
+        self.file = stack.enter_context(
+            soundfile.SoundFile(
+                temporary, "w", SAMPLE_RATE, 1, format=kinds[temporary.suffix.lower()]
+            )
+        )
         if label:
             self.file.comment = label
 
@@ -87,7 +126,9 @@ class SoundWriter:
         try:
             self.file.write(check_wav(wav))
         except self.failures as error:
-            raise OSError(f"cannot write the sound ({error.error_string}); is the disk full?") from None
+            raise OSError(
+                f"cannot write the sound ({error.error_string}); is the disk full?"
+            ) from None
 
     def finish(self) -> None:
         "Everything that was given is in the file. Raises OSError when it cannot be written."
@@ -95,7 +136,9 @@ class SoundWriter:
             self.file.flush()
             self.file.close()
         except self.failures as error:
-            raise OSError(f"cannot write the sound ({error.error_string}); is the disk full?") from None
+            raise OSError(
+                f"cannot write the sound ({error.error_string}); is the disk full?"
+            ) from None
 
 
 class GifWriter:
@@ -114,9 +157,21 @@ class GifWriter:
         from PIL import Image
 
         if not self.frames:
-            raise ValueError("gif: there are no frames; a clip without a face can be written as .wav")
-        pictures = [Image.fromarray(frame).quantize(255, dither=Image.Dither.NONE) for frame in self.frames]
-        pictures[0].save(self.path, save_all=True, append_images=pictures[1:], duration=1000 // FRAME_RATE, loop=0, comment=self.label.encode(), optimize=False)
+            raise ValueError(
+                "gif: there are no frames; a clip without a face can be written as .wav"
+            )
+        pictures = [
+            Image.fromarray(frame).quantize(255, dither=Image.Dither.NONE) for frame in self.frames
+        ]
+        pictures[0].save(
+            self.path,
+            save_all=True,
+            append_images=pictures[1:],
+            duration=1000 // FRAME_RATE,
+            loop=0,
+            comment=self.label.encode(),
+            optimize=False,
+        )
 
 # %% ../../nbs/workshop/05_files.ipynb #5f252068
 def _ffmpeg(*words: str, **options) -> subprocess.Popen:
@@ -149,7 +204,9 @@ class VideoWriter:
         self.sound = SoundWriter(self.sound_path, "", stack)
         self.heard = 0  # samples
 
-    def write(self, wav=None, frames=None) -> None:  # (T,) samples, (N, H, W, 3) uint8; either may be missing
+    def write(
+        self, wav=None, frames=None
+    ) -> None:  # (T,) samples, (N, H, W, 3) uint8; either may be missing
         "Add sound, frames, or both. Raises OSError when they cannot be written."
         if wav is not None:
             self.sound.write(wav)
@@ -167,13 +224,20 @@ class VideoWriter:
     def _start(self, height: int, width: int) -> None:
         "Run the encoder."
         pictures = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {FRAME_RATE} -i -"
-        coding = "-c:v libx264 -preset veryfast -threads 1 -crf 18 -pix_fmt yuv420p -fflags +bitexact -flags:v +bitexact -f mp4"
-        self.encoder = _ffmpeg(*pictures.split(), *coding.split(), str(self.silent), stdin=subprocess.PIPE)
+        coding = (
+            "-c:v libx264 -preset veryfast -threads 1 -crf 18 -pix_fmt yuv420p -fflags +bitexact "
+            "-flags:v +bitexact -f mp4"
+        )
+        self.encoder = _ffmpeg(
+            *pictures.split(), *coding.split(), str(self.silent), stdin=subprocess.PIPE
+        )
         self.stack.callback(_end, self.encoder)
 
     def _fail(self, process: subprocess.Popen) -> None:
         "Raise OSError with what ffmpeg said."
-        said = re.sub(r"\[[^]]*\] ", "", process.stderr.read().decode(errors="replace")).strip().splitlines() or ["nothing"]
+        said = re.sub(
+            r"\[[^]]*\] ", "", process.stderr.read().decode(errors="replace")
+        ).strip().splitlines() or ["nothing"]
         line = next((line for line in said if "No space" in line), said[-1])
         raise OSError(f"cannot write the video: ffmpeg says {line!r}; is the disk full?")
 
@@ -190,30 +254,66 @@ class VideoWriter:
     def finish(self) -> None:
         "Put picture, sound and label into one file. Raises ValueError without frames."
         if self.encoder is None:
-            raise ValueError("mp4: there are no frames; a clip without a face can be written as .wav")
+            raise ValueError(
+                "mp4: there are no frames; a clip without a face can be written as .wav"
+            )
         self._run(self.encoder)
         self.sound.finish()
-        sound = ["-i", str(self.sound_path), "-c:a", "aac", "-b:a", "128k", "-flags:a", "+bitexact"] if self.heard else []
-        joined = _ffmpeg("-i", str(self.silent), *sound, "-c:v", "copy", "-fflags", "+bitexact", "-movflags", "+faststart", "-metadata", f"comment={self.label}", str(self.path))
+        sound = (
+            ["-i", str(self.sound_path), "-c:a", "aac", "-b:a", "128k", "-flags:a", "+bitexact"]
+            if self.heard
+            else []
+        )
+        joined = _ffmpeg(
+            "-i",
+            str(self.silent),
+            *sound,
+            "-c:v",
+            "copy",
+            "-fflags",
+            "+bitexact",
+            "-movflags",
+            "+faststart",
+            "-metadata",
+            f"comment={self.label}",
+            str(self.path),
+        )
         self.stack.callback(_end, joined)
         self._run(joined)
 
 # %% ../../nbs/workshop/05_files.ipynb #4ccdbe1f
-WRITERS = {".mp4": VideoWriter, ".gif": GifWriter, ".wav": SoundWriter, ".flac": SoundWriter, ".ogg": SoundWriter}
+WRITERS = {
+    ".mp4": VideoWriter,
+    ".gif": GifWriter,
+    ".wav": SoundWriter,
+    ".flac": SoundWriter,
+    ".ogg": SoundWriter,
+}
 
 
-def check_ending(path: str | Path, silent_face: bool = False) -> Path:  # silent_face: True when there is sound only
+def check_ending(
+    path: str | Path, silent_face: bool = False
+) -> Path:  # silent_face: True when there is sound only
     "The path, if its ending is one that can be written. Raises ValueError."
-    path, known = Path(path), [end for end, writer in WRITERS.items() if not (silent_face and writer is not SoundWriter)]
+    path, known = (
+        Path(path),
+        [end for end, writer in WRITERS.items() if not (silent_face and writer is not SoundWriter)],
+    )
     if path.suffix.lower() not in known:
-        raise ValueError(f"output: {str(path)!r} should end in {', '.join(known)}" + (" (there is no face to show)" if silent_face else ""))
+        raise ValueError(
+            f"output: {str(path)!r} should end in {', '.join(known)}"
+            + (" (there is no face to show)" if silent_face else "")
+        )
     if path.is_dir():
         raise ValueError(f"output: {str(path)!r} is a folder; give the name of a file")
     return path
 
 
 class ClipFile:
-    "Write a clip while it comes: `with ClipFile(path, label) as file: file.write(wav, frames)`. The file appears at the end, or not at all."
+    """Write a clip while it comes: `with ClipFile(path, label) as file: file.write(wav, frames)`.
+
+    The file appears at the end, or not at all.
+    """
 
     def __init__(
         self,
@@ -246,20 +346,42 @@ FILMS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 LONGEST_INPUT = 60.0  # seconds
 
 
-def check_heard(wav: np.ndarray, name: str, shortest: float = 0.5, longest: float = LONGEST_INPUT) -> np.ndarray:  # (T,) at 24 kHz
+def check_heard(
+    wav: np.ndarray, name: str, shortest: float = 0.5, longest: float = LONGEST_INPUT
+) -> np.ndarray:  # (T,) at 24 kHz
     "Raises ValueError, naming the input, for sound that is too short, too long, or silent."
     seconds = len(wav) / SAMPLE_RATE
     if not shortest <= seconds <= longest:
-        raise ValueError(f"{name}: holds {seconds:.2f} s of sound; takes {shortest:g} to {longest:g} s")
+        raise ValueError(
+            f"{name}: holds {seconds:.2f} s of sound; takes {shortest:g} to {longest:g} s"
+        )
     if np.abs(wav).max() < 1e-3:
         raise ValueError(f"{name}: holds only silence; is it the right file?")
     return wav
 
 
-def film_sound(path: str | Path) -> np.ndarray | None:  # (T,) float32 at 24 kHz; None: the film has no sound
+def film_sound(
+    path: str | Path,
+) -> np.ndarray | None:  # (T,) float32 at 24 kHz; None: the film has no sound
     "The sound of a film. Raises FileNotFoundError, or ValueError for what is no film."
     path = _check_kind(path, FILMS, "film")
-    words = ["-protocol_whitelist", "file", "-i", f"file:{path}", "-map", "0:a:0?", "-ac", "1", "-ar", str(SAMPLE_RATE), "-t", str(LONGEST_INPUT), "-f", "f32le", "-"]
+    words = [
+        "-protocol_whitelist",
+        "file",
+        "-i",
+        f"file:{path}",
+        "-map",
+        "0:a:0?",
+        "-ac",
+        "1",
+        "-ar",
+        str(SAMPLE_RATE),
+        "-t",
+        str(LONGEST_INPUT),
+        "-f",
+        "f32le",
+        "-",
+    ]
     process = _ffmpeg(*words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
         data = process.communicate()[0]
@@ -272,7 +394,10 @@ def film_sound(path: str | Path) -> np.ndarray | None:  # (T,) float32 at 24 kHz
 
 
 def read_speech(path: str | Path) -> np.ndarray:  # (T,) float32 at 24 kHz
-    "Speech from a recording or a film, 0.5 to 60 s. Raises FileNotFoundError, or ValueError for what is none."
+    """Speech from a recording or a film, 0.5 to 60 s.
+
+    Raises FileNotFoundError, or ValueError for what is none.
+    """
     wav = film_sound(path) if Path(path).suffix.lower() in FILMS else read_audio(path)
     if wav is None:
         raise ValueError(f"{path}: the film has no sound")
@@ -280,7 +405,10 @@ def read_speech(path: str | Path) -> np.ndarray:  # (T,) float32 at 24 kHz
 
 
 def _check_kind(path: str | Path, endings: tuple[str, ...], what: str) -> Path:
-    "The path of a file that is there and has one of the endings. Raises FileNotFoundError or ValueError."
+    """The path of a file that is there and has one of the endings.
+
+    Raises FileNotFoundError or ValueError.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{what}: no file at {path}")
@@ -294,17 +422,44 @@ def read_square(
     size: int,  # pixels, height and width of what is returned
     max_frames: int = 1,  # read no more than this
 ) -> np.ndarray:  # (N, size, size, 3) uint8, 25 a second
-    "Frames of a picture or film as squares. Raises FileNotFoundError, or ValueError for what ffmpeg cannot read."
+    """Frames of a picture or film as squares.
+
+    Raises FileNotFoundError, or ValueError for what ffmpeg cannot read.
+    """
     path = _check_kind(path, (*PICTURES, *FILMS), "picture")
-    square = f"crop='min(iw,ih)':'min(iw,ih)':'(iw-ow)/2':'if(gt(ih,iw),(ih-oh)/3,(ih-oh)/2)',scale={size}:{size}:flags=area"
+    square = (
+        "crop='min(iw,ih)':'min(iw,ih)':'(iw-ow)/2':'if(gt(ih,iw),(ih-oh)/3,(ih-oh)/2)',scale="
+        f"{size}:{size}:flags=area"
+    )
     motion = f"fps={FRAME_RATE}," if path.suffix.lower() not in PICTURES else ""
-    words = ["-protocol_whitelist", "file", "-i", f"file:{path}", "-an", "-vf", motion + square, "-frames:v", str(max_frames)]
-    process = _ffmpeg(*words, "-f", "rawvideo", "-pix_fmt", "rgb24", "-", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    words = [
+        "-protocol_whitelist",
+        "file",
+        "-i",
+        f"file:{path}",
+        "-an",
+        "-vf",
+        motion + square,
+        "-frames:v",
+        str(max_frames),
+    ]
+    process = _ffmpeg(
+        *words,
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
     try:
         data = process.communicate()[0]
     finally:
         _end(process)
-    frames = np.frombuffer(data[: len(data) // (size * size * 3) * size * size * 3], np.uint8).reshape(-1, size, size, 3)
+    frames = np.frombuffer(
+        data[: len(data) // (size * size * 3) * size * size * 3], np.uint8
+    ).reshape(-1, size, size, 3)
     if len(frames) == 0:
         raise ValueError(f"picture: {path} is no picture or film that ffmpeg can read")
     return frames.copy()
@@ -323,5 +478,7 @@ def read_film(
     if len(frames) > most:
         raise ValueError(f"video: {path} is longer than {longest:g} s; cut it into parts")
     if len(frames) < patch_size:
-        raise ValueError(f"video: {path} has {len(frames)} frames at 25 a second; takes {patch_size} or more")
+        raise ValueError(
+            f"video: {path} has {len(frames)} frames at 25 a second; takes {patch_size} or more"
+        )
     return frames[: len(frames) // patch_size * patch_size]

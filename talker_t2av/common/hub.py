@@ -29,12 +29,20 @@ def save_pretrained(
     config: dict,  # sizes: whatever JSON can hold and rebuilds the module
     folder: str | Path,  # made if it is not there
     dtype: torch.dtype = torch.float32,  # of the floating tensors; torch.float16 halves the file
-    without: tuple[str, ...] = (),  # beginnings of names that are left out, because another folder holds them
+    # beginnings of names that are left out, because another folder holds them
+    without: tuple[str, ...] = (),
 ) -> Path:
     "Write `config.json` and `model.safetensors`, each complete or not at all."
     folder = Path(folder)
-    tensors = {name: value.detach().cpu() for name, value in module.state_dict().items() if not name.startswith(without)}
-    tensors = {name: (value.to(dtype) if value.is_floating_point() else value).contiguous() for name, value in tensors.items()}
+    tensors = {
+        name: value.detach().cpu()
+        for name, value in module.state_dict().items()
+        if not name.startswith(without)
+    }
+    tensors = {
+        name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+        for name, value in tensors.items()
+    }
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     with atomic_path(folder / CONFIG) as temporary:
@@ -52,11 +60,19 @@ def find_pretrained(
     if not folder.is_dir() and name.count("/") == 1 and not name.startswith((".", "/", "~")):
         from huggingface_hub import snapshot_download
 
-        folder = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, f"{kind}/{CONFIG}", f"{kind}/{WEIGHTS}"]))
+        folder = Path(
+            snapshot_download(
+                name, allow_patterns=[CONFIG, WEIGHTS, f"{kind}/{CONFIG}", f"{kind}/{WEIGHTS}"]
+            )
+        )
     found = folder / kind if name in SHIPPED or (folder / kind).is_dir() else folder
     for file in (CONFIG, WEIGHTS):
         if not (found / file).is_file():
-            raise FileNotFoundError(f"from_pretrained: no {file} in {found}; takes a preset with weights ({', '.join(SHIPPED)}), a folder that save_pretrained wrote, or a Hub repository 'owner/name'")
+            raise FileNotFoundError(
+                f"from_pretrained: no {file} in {found}; takes a preset with weights "
+                f"({', '.join(SHIPPED)}), a folder that save_pretrained wrote, or a Hub "
+                "repository 'owner/name'"
+            )
     return found
 
 # %% ../../nbs/workshop/03_hub.ipynb #128b0918
@@ -65,13 +81,18 @@ def load_weights(
     tensors: dict[str, Tensor],  # under the names of module.state_dict(); any float type
     source: str | Path,  # named in errors
 ) -> None:
-    "Copy tensors into a module. Raises ValueError that names what is missing, unexpected, of another shape, or not finite."
+    """Copy tensors into a module.
+
+    Raises ValueError that names what is missing, unexpected, of another shape, or not finite.
+    """
     own = module.state_dict()
     faults = [f"{name} is missing" for name in own if name not in tensors]
     faults += [f"{name} is not a tensor of this model" for name in tensors if name not in own]
     for name in own.keys() & tensors.keys():
         if own[name].shape != tensors[name].shape:
-            faults.append(f"{name} has shape {tuple(tensors[name].shape)}, takes {tuple(own[name].shape)}")
+            faults.append(
+                f"{name} has shape {tuple(tensors[name].shape)}, takes {tuple(own[name].shape)}"
+            )
         elif not torch.isfinite(tensors[name]).all():
             faults.append(f"{name} holds NaN or infinity")
     if faults:
@@ -92,18 +113,28 @@ def load_pretrained(
     source: str | Path,  # as `find_pretrained` takes it
     kind: str,
     build: Callable[[dict], Module],  # content of config.json -> the module
-    shared: dict[str, tuple[str, str]] | None = None,  # beginning of our names -> (kind, beginning of the names there)
+    # beginning of our names -> (kind, beginning of the names there)
+    shared: dict[str, tuple[str, str]] | None = None,
 ) -> Module:
-    "A module with stored weights, in evaluation mode. Raises FileNotFoundError, or ValueError that names the file and what is wrong in it."
+    """A module with stored weights, in evaluation mode.
+
+    Raises FileNotFoundError, or ValueError that names the file and what is wrong in it.
+    """
     folder = find_pretrained(source, kind)
     try:
         module = build(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
     except (TypeError, KeyError, ValueError) as error:  # ValueError: broken JSON too
-        raise ValueError(f"{folder / CONFIG}: is no configuration of a {kind.replace('_', ' ')} ({error})") from None
+        raise ValueError(
+            f"{folder / CONFIG}: is no configuration of a {kind.replace('_', ' ')} ({error})"
+        ) from None
     tensors = read_tensors(folder / WEIGHTS)
     for prefix, (other, there) in (shared or {}).items():
         if not any(name.startswith(prefix) for name in tensors):
             found = read_tensors(find_pretrained(folder.parent / other, other) / WEIGHTS)
-            tensors |= {prefix + name.removeprefix(there): value for name, value in found.items() if name.startswith(there)}
+            tensors |= {
+                prefix + name.removeprefix(there): value
+                for name, value in found.items()
+                if name.startswith(there)
+            }
     load_weights(module, tensors, folder / WEIGHTS)
     return module.eval()

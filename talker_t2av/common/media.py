@@ -30,7 +30,9 @@ SAMPLES_PER_PATCH = SAMPLES_PER_FRAME * PATCH_SIZE  # 3,840 = 160 ms
 # %% ../../nbs/0_start/02_media.ipynb #8442553c
 @contextmanager
 def atomic_path(path: str | Path):  # where the finished file shall be
-    "Yield a temporary path beside `path`; rename it to `path` when the block succeeds, remove it when it fails."
+    """Yield a temporary path beside `path`; rename it to `path` when the block succeeds,
+    remove it when it fails.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
@@ -58,11 +60,15 @@ def load_torchaudio():
 
     try:
         import torchaudio
-    except OSError:  # libc10_cuda.so is not there: a CUDA build of torchaudio beside a CPU build of torch
+    except (
+        OSError
+    ):  # libc10_cuda.so is not there: a CUDA build of torchaudio beside a CPU build of torch
         for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
             del sys.modules[name]
         extension = ModuleType("torchaudio._extension")
-        extension._IS_TORCHAUDIO_EXT_AVAILABLE = extension._IS_RIR_AVAILABLE = extension._IS_ALIGN_AVAILABLE = False
+        extension._IS_TORCHAUDIO_EXT_AVAILABLE = extension._IS_RIR_AVAILABLE = (
+            extension._IS_ALIGN_AVAILABLE
+        ) = False
         extension.fail_if_no_align = extension.lazy_import_sox_ext = lambda *args: None
         sys.modules["torchaudio._extension"] = extension
         import torchaudio
@@ -70,10 +76,15 @@ def load_torchaudio():
 
 # %% ../../nbs/0_start/02_media.ipynb #544fecff
 def check_wav(wav, name="wav") -> np.ndarray:  # (T,) float samples in [-1, 1]
-    "`wav` as a float32 numpy array (T,). Raises ValueError for any other shape, for no samples, NaN or infinity."
+    """`wav` as a float32 numpy array (T,).
+
+    Raises ValueError for any other shape, for no samples, NaN or infinity.
+    """
     wav = np.asarray(wav, dtype=np.float32)
     if wav.ndim != 1 or wav.size == 0:
-        raise ValueError(f"{name}: takes mono samples of shape (T,) with T > 0, got shape {wav.shape}")
+        raise ValueError(
+            f"{name}: takes mono samples of shape (T,) with T > 0, got shape {wav.shape}"
+        )
     if not np.isfinite(wav).all():
         raise ValueError(f"{name}: holds NaN or infinity; samples are finite numbers in [-1, 1]")
     return wav
@@ -83,7 +94,10 @@ def read_audio(
     path: str | Path,  # WAV, FLAC, MP3, OGG...
     sample_rate: int = SAMPLE_RATE,  # of what is returned, in Hz
 ) -> np.ndarray:  # (T,) float32 in [-1, 1]
-    "Read a sound file as mono float32 at `sample_rate`. Channels are averaged. Raises FileNotFoundError, or ValueError for what is no sound."
+    """Read a sound file as mono float32 at `sample_rate`.
+
+    Channels are averaged. Raises FileNotFoundError, or ValueError for what is no sound.
+    """
     import soundfile
     import torch
 
@@ -93,7 +107,10 @@ def read_audio(
     try:
         wav, rate = soundfile.read(path, dtype="float32", always_2d=True)  # (T, channels)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"read_audio: {path} is no sound file that can be read ({error.error_string}); takes WAV, FLAC, MP3 or OGG") from None
+        raise ValueError(
+            f"read_audio: {path} is no sound file that can be read ({error.error_string}); takes "
+            "WAV, FLAC, MP3 or OGG"
+        ) from None
     wav = torch.from_numpy(wav.mean(axis=1))
     if rate != sample_rate:
         wav = load_torchaudio().functional.resample(wav, rate, sample_rate)
@@ -105,7 +122,10 @@ def write_audio(
     wav,  # (T,) samples in [-1, 1]
     sample_rate: int = SAMPLE_RATE,  # in Hz
 ) -> Path:
-    "Write a mono sound file atomically (16-bit where the format has a depth). Raises ValueError for wrong input, OSError when writing fails."
+    """Write a mono sound file atomically (16-bit where the format has a depth).
+
+    Raises ValueError for wrong input, OSError when writing fails.
+    """
     import soundfile
 
     wav = check_wav(wav)
@@ -133,16 +153,27 @@ def play_audio(
     soundfile.write(data, check_wav(wav), sample_rate, format="MP3")
     source = b64encode(data.getvalue()).decode()
     label = f'<span style="display:inline-block;min-width:9em">{title}</span>' if title else ""
-    return HTML(f'<div style="display:flex;align-items:center;gap:.6em">{label}<audio controls src="data:audio/mpeg;base64,{source}"></audio></div>')
+    return HTML(
+        f'<div style="display:flex;align-items:center;gap:.6em">{label}<audio controls '
+        f'src="data:audio/mpeg;base64,{source}"></audio></div>'
+    )
 
 # %% ../../nbs/0_start/02_media.ipynb #9781bbec
 def check_frames(frames, name="frames") -> np.ndarray:  # (N, H, W, 3) uint8
-    "`frames` as a contiguous uint8 array (N, H, W, 3). Raises ValueError for another shape or type, or odd sides."
+    """`frames` as a contiguous uint8 array (N, H, W, 3).
+
+    Raises ValueError for another shape or type, or odd sides.
+    """
     frames = np.ascontiguousarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0:
-        raise ValueError(f"{name}: takes uint8 pictures of shape (N, H, W, 3) with N > 0, got {frames.dtype} {frames.shape}")
+        raise ValueError(
+            f"{name}: takes uint8 pictures of shape (N, H, W, 3) with N > 0, got "
+            f"{frames.dtype} {frames.shape}"
+        )
     if frames.shape[1] % 2 or frames.shape[2] % 2:
-        raise ValueError(f"{name}: H.264 needs even height and width, got {frames.shape[1]} x {frames.shape[2]}")
+        raise ValueError(
+            f"{name}: H.264 needs even height and width, got {frames.shape[1]} x {frames.shape[2]}"
+        )
     return frames
 
 
@@ -153,7 +184,10 @@ def write_video(
     quality: int = 18,  # H.264 constant rate factor: 0 is lossless, 18 looks lossless, 30 is small
     comment: str = "",  # goes into the file's metadata
 ) -> Path:
-    "Write an H.264 mp4 (with AAC sound if `wav` is given) atomically. Same input, same bytes. Raises ValueError for wrong input, OSError when ffmpeg fails."
+    """Write an H.264 mp4 (with AAC sound if `wav` is given) atomically.
+
+    Same input, same bytes. Raises ValueError for wrong input, OSError when ffmpeg fails.
+    """
     import imageio_ffmpeg
 
     frames = check_frames(frames)
@@ -161,21 +195,41 @@ def write_video(
         raise ValueError(f"write_video: {path} should end in .mp4")
     height, width = frames.shape[1:3]
     pictures = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {FRAME_RATE} -i -".split()
-    coding = f"-c:v libx264 -preset veryfast -threads 1 -crf {quality} -pix_fmt yuv420p -fflags +bitexact -flags:v +bitexact -movflags +faststart".split()
+    coding = (
+        f"-c:v libx264 -preset veryfast -threads 1 -crf {quality} -pix_fmt yuv420p -fflags "
+        "+bitexact -flags:v +bitexact -movflags +faststart"
+    ).split()
     with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
         sound = []
         if wav is not None:
             sound = ["-i", str(write_audio(Path(folder) / "sound.wav", wav))]
             coding += "-c:a aac -b:a 128k -flags:a +bitexact".split()
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *pictures, *sound, *coding, "-metadata", f"comment={comment}", str(temporary)]
+        command = [
+            imageio_ffmpeg.get_ffmpeg_exe(),
+            "-y",
+            "-loglevel",
+            "error",
+            *pictures,
+            *sound,
+            *coding,
+            "-metadata",
+            f"comment={comment}",
+            str(temporary),
+        ]
         done = subprocess.run(command, input=frames.tobytes(), capture_output=True)
         if done.returncode:
-            raise OSError(f"write_video: ffmpeg failed for {path}: {done.stderr.decode(errors='replace').strip()}")
+            raise OSError(
+                f"write_video: ffmpeg failed for {path}: "
+                f"{done.stderr.decode(errors='replace').strip()}"
+            )
     return Path(path)
 
 # %% ../../nbs/0_start/02_media.ipynb #1ba3f03d
 def read_video(path: str | Path) -> tuple[np.ndarray, float]:  # (N, H, W, 3) uint8, frames a second
-    "All frames of a video file and its frame rate. Raises FileNotFoundError, or ValueError for what is no video."
+    """All frames of a video file and its frame rate.
+
+    Raises FileNotFoundError, or ValueError for what is no video.
+    """
     import imageio.v3 as imageio
 
     path = Path(path)
@@ -200,9 +254,14 @@ def play_video(
 
     frames = check_frames(frames)
     with tempfile.TemporaryDirectory() as folder:
-        source = b64encode(write_video(Path(folder) / "clip.mp4", frames, wav, quality).read_bytes()).decode()
+        source = b64encode(
+            write_video(Path(folder) / "clip.mp4", frames, wav, quality).read_bytes()
+        ).decode()
     loop = "" if wav is not None else "loop autoplay muted "
-    return HTML(f'<video controls {loop}playsinline width="{width or frames.shape[2]}" src="data:video/mp4;base64,{source}"></video>')
+    return HTML(
+        f'<video controls {loop}playsinline width="{width or frames.shape[2]}" '
+        f'src="data:video/mp4;base64,{source}"></video>'
+    )
 
 # %% ../../nbs/0_start/02_media.ipynb #2df14113
 def project_dir() -> Path:
@@ -213,25 +272,56 @@ def project_dir() -> Path:
 
 
 def data_dir() -> Path:
-    "The project's `data/` folder: $TALKER_T2AV_DATA, or inside the package (a wheel carries it there), or beside it (a clone). Raises FileNotFoundError if it is nowhere."
-    places = [Path(os.environ["TALKER_T2AV_DATA"])] if "TALKER_T2AV_DATA" in os.environ else [project_dir() / "talker_t2av" / "data", project_dir() / "data"]
+    """The project's `data/` folder: $TALKER_T2AV_DATA, or inside the package (a wheel carries it
+    there), or beside it (a clone).
+
+    Raises FileNotFoundError if it is nowhere.
+    """
+    places = (
+        [Path(os.environ["TALKER_T2AV_DATA"])]
+        if "TALKER_T2AV_DATA" in os.environ
+        else [project_dir() / "talker_t2av" / "data", project_dir() / "data"]
+    )
     for folder in places:
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(f"data_dir: no folder at {' or '.join(map(str, places))}; set TALKER_T2AV_DATA to the project's data folder")
+    raise FileNotFoundError(
+        f"data_dir: no folder at {' or '.join(map(str, places))}; set TALKER_T2AV_DATA to the "
+        "project's data folder"
+    )
 
 
 def machine_facts() -> dict:
-    "What a reader needs to judge a timing: processor, cores, memory (GB), Python and torch versions."
+    """What a reader needs to judge a timing: processor, cores, memory (GB),
+    Python and torch versions.
+    """
     import torch
 
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
-        names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
         model = names[0] if names else model
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9 if hasattr(os, "sysconf") else None
-    facts = {"processor": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "memory_gb": memory and round(memory), "system": platform.system()}
-    return facts | {"python": platform.python_version(), "torch": torch.__version__, "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
+    memory = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+        if hasattr(os, "sysconf")
+        else None
+    )
+    facts = {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": memory and round(memory),
+        "system": platform.system(),
+    }
+    return facts | {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
 
 
 def write_result(
@@ -241,10 +331,21 @@ def write_result(
 ) -> Path:
     "Write measured values as JSON with command, commit, machine and date, atomically."
     try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=project_dir()).stdout.strip()
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            cwd=project_dir(),
+        ).stdout.strip()
     except FileNotFoundError:  # no git on this machine
         commit = ""
-    record = {"command": command, "commit": commit or None, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "machine": machine_facts(), "values": values}
+    record = {
+        "command": command,
+        "commit": commit or None,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "machine": machine_facts(),
+        "values": values,
+    }
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return Path(path)

@@ -28,13 +28,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .media import write_result
 from .hub import WEIGHTS
+from .media import write_result
 
 # %% ../../nbs/workshop/02_trainer.ipynb #2aa2137e
 @dataclass(frozen=True)
 class TrainConfig:
     "Settings of one training. Raises ValueError for values that make no sense."
+
     steps: int  # optimizer steps in all
     learning_rate: float = 1e-3  # the highest, reached at the end of the warm-up
     warmup_steps: int = 100
@@ -49,11 +50,24 @@ class TrainConfig:
 
     def __post_init__(self):
         if self.steps < 1 or not 0 <= self.warmup_steps:
-            raise ValueError(f"TrainConfig: takes steps >= 1 and warmup_steps >= 0, got {self.steps} and {self.warmup_steps}")
-        if not self.learning_rate > 0 or not 0 <= self.final_fraction <= 1 or not 0 <= self.ema_decay < 1:
-            raise ValueError(f"TrainConfig: takes learning_rate > 0, final_fraction in [0, 1], ema_decay in [0, 1); got {self}")
+            raise ValueError(
+                f"TrainConfig: takes steps >= 1 and warmup_steps >= 0, got {self.steps} and "
+                f"{self.warmup_steps}"
+            )
+        if (
+            not self.learning_rate > 0
+            or not 0 <= self.final_fraction <= 1
+            or not 0 <= self.ema_decay < 1
+        ):
+            raise ValueError(
+                "TrainConfig: takes learning_rate > 0, final_fraction in [0, 1], ema_decay in "
+                f"[0, 1); got {self}"
+            )
         if min(self.save_every, self.validate_every) < 1:
-            raise ValueError(f"TrainConfig: save_every and validate_every are at least 1, got {self.save_every} and {self.validate_every}")
+            raise ValueError(
+                f"TrainConfig: save_every and validate_every are at least 1, got {self.save_every} "
+                f"and {self.validate_every}"
+            )
 
 # %% ../../nbs/workshop/02_trainer.ipynb #6e3682a7
 def learning_rate_at(step: int, config: TrainConfig) -> float:  # of step 0, 1, ... config.steps - 1
@@ -61,7 +75,10 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:  # of step 0, 1, 
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.steps - 1 - config.warmup_steps)
-    return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * 0.5 * (1 + math.cos(math.pi * min(1, progress))))
+    return config.learning_rate * (
+        config.final_fraction
+        + (1 - config.final_fraction) * 0.5 * (1 + math.cos(math.pi * min(1, progress)))
+    )
 
 # %% ../../nbs/workshop/02_trainer.ipynb #1c2d47c0
 def seed_of(*parts: int | str) -> int:  # e.g. seed, step, rank
@@ -71,7 +88,10 @@ def seed_of(*parts: int | str) -> int:  # e.g. seed, step, rank
 
 # %% ../../nbs/workshop/02_trainer.ipynb #d767300f
 class StepSampler:
-    "Endless batches of indices for a DataLoader (as its batch_sampler), starting at any step. Raises ValueError for a batch with fewer items than processes, or more than there are."
+    """Endless batches of indices for a DataLoader (as its batch_sampler), starting at any step.
+
+    Raises ValueError for a batch with fewer items than processes, or more than there are.
+    """
 
     def __init__(
         self,
@@ -83,17 +103,24 @@ class StepSampler:
         num_processes: int = 1,
     ):
         if not num_processes <= batch_size <= n_items:
-            raise ValueError(f"StepSampler: batch_size must be at least the number of processes ({num_processes}) and at most the items ({n_items}), got {batch_size}")
+            raise ValueError(
+                "StepSampler: batch_size must be at least the number of processes "
+                f"({num_processes}) and at most the items ({n_items}), got {batch_size}"
+            )
         self.n_items, self.batch_size, self.seed = n_items, batch_size, seed
         self.start_step, self.rank, self.num_processes = start_step, rank, num_processes
 
     def __iter__(self) -> Iterator[list[int]]:
-        per_epoch = self.n_items // self.batch_size  # what does not fill a batch waits for another epoch's permutation
+        # what does not fill a batch waits for another epoch's permutation
+        per_epoch = self.n_items // self.batch_size
         step, epoch = self.start_step, None
         while True:
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
-                order = torch.randperm(self.n_items, generator=torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch)))
+                order = torch.randperm(
+                    self.n_items,
+                    generator=torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch)),
+                )
             start = step % per_epoch * self.batch_size
             yield order[start : start + self.batch_size][self.rank :: self.num_processes].tolist()
             step += 1
@@ -105,11 +132,18 @@ def shuffled_batches(
     seed: int = 0,
     collate: Callable | None = None,  # list of items -> batch; default: PyTorch's
     num_workers: int = 0,  # loading processes
-) -> Callable[[int, int, int], Iterator]:  # (start_step, rank, num_processes) -> iterator of batches
+) -> Callable[
+    [int, int, int], Iterator
+]:  # (start_step, rank, num_processes) -> iterator of batches
     "Endless shuffled batches of a dataset, restartable at any step."
+
     def batches(start_step: int, rank: int = 0, num_processes: int = 1) -> Iterator:
         sampler = StepSampler(len(dataset), batch_size, seed, start_step, rank, num_processes)
-        return iter(torch.utils.data.DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers))
+        return iter(
+            torch.utils.data.DataLoader(
+                dataset, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers
+            )
+        )
 
     return batches
 
@@ -142,19 +176,28 @@ class EMA:
             model.load_state_dict(own)
 
 # %% ../../nbs/workshop/02_trainer.ipynb #cc1bbf67
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:  # "3.exp_avg" -> tensor
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer,
+) -> dict[str, Tensor]:  # "3.exp_avg" -> tensor
     "The optimizer's state as a flat dictionary of tensors."
     state = optimizer.state_dict()["state"]
-    return {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
+    return {
+        f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()
+    }
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    "Put the flat dictionary back. Learning rates are not part of it: they are a formula of the step."
+    """Put the flat dictionary back.
+
+    Learning rates are not part of it: they are a formula of the step.
+    """
     state = {}
     for name, value in tensors.items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 # %% ../../nbs/workshop/02_trainer.ipynb #84a8453b
 def save_checkpoint(
@@ -171,8 +214,15 @@ def save_checkpoint(
     partial = out / f".partial-{step:08d}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name, tensors in {"model": model.state_dict(), "ema": ema.average, "optimizer": optimizer_tensors(optimizer)}.items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors")
+    for name, tensors in {
+        "model": model.state_dict(),
+        "ema": ema.average,
+        "optimizer": optimizer_tensors(optimizer),
+    }.items():
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
+            partial / f"{name}.safetensors",
+        )
     record = {"step": step, "config": asdict(config), "history": history}
     (partial / "state.json").write_text(json.dumps(record), encoding="utf-8")
     shutil.rmtree(final, ignore_errors=True)
@@ -189,33 +239,55 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     config: TrainConfig,
 ) -> tuple[int, list[dict]]:  # steps done, history
-    "Load the newest checkpoint. Raises FileNotFoundError if there is none, ValueError if it was made with other settings."
+    """Load the newest checkpoint.
+
+    Raises FileNotFoundError if there is none, ValueError if it was made with other settings.
+    """
     check_folder(out, resume=True)
     found = sorted(out.glob("checkpoint-*"))
     record = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
-    changed = {name: (record["config"][name], value) for name, value in asdict(config).items() if record["config"].get(name) != value}
+    changed = {
+        name: (record["config"][name], value)
+        for name, value in asdict(config).items()
+        if record["config"].get(name) != value
+    }
     if changed:
-        raise ValueError(f"load_checkpoint: {found[-1].name} was made with other settings (then, now): {changed}; use the same or another folder")
+        raise ValueError(
+            f"load_checkpoint: {found[-1].name} was made with other settings (then, now): "
+            f"{changed}; use the same or another folder"
+        )
     model.load_state_dict(load_file(found[-1] / "model.safetensors"))
-    ema.average = {name: value.to(ema.average[name].device) for name, value in load_file(found[-1] / "ema.safetensors").items()}
+    ema.average = {
+        name: value.to(ema.average[name].device)
+        for name, value in load_file(found[-1] / "ema.safetensors").items()
+    }
     load_optimizer_tensors(optimizer, load_file(found[-1] / "optimizer.safetensors"))
     return record["step"], record["history"]
 
 # %% ../../nbs/workshop/02_trainer.ipynb #7680cd84
 def average_gradients(parameters: list[nn.Parameter], accelerator) -> None:
-    "Replace each gradient by its mean over all processes, in one exchange. Does nothing on a single process."
+    """Replace each gradient by its mean over all processes, in one exchange.
+
+    Does nothing on a single process.
+    """
     if accelerator.num_processes == 1:
         return
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    flat = accelerator.reduce(torch.cat([parameter.grad.flatten() for parameter in parameters]), reduction="mean")
-    for parameter, mean in zip(parameters, flat.split([parameter.numel() for parameter in parameters])):
+    flat = accelerator.reduce(
+        torch.cat([parameter.grad.flatten() for parameter in parameters]), reduction="mean"
+    )
+    for parameter, mean in zip(
+        parameters, flat.split([parameter.numel() for parameter in parameters])
+    ):
         parameter.grad.copy_(mean.view_as(parameter))
 
 
 def to_device(batch, device):
-    "Move all tensors of a batch (tensor, dict, list or tuple of them) to a device; leave other things alone."
+    """Move all tensors of a batch (tensor, dict, list or tuple of them) to a device;
+    leave other things alone.
+    """
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, dict):
@@ -227,29 +299,47 @@ def to_device(batch, device):
 
 @cache
 def native_bfloat16(device_type: str) -> bool:
-    "Whether a device multiplies bfloat16 numbers itself. One that only imitates it is several times slower than with float32."
+    """Whether a device multiplies bfloat16 numbers itself.
+
+    One that only imitates it is several times slower than with float32.
+    """
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     known = torch.cpu.get_capabilities() if device_type == "cpu" else {}
     return any(known.get(name, False) for name in ("amx_bf16", "avx512_bf16", "arm_bf16"))
 
 
-def train_step(model, loss_fn, batch, optimizer, parameters, config: TrainConfig, step: int, accelerator) -> dict[str, float]:
-    "One optimizer step; everything random in it is a function of (seed, step, rank). Raises FloatingPointError for a loss that is no number."
+def train_step(
+    model, loss_fn, batch, optimizer, parameters, config: TrainConfig, step: int, accelerator
+) -> dict[str, float]:
+    """One optimizer step; everything random in it is a function of (seed, step, rank).
+
+    Raises FloatingPointError for a loss that is no number.
+    """
     rank = accelerator.process_index
-    torch.manual_seed(seed_of(config.seed, step, rank))  # for dropout, which knows only the global generator
+    # for dropout, which knows only the global generator
+    torch.manual_seed(seed_of(config.seed, step, rank))
     generator = torch.Generator(accelerator.device).manual_seed(seed_of(config.seed, step, rank))
     optimizer.param_groups[0]["lr"] = learning_rate_at(step, config)
-    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.bf16 and native_bfloat16(accelerator.device.type)):
+    with torch.autocast(
+        accelerator.device.type,
+        torch.bfloat16,
+        enabled=config.bf16 and native_bfloat16(accelerator.device.type),
+    ):
         losses = loss_fn(model, to_device(batch, accelerator.device), generator)
     if not torch.isfinite(losses["loss"]):
-        raise FloatingPointError(f"train_step: the loss of step {step} is {losses['loss'].item()}; lower the learning rate or look at this batch")
+        raise FloatingPointError(
+            f"train_step: the loss of step {step} is {losses['loss'].item()}; lower the learning "
+            "rate or look at this batch"
+        )
     optimizer.zero_grad(set_to_none=True)
     losses["loss"].backward()
     average_gradients(parameters, accelerator)
     norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
     optimizer.step()
-    return {name: float(value.detach()) for name, value in losses.items()} | {"grad_norm": float(norm)}
+    return {name: float(value.detach()) for name, value in losses.items()} | {
+        "grad_norm": float(norm)
+    }
 
 # %% ../../nbs/workshop/02_trainer.ipynb #bb766dbd
 def fit(
@@ -261,8 +351,14 @@ def fit(
     resume: bool = False,  # go on from the newest checkpoint in `out`
     validate: Callable | None = None,  # (model, step) -> {"name": number}, with averaged weights
     progress: bool = True,  # show a bar with loss, speed and time left
-) -> list[dict]:  # history: one entry a step, {"step", "lr", "loss", ...}; validations under "validation"
-    "Train. Interrupted at any moment and resumed, it gives the same weights bit for bit on one machine's CPU."
+) -> list[
+    dict
+]:  # history: one entry a step, {"step", "lr", "loss", ...}; validations under "validation"
+    """Train.
+
+    Interrupted at any moment and resumed, it gives the same weights bit for bit on one machine's
+    CPU.
+    """
     from accelerate import Accelerator
     from tqdm import tqdm
 
@@ -270,20 +366,33 @@ def fit(
     accelerator = Accelerator()
     model.to(accelerator.device).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
+    )
     ema = EMA(model, config.ema_decay)
     done, history = load_checkpoint(out, model, ema, optimizer, config) if resume else (0, [])
     source = batches(done, accelerator.process_index, accelerator.num_processes)
-    bar = tqdm(range(done, config.steps), initial=done, total=config.steps, disable=not (progress and accelerator.is_main_process))
+    bar = tqdm(
+        range(done, config.steps),
+        initial=done,
+        total=config.steps,
+        disable=not (progress and accelerator.is_main_process),
+    )
     for step in bar:
-        losses = train_step(model, loss_fn, next(source), optimizer, parameters, config, step, accelerator)
+        losses = train_step(
+            model, loss_fn, next(source), optimizer, parameters, config, step, accelerator
+        )
         ema.update(model, step)
         history.append({"step": step, "lr": learning_rate_at(step, config)} | losses)
         bar.set_postfix(loss=f"{losses['loss']:.4f}", refresh=False)
         last = step + 1 == config.steps
         if validate is not None and (last or (step + 1) % config.validate_every == 0):
             history[-1]["validation"] = run_validation(model, ema, validate, step + 1)
-        if out is not None and accelerator.is_main_process and (last or (step + 1) % config.save_every == 0):
+        if (
+            out is not None
+            and accelerator.is_main_process
+            and (last or (step + 1) % config.save_every == 0)
+        ):
             save_checkpoint(out, step + 1, model, ema, optimizer, config, history)
     if config.ema_decay > 0:
         model.load_state_dict(ema.average)
@@ -295,21 +404,30 @@ def check_folder(
     out: str | Path | None,  # the training's folder
     resume: bool,
 ) -> Path | None:  # the folder
-    "Refuse to mix two trainings, or to resume none: FileExistsError when `out` has checkpoints and `resume` is off; to resume, ValueError without a folder and FileNotFoundError without a checkpoint."
+    """Refuse to mix two trainings, or to resume none: FileExistsError when `out` has
+    checkpoints and `resume` is off; to resume, ValueError without a folder and
+    FileNotFoundError without a checkpoint.
+    """
     out = None if out is None else Path(out)
     begun = out is not None and any(out.glob("checkpoint-*"))
     if resume and out is None:
         raise ValueError("resume: needs the folder of the earlier run as `out`")
     if resume and not begun:
-        raise FileNotFoundError(f"resume: nothing to resume, no checkpoint-* in {out}; start without resume")
+        raise FileNotFoundError(
+            f"resume: nothing to resume, no checkpoint-* in {out}; start without resume"
+        )
     if begun and not resume:
-        raise FileExistsError(f"out: {out} holds checkpoints of another training; resume it, or choose another folder")
+        raise FileExistsError(
+            f"out: {out} holds checkpoints of another training; resume it, or choose another folder"
+        )
     return out
 
 
 @torch.no_grad()
 def run_validation(model: nn.Module, ema: EMA, validate: Callable, step: int) -> dict[str, float]:
-    "Call `validate(model, step)` in evaluation mode with the averaged weights, then put everything back."
+    """Call `validate(model, step)` in evaluation mode with the averaged weights, then
+    put everything back.
+    """
     with ema.applied(model):
         model.eval()
         values = validate(model, step)
@@ -321,16 +439,42 @@ def training_options(
     parser: argparse.ArgumentParser,
     recipes: dict[str, Any],  # preset -> recipe
     func: Callable[[argparse.Namespace], int],  # what runs the command
-    writes: str = "config.json, model.safetensors",  # into --out, besides checkpoints and results.json; for --help
+    # into --out, besides checkpoints and results.json; for --help
+    writes: str = "config.json, model.safetensors",
     seeds: str = "speech, weights and batches",  # what another seed changes; for --help
 ) -> None:
     "Add the options that all `train` commands share to `parser`; the parsed namespace gets `func`."
-    parser.add_argument("--preset", choices=sorted(recipes), default="small", help="sizes and recipe (default small, the shipped one)")
-    parser.add_argument("--out", required=True, metavar="DIR", help=f"folder for checkpoints, {writes} and results.json")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
-    parser.add_argument("--steps", type=int, default=None, metavar="N", help="optimizer steps (default: the recipe's)")
-    parser.add_argument("--seed", type=int, default=0, help=f"another seed gives other {seeds} (default 0)")
-    parser.add_argument("--results", default=None, metavar="FILE", help="where the measured values go (default DIR/results.json)")
+    parser.add_argument(
+        "--preset",
+        choices=sorted(recipes),
+        default="small",
+        help="sizes and recipe (default small, the shipped one)",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help=f"folder for checkpoints, {writes} and results.json",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint in DIR"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=None,
+        metavar="N",
+        help="optimizer steps (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help=f"another seed gives other {seeds} (default 0)"
+    )
+    parser.add_argument(
+        "--results",
+        default=None,
+        metavar="FILE",
+        help="where the measured values go (default DIR/results.json)",
+    )
     parser.set_defaults(func=func)
 
 
@@ -346,8 +490,10 @@ def with_overrides(
 def command_text(
     name: str,  # e.g. "train speaker"
     args: argparse.Namespace,
-    folders: tuple[str, ...] = ("out",),  # options whose value is a place on this machine: written as DIR
-    options: tuple[str, ...] = ("steps", "seed"),  # written where given; a list stands for a repeated option
+    # options whose value is a place on this machine: written as DIR
+    folders: tuple[str, ...] = ("out",),
+    # written where given; a list stands for a repeated option
+    options: tuple[str, ...] = ("steps", "seed"),
 ) -> str:
     "The command as a result file records it, ready to be typed elsewhere."
     words = ["talker-t2av", *name.split(), "--preset", args.preset]
@@ -365,7 +511,9 @@ def run_training(
     name: str,  # e.g. "train speaker"
     recipe,  # of `with_overrides`
     train: Callable,  # (recipe, out, resume) -> whatever `finish` takes
-    finish: Callable,  # (trained, recipe, out, seconds) -> values for the results file, one line to print; stores the weights in `out`
+    # (trained, recipe, out, seconds) -> values for the results file, one line to print; stores the
+    # weights in `out`
+    finish: Callable,
     folders: tuple[str, ...] = ("out",),  # as `command_text` takes them
     options: tuple[str, ...] = ("steps", "seed"),
 ) -> int:  # exit code 0; errors go up
@@ -376,6 +524,8 @@ def run_training(
     trained = train(recipe, out, args.resume)
     if PartialState().is_main_process:
         values, line = finish(trained, recipe, out, time.perf_counter() - start)
-        write_result(args.results or out / "results.json", values, command_text(name, args, folders, options))
+        write_result(
+            args.results or out / "results.json", values, command_text(name, args, folders, options)
+        )
         print(f"{out / WEIGHTS}: {line}")
     return 0

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..codecs.audio.training import track_pitch
 from ..codecs.audio.semantic import mel_filters
+from ..codecs.audio.training import track_pitch
 from ..codecs.speaker.encoder import SHORTEST, SpeakerModel
 from ..common.media import SAMPLE_RATE
 from ..world.voice.voices import SILENCE, Phoneme
@@ -28,13 +28,24 @@ QUIETEST = -80.0  # decibels below the loudest column: what is lower counts as s
 
 def decibel_picture(wav: Tensor) -> np.ndarray:  # (T,) at 24 kHz -> (M, 80), 100 columns a second
     "Power in mel bands, in decibels under the loudest one of the clip, floored."
-    power = torch.stft(wav.float(), FFT, HOP, window=torch.hann_window(FFT), return_complex=True)[:, :-1].abs() ** 2
+    power = (
+        torch.stft(wav.float(), FFT, HOP, window=torch.hann_window(FFT), return_complex=True)[
+            :, :-1
+        ].abs()
+        ** 2
+    )
     mel = (mel_filters(BANDS, FFT, SAMPLE_RATE) @ power).T
-    return (10 * (mel / mel.max().clamp(min=1e-10)).clamp(min=1e-12).log10()).clamp(min=QUIETEST).numpy()
+    return (
+        (10 * (mel / mel.max().clamp(min=1e-10)).clamp(min=1e-12).log10())
+        .clamp(min=QUIETEST)
+        .numpy()
+    )
 
 
 def cepstrum(picture: np.ndarray) -> np.ndarray:  # (M, 80) decibels -> (M, 13)
-    "Shape of each column: orthonormal cosine transform, numbers 1 to 13, in nepers (so that a distance has the usual scale)."
+    """Shape of each column: orthonormal cosine transform, numbers 1 to 13, in nepers (so that a
+    distance has the usual scale).
+    """
     k = np.arange(1, CEPSTRA + 1)[:, None]
     cosines = math.sqrt(2 / BANDS) * np.cos(math.pi / BANDS * (np.arange(BANDS) + 0.5) * k)
     return picture @ cosines.T * (math.log(10) / 20)
@@ -58,8 +69,13 @@ def warp_totals(cost: np.ndarray) -> np.ndarray:  # (M, K) -> (M, K): cheapest w
     return total[1:][rows, columns]
 
 
-def warp_path(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (M, K) -> indices of both sides along the cheapest way
-    "The cheapest way from the first to the last pair of moments that never goes back. Raises ValueError for an empty side."
+def warp_path(
+    cost: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # (M, K) -> indices of both sides along the cheapest way
+    """The cheapest way from the first to the last pair of moments that never goes back.
+
+    Raises ValueError for an empty side.
+    """
     if min(cost.shape) < 1:
         raise ValueError(f"warp_path: both sides need a moment or more, got {cost.shape}")
     total = np.pad(warp_totals(cost), ((1, 0), (1, 0)), constant_values=np.inf)
@@ -73,41 +89,71 @@ def warp_path(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (M, K) -> i
     return both[:, 0], both[:, 1]
 
 # %% ../../nbs/6_evaluation/03_audio.ipynb #a54d2219
-def colour_distances(ours: np.ndarray, truth: np.ndarray, i: np.ndarray, j: np.ndarray) -> dict[str, float]:  # (M, 80), (K, 80) decibels; path
-    "Mel-cepstral and log-spectral distance in decibels along a path, where the truth is not silent."
+def colour_distances(
+    ours: np.ndarray, truth: np.ndarray, i: np.ndarray, j: np.ndarray
+) -> dict[str, float]:  # (M, 80), (K, 80) decibels; path
+    """Mel-cepstral and log-spectral distance in decibels along a path, where the
+    truth is not silent.
+    """
     loud = truth[j].max(1) > -50
     if not loud.any():
         return {"mel_cepstral": float("nan"), "log_spectral": float("nan")}
     shape = cepstrum(ours)[i][loud] - cepstrum(truth)[j][loud]
     bands = ours[i][loud] - truth[j][loud]
-    cepstral = 10 / math.log(10) * np.sqrt(2 * np.square(shape).sum(1)).mean() * math.sqrt(2 / BANDS)
-    return {"mel_cepstral": float(cepstral), "log_spectral": float(np.sqrt(np.square(bands).mean(1)).mean())}
+    cepstral = (
+        10 / math.log(10) * np.sqrt(2 * np.square(shape).sum(1)).mean() * math.sqrt(2 / BANDS)
+    )
+    return {
+        "mel_cepstral": float(cepstral),
+        "log_spectral": float(np.sqrt(np.square(bands).mean(1)).mean()),
+    }
 
 
-def pitch_distances(ours: Tensor, truth: Tensor, i: np.ndarray, j: np.ndarray) -> dict[str, float]:  # (T,) both at 24 kHz; path
-    "Pitch error in cents, share of gross errors, share of moments voiced in one sound only; counted along a path."
-    (hz, voiced), (true_hz, true_voiced) = ((p.numpy(), v.numpy()) for p, v in map(track_pitch, (ours, truth)))
+def pitch_distances(
+    ours: Tensor, truth: Tensor, i: np.ndarray, j: np.ndarray
+) -> dict[str, float]:  # (T,) both at 24 kHz; path
+    """Pitch error in cents, share of gross errors, share of moments voiced in one sound only;
+    counted along a path.
+    """
+    (hz, voiced), (true_hz, true_voiced) = (
+        (p.numpy(), v.numpy()) for p, v in map(track_pitch, (ours, truth))
+    )
     i, j = np.minimum(i, len(hz) - 1), np.minimum(j, len(true_hz) - 1)
     both = voiced[i] & true_voiced[j]
-    found = {"voicing": float((voiced[i] != true_voiced[j]).mean()), "pitch_cents": float("nan"), "pitch_gross": float("nan")}
+    found = {
+        "voicing": float((voiced[i] != true_voiced[j]).mean()),
+        "pitch_cents": float("nan"),
+        "pitch_gross": float("nan"),
+    }
     if both.any():
         cents = 1200 * np.abs(np.log2(hz[i][both] / true_hz[j][both]))
         fine = cents < 1200 * math.log2(1.2)
-        found |= {"pitch_gross": float((~fine).mean()), "pitch_cents": float(cents[fine].mean()) if fine.any() else float("nan")}
+        found |= {
+            "pitch_gross": float((~fine).mean()),
+            "pitch_cents": float(cents[fine].mean()) if fine.any() else float("nan"),
+        }
     return found
 
 # %% ../../nbs/6_evaluation/03_audio.ipynb #32dc5130
-def duration_distance(phonemes: Sequence[Phoneme], i: np.ndarray, j: np.ndarray) -> float:  # of the reference; path at 100 a second: generated i, reference j
-    "Sum of the absolute differences of phoneme durations over the sum of the true ones; 0: the same timing, NaN: phonemes are not known."
+def duration_distance(
+    phonemes: Sequence[Phoneme], i: np.ndarray, j: np.ndarray
+) -> float:  # of the reference; path at 100 a second: generated i, reference j
+    """Sum of the absolute differences of phoneme durations over the sum of the true ones; 0: the
+    same timing, NaN: phonemes are not known.
+    """
     spoken = [p for p in phonemes if p.symbol != SILENCE]
     if not spoken:
         return float("nan")
     edges = np.array([[p.start, p.end] for p in spoken])  # (phonemes, 2) seconds
     ours = np.interp(edges, j / 100, i / 100)
-    return float(np.abs(np.diff(ours, axis=1) - np.diff(edges, axis=1)).sum() / np.diff(edges, axis=1).sum())
+    return float(
+        np.abs(np.diff(ours, axis=1) - np.diff(edges, axis=1)).sum() / np.diff(edges, axis=1).sum()
+    )
 
 
-def voice_likeness(encoder: SpeakerModel, ours: Tensor, truth: Tensor) -> float:  # (T,) at 24 kHz each -> cosine; NaN for under half a second or silence
+def voice_likeness(
+    encoder: SpeakerModel, ours: Tensor, truth: Tensor
+) -> float:  # (T,) at 24 kHz each -> cosine; NaN for under half a second or silence
     "How like the same speaker both sound to the speaker encoder."
     if min(len(ours), len(truth)) < SHORTEST * SAMPLE_RATE or ours.abs().max() < 1e-3:
         return float("nan")
@@ -121,11 +167,17 @@ def sound_distances(
     phonemes: Sequence[Phoneme],  # of the reference
     encoder: SpeakerModel,
 ) -> dict[str, float]:
-    "All distances of a sound to its reference, after bringing them into step; and how its length compares."
+    """All distances of a sound to its reference, after bringing them into step; and how
+    its length compares.
+    """
     mine, its = decibel_picture(ours), decibel_picture(truth)
     a, b = cepstrum(mine), cepstrum(its)
     cost = np.sqrt(np.maximum(0, np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T))
     i, j = warp_path(cost)
     found = colour_distances(mine, its, i, j) | pitch_distances(ours, truth, i, j)
-    found |= {"duration_distance": duration_distance(phonemes, i, j), "length": len(ours) / len(truth), "length_error": abs(len(ours) / len(truth) - 1)}
+    found |= {
+        "duration_distance": duration_distance(phonemes, i, j),
+        "length": len(ours) / len(truth),
+        "length_error": abs(len(ours) / len(truth) - 1),
+    }
     return found | {"speaker": voice_likeness(encoder, ours, truth)}

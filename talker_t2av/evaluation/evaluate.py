@@ -19,15 +19,30 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from talker_t2av.evaluation.report import (
-    COMPARISONS, SYSTEMS, Gauges, Measured, folder_item, folder_rows, long_item, matched, measure, measure_windows, missing_part, produce, read_produced, world_item,
-)
-from .report import by_time, markdown, summarise, table
-from .speech import calibrate_speech
-from ..common.media import atomic_path, write_result
 from ..common.hub import CONFIG, WEIGHTS, find_pretrained
+from ..common.media import atomic_path, write_result
+from talker_t2av.evaluation.report import (
+    COMPARISONS,
+    SYSTEMS,
+    Gauges,
+    Measured,
+    by_time,
+    folder_item,
+    folder_rows,
+    long_item,
+    markdown,
+    matched,
+    measure,
+    measure_windows,
+    missing_part,
+    produce,
+    read_produced,
+    summarise,
+    table,
+    world_item,
+)
+from .speech import calibrate_speech
 from ..world.corpus import make_clip, parallel_map
 from ..world.sentences import SPLITS
 
@@ -37,7 +52,9 @@ MEASURES = 4  # raise it when a measure changes: stored records of another numbe
 
 
 def mark_of(system: str, model: str, gauges: str = "small") -> str:
-    "Checksum of all that decides a record besides the clip: weights of the system and of the gauges."
+    """Checksum of all that decides a record besides the clip: weights of the
+    system and of the gauges.
+    """
     digest = hashlib.sha256(f"{MEASURES} {system}".encode())
     for source, kinds in ((model, SYSTEMS.get(system, ("", ()))[1]), (gauges, GAUGES)):
         for kind in kinds:
@@ -50,7 +67,11 @@ def mark_of(system: str, model: str, gauges: str = "small") -> str:
 def part_path(parts: Path, system: str, sample_id: str) -> Path:
     "Where the record of one clip and one system lies."
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in sample_id)[:80]
-    name = safe if safe == sample_id else f"{safe}-{hashlib.sha256(sample_id.encode()).hexdigest()[:8]}"
+    name = (
+        safe
+        if safe == sample_id
+        else f"{safe}-{hashlib.sha256(sample_id.encode()).hexdigest()[:8]}"
+    )
     return parts / system.replace(" ", "-") / f"{name}.safetensors"
 
 
@@ -58,13 +79,23 @@ def write_part(path: Path, measured: Measured, mark: str) -> None:
     "Write a record, whole or not at all."
     from safetensors.numpy import save
 
-    record = {"mark": mark, "numbers": {name: value if np.isfinite(value) else None for name, value in measured.numbers.items()}}
-    features = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in measured.features.items()}
+    record = {
+        "mark": mark,
+        "numbers": {
+            name: value if np.isfinite(value) else None for name, value in measured.numbers.items()
+        },
+    }
+    features = {
+        name: np.ascontiguousarray(value, dtype=np.float32)
+        for name, value in measured.features.items()
+    }
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(features, {"record": json.dumps(record)}))
 
 
-def read_part(path: Path, mark: str) -> Measured | None:  # None: not there, broken, or of other weights
+def read_part(
+    path: Path, mark: str
+) -> Measured | None:  # None: not there, broken, or of other weights
     "A record that was written with the same weights."
     from safetensors import SafetensorError, safe_open
 
@@ -76,12 +107,19 @@ def read_part(path: Path, mark: str) -> Measured | None:  # None: not there, bro
             features = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError, json.JSONDecodeError):
         return None
-    return Measured({name: float("nan") if value is None else value for name, value in record["numbers"].items()}, features)
+    return Measured(
+        {
+            name: float("nan") if value is None else value
+            for name, value in record["numbers"].items()
+        },
+        features,
+    )
 
 # %% ../../nbs/6_evaluation/07_evaluate.ipynb #56cd2029
 @dataclass(frozen=True)
 class Job:
     "What every clip of an evaluation has in common."
+
     model: str
     split: str  # of SPLITS, or "long"
     systems: dict[str, str]  # name -> mark
@@ -99,29 +137,41 @@ def gauges_of(source: str) -> Gauges:
 def evaluate_clip(seed: int, job: Job) -> None:
     "Measure clip `seed` with every system that has no record of it yet."
     stem = f"{job.split}-{seed:09d}"
-    todo = [system for system, mark in job.systems.items() if read_part(part_path(job.parts, system, stem), mark) is None]
+    todo = [
+        system
+        for system, mark in job.systems.items()
+        if read_part(part_path(job.parts, system, stem), mark) is None
+    ]
     if not todo:
         return
     gauges = gauges_of(job.gauges)
-    item = long_item(seed, job.size) if job.split == "long" else world_item(seed, job.split, job.size)
+    item = (
+        long_item(seed, job.size) if job.split == "long" else world_item(seed, job.split, job.size)
+    )
     for system in todo:
         produced = produce(system, item, job.model)
         found = (measure_windows if job.split == "long" else measure)(produced, item, gauges)
         write_part(part_path(job.parts, system, stem), found, job.systems[system])
 
 
-def evaluate_file(pair: tuple, name: str, mark: str, parts: Path, gauges: str = "small") -> None:  # pair: row, reference row or None
+def evaluate_file(
+    pair: tuple, name: str, mark: str, parts: Path, gauges: str = "small"
+) -> None:  # pair: row, reference row or None
     "Measure one clip of a folder, unless there is a record of it."
     row, reference = pair
     path = part_path(parts, name, row.sample_id)
     if read_part(path, mark) is None:
-        write_part(path, measure(read_produced(row), folder_item(row, reference), gauges_of(gauges)), mark)
+        write_part(
+            path, measure(read_produced(row), folder_item(row, reference), gauges_of(gauges)), mark
+        )
 
 # %% ../../nbs/6_evaluation/07_evaluate.ipynb #f30fb75d
 def film_size(model: str) -> int:  # pixels
     "Size of films: what the motion codec takes, or 128 as long as there is none."
     try:
-        return json.loads((find_pretrained(model, "motion_codec") / CONFIG).read_text()).get("image_size", 128)
+        return json.loads((find_pretrained(model, "motion_codec") / CONFIG).read_text()).get(
+            "image_size", 128
+        )
     except FileNotFoundError:
         return 128
 
@@ -135,25 +185,55 @@ def evaluate_world(
     workers: int | None = None,
     gauges: str = "small",
 ) -> dict:  # values of the result file
-    "Measure systems on clips 0, 1, 2... of a split. Raises ValueError for an unknown system, FileNotFoundError for one that was asked for and has no weights."
-    missing = {system: missing_part(system, model) for system in systems or [name for name in SYSTEMS if name not in COMPARISONS]}
+    """Measure systems on clips 0, 1, 2... of a split.
+
+    Raises ValueError for an unknown system, FileNotFoundError for one that was asked for and has no
+    weights.
+    """
+    missing = {
+        system: missing_part(system, model)
+        for system in systems or [name for name in SYSTEMS if name not in COMPARISONS]
+    }
     if split == "long":
-        missing |= {system: "takes a given sound or film of 30 s at most" for system in missing if system.startswith(("A2V", "V2A"))}
+        missing |= {
+            system: "takes a given sound or film of 30 s at most"
+            for system in missing
+            if system.startswith(("A2V", "V2A"))
+        }
     if systems and any(missing.values()):
-        raise FileNotFoundError("evaluate: " + "; ".join(f"{system}: {why}" for system, why in missing.items() if why))
-    marks = {"truth": mark_of("truth", model, gauges)} | {system: mark_of(system, model, gauges) for system, why in missing.items() if not why}
+        raise FileNotFoundError(
+            "evaluate: " + "; ".join(f"{system}: {why}" for system, why in missing.items() if why)
+        )
+    marks = {"truth": mark_of("truth", model, gauges)} | {
+        system: mark_of(system, model, gauges) for system, why in missing.items() if not why
+    }
     start = time.perf_counter()
     job = Job(model, split, marks, parts, gauges, film_size(model))
     parallel_map(partial(evaluate_clip, job=job), list(range(clips)), workers, "evaluate")
     seconds, records = time.perf_counter() - start, {}
     for system, mark in marks.items():
-        records[system] = [read_part(part_path(parts, system, f"{split}-{seed:09d}"), mark) for seed in range(clips)]
+        records[system] = [
+            read_part(part_path(parts, system, f"{split}-{seed:09d}"), mark)
+            for seed in range(clips)
+        ]
     values = summary(records) | {"missing": {system: why for system, why in missing.items() if why}}
     if split == "long":
         values["by_time"] = {system: by_time(rows, WINDOWS) for system, rows in records.items()}
-    who = {"test_voices": ", voices that no network was trained on", "test_faces": ", faces that no network was trained on", "long": " of about a minute"}.get(split, "")
-    values["about"] = f"{clips} {'long ' if split == 'long' else ''}clips of the split {split}{who}; sentences that nobody was trained on; one seed a clip; intervals: bootstrap over clips."
-    return values | {"split": split, "clips": clips, "seconds_this_run": round(seconds), "marks": marks}
+    who = {
+        "test_voices": ", voices that no network was trained on",
+        "test_faces": ", faces that no network was trained on",
+        "long": " of about a minute",
+    }.get(split, "")
+    values["about"] = (
+        f"{clips} {'long ' if split == 'long' else ''}clips of the split {split}{who}; sentences "
+        "that nobody was trained on; one seed a clip; intervals: bootstrap over clips."
+    )
+    return values | {
+        "split": split,
+        "clips": clips,
+        "seconds_this_run": round(seconds),
+        "marks": marks,
+    }
 
 
 WINDOWS = 6  # of ten seconds
@@ -162,38 +242,92 @@ WINDOWS = 6  # of ten seconds
 def summary(records: dict[str, list[Measured]]) -> dict:
     "Rows, spectra and table of some systems; the first one is what the others are compared with."
     truth = next(iter(records.values()))
-    rows = {system: summarise(clips, truth, same=clips is truth) for system, clips in records.items()}
-    spectra = {s: np.mean([c.features["spectrum"] for c in clips if "spectrum" in c.features], axis=0).tolist() for s, clips in records.items() if "spectrum" in clips[0].features}
-    return {"rows": rows, "spectra": spectra, "table": table(rows, {system: about for system, (about, _) in SYSTEMS.items()})}
+    rows = {
+        system: summarise(clips, truth, same=clips is truth) for system, clips in records.items()
+    }
+    spectra = {
+        s: np.mean(
+            [c.features["spectrum"] for c in clips if "spectrum" in c.features], axis=0
+        ).tolist()
+        for s, clips in records.items()
+        if "spectrum" in clips[0].features
+    }
+    return {
+        "rows": rows,
+        "spectra": spectra,
+        "table": table(rows, {system: about for system, (about, _) in SYSTEMS.items()}),
+    }
 
 # %% ../../nbs/6_evaluation/07_evaluate.ipynb #7bb4ee11
-def evaluate_folder(folder: Path, reference: Path | None, parts: Path, workers: int | None = None, gauges: str = "small") -> dict:  # values of the result file
-    "Measure the clips of a folder with a manifest. Raises FileNotFoundError, or ValueError that names what does not fit."
+def evaluate_folder(
+    folder: Path,
+    reference: Path | None,
+    parts: Path,
+    workers: int | None = None,
+    gauges: str = "small",
+) -> dict:  # values of the result file
+    """Measure the clips of a folder with a manifest.
+
+    Raises FileNotFoundError, or ValueError that names what does not fit.
+    """
     rows = folder_rows(folder)
-    references = [None] * len(rows) if reference is None else matched(rows, folder_rows(reference, "reference"), reference)
-    sides = {"these clips": (rows, references)} | ({} if reference is None else {"the reference": (references, references)})
+    references = (
+        [None] * len(rows)
+        if reference is None
+        else matched(rows, folder_rows(reference, "reference"), reference)
+    )
+    sides = {"these clips": (rows, references)} | (
+        {} if reference is None else {"the reference": (references, references)}
+    )
     records = {}
     for name, (mine, others) in reversed(sides.items()):
-        mark = hashlib.sha256(f"{mark_of(name, '', gauges)} {[(str(r.wav), r.wav.stat().st_mtime_ns, r.n_frames) for r in (*mine, *others) if r]}".encode()).hexdigest()[:16]
-        parallel_map(partial(evaluate_file, name=name, mark=mark, parts=parts, gauges=gauges), list(zip(mine, others, strict=True)), workers, name)
+        mark = hashlib.sha256(
+            (
+                f"{mark_of(name, '', gauges)} "
+                f"{[(str(r.wav), r.wav.stat().st_mtime_ns, r.n_frames) for r in (*mine, *others) if r]}"
+            ).encode()
+        ).hexdigest()[:16]
+        parallel_map(
+            partial(evaluate_file, name=name, mark=mark, parts=parts, gauges=gauges),
+            list(zip(mine, others, strict=True)),
+            workers,
+            name,
+        )
         records[name] = [read_part(part_path(parts, name, row.sample_id), mark) for row in mine]
     values = summary(records)
     if reference is None:  # nothing to compare crowds with
         for name in [name for name in values["rows"]["these clips"] if name.startswith("frechet")]:
             del values["rows"]["these clips"][name]
         values["table"] = table(values["rows"], {})
-    return values | {"about": f"{len(rows)} clips of a folder{', beside a reference' if reference else ', without a reference'}; intervals: bootstrap over clips.", "clips": len(rows)}
+    return values | {
+        "about": (
+            f"{len(rows)} clips of a "
+            f"folder{', beside a reference' if reference else ', without a reference'}; intervals: "
+            "bootstrap over clips."
+        ),
+        "clips": len(rows),
+    }
 
 
 def calibration(clips: int, gauges: str = "small", split: str = "test") -> dict:
     "Known-bad sounds; the films' calibration is done by `train syncnet`."
-    return {"speech": calibrate_speech(gauges_of(gauges).judge, [make_clip(seed, split, video=False) for seed in range(clips)]), "about": f"{clips} clips of the split {split}."}
+    return {
+        "speech": calibrate_speech(
+            gauges_of(gauges).judge, [make_clip(seed, split, video=False) for seed in range(clips)]
+        ),
+        "about": f"{clips} clips of the split {split}.",
+    }
 
 # %% ../../nbs/6_evaluation/07_evaluate.ipynb #58b09a3e
 def run_evaluate(args: argparse.Namespace) -> int:
-    "`evaluate`: measure, write the result file, print its table. Raises ValueError for options that do not fit."
+    """`evaluate`: measure, write the result file, print its table.
+
+    Raises ValueError for options that do not fit.
+    """
     if args.n < 1 or args.workers is not None and args.workers < 1:
-        raise ValueError(f"evaluate: --n and --workers take 1 or more, got {args.n} and {args.workers}")
+        raise ValueError(
+            f"evaluate: --n and --workers take 1 or more, got {args.n} and {args.workers}"
+        )
     if args.reference and not args.folder:
         raise ValueError("evaluate: --reference belongs to --folder DIR")
     out = Path(args.out or f"out/evaluation_{'folder' if args.folder else args.split}.json")
@@ -202,10 +336,22 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if args.calibration:
         values, words = calibration(args.n), ["--calibration", "--n", str(args.n)]
     elif args.folder:
-        values, words = evaluate_folder(Path(args.folder), args.reference and Path(args.reference), parts, args.workers), ["--folder", "DIR"] + ["--reference", "DIR"] * bool(args.reference)
+        values, words = (
+            evaluate_folder(
+                Path(args.folder), args.reference and Path(args.reference), parts, args.workers
+            ),
+            ["--folder", "DIR"] + ["--reference", "DIR"] * bool(args.reference),
+        )
     else:
         values = evaluate_world(args.model, args.split, args.n, systems, parts, args.workers)
-        words = ["--model", args.model if args.model in ("tiny", "small") else "DIR", "--split", args.split, "--n", str(args.n)] + ["--systems", args.systems] * bool(systems)
+        words = [
+            "--model",
+            args.model if args.model in ("tiny", "small") else "DIR",
+            "--split",
+            args.split,
+            "--n",
+            str(args.n),
+        ] + ["--systems", args.systems] * bool(systems)
     write_result(out, values, shlex.join(["talker-t2av", "evaluate", *words]))
     print(markdown(values["table"]) if "table" in values else values["about"])
     print(f"{out}: {values['about']}")
@@ -215,15 +361,67 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 
 def evaluate_command(parser: argparse.ArgumentParser) -> None:
-    "Add the options of `evaluate` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
-    parser.add_argument("--model", default="small", metavar="NAME", help="networks to measure: a preset, a folder, or owner/name on the Hub (default small)")
-    parser.add_argument("--split", default="test", choices=(*SPLITS, "long"), help="which clips of the world; long: one-minute clips, measured as they go on (default test)")
+    """Add the options of `evaluate` to `parser`; the parsed namespace gets `func`, which takes
+    it and returns an exit code.
+    """
+    parser.add_argument(
+        "--model",
+        default="small",
+        metavar="NAME",
+        help="networks to measure: a preset, a folder, or owner/name on the Hub (default small)",
+    )
+    parser.add_argument(
+        "--split",
+        default="test",
+        choices=(*SPLITS, "long"),
+        help=(
+            "which clips of the world; long: one-minute clips, measured as they "
+            "go on (default test)"
+        ),
+    )
     parser.add_argument("--n", type=int, default=200, metavar="N", help="clips (default 200)")
-    parser.add_argument("--systems", default=None, metavar="A,B", help=f"any of {', '.join(SYSTEMS)} (default: all whose weights are there)")
-    parser.add_argument("--folder", default=None, metavar="DIR", help="measure clips of a folder with a manifest.csv instead (columns sample_id, text, wav_path, and video_path, voice, face if known)")
-    parser.add_argument("--reference", default=None, metavar="DIR", help="folder of the true clips with the same sample_ids")
-    parser.add_argument("--calibration", action="store_true", help="measure known-bad sounds instead: do the error rates say what was done?")
-    parser.add_argument("--out", default=None, metavar="FILE", help="JSON to write (default out/evaluation_SPLIT.json)")
-    parser.add_argument("--parts", default=None, metavar="DIR", help="records of single clips; a stopped evaluation goes on from them (default runs/evaluate/NAME of --out)")
-    parser.add_argument("--workers", type=int, default=None, metavar="K", help="processes (default: one a core)")
+    parser.add_argument(
+        "--systems",
+        default=None,
+        metavar="A,B",
+        help=f"any of {', '.join(SYSTEMS)} (default: all whose weights are there)",
+    )
+    parser.add_argument(
+        "--folder",
+        default=None,
+        metavar="DIR",
+        help=(
+            "measure clips of a folder with a manifest.csv instead (columns sample_id, text, "
+            "wav_path, and video_path, voice, face if known)"
+        ),
+    )
+    parser.add_argument(
+        "--reference",
+        default=None,
+        metavar="DIR",
+        help="folder of the true clips with the same sample_ids",
+    )
+    parser.add_argument(
+        "--calibration",
+        action="store_true",
+        help="measure known-bad sounds instead: do the error rates say what was done?",
+    )
+    parser.add_argument(
+        "--out",
+        default=None,
+        metavar="FILE",
+        help="JSON to write (default out/evaluation_SPLIT.json)",
+    )
+    parser.add_argument(
+        "--parts",
+        default=None,
+        metavar="DIR",
+        help=(
+            "records of single clips; a stopped evaluation goes on from them (default "
+            "runs/evaluate/NAME of --out)"
+        ),
+    )
+    parser.add_argument(
+        "--workers", type=int, default=None, metavar="K", help="processes (default: one a core)"
+    )
     parser.set_defaults(func=run_evaluate)

@@ -23,20 +23,53 @@ from torch import Tensor
 
 from ..codecs.audio.judge import Judge
 from ..codecs.speaker.encoder import SHORTEST, SpeakerEncoder, SpeakerModel
-from .video import blink_count, head_motion, picture_likeness, velocity_spectrum
-from .audio import sound_distances, voice_likeness
-from .speech import Script, SpeechErrors, errors_by_part, script_of, script_of_text, speech_errors
-from .sync import REACH, Heard, Instruments, best_lag, heard_closures, lips_shut, listen, offset_distances, verdict, watch
-from ..common.media import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME
 from ..common.hub import find_pretrained
-from ..world.corpus import SOURCE, clip_rng, compose_clip, draw_face, make_clip, read_record
+from ..common.media import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME
+from .audio import sound_distances, voice_likeness
+from talker_t2av.evaluation.speech import (
+    Script,
+    SpeechErrors,
+    errors_by_part,
+    script_of,
+    script_of_text,
+    speech_errors,
+)
+from talker_t2av.evaluation.sync import (
+    REACH,
+    Heard,
+    Instruments,
+    best_lag,
+    heard_closures,
+    lips_shut,
+    listen,
+    offset_distances,
+    verdict,
+    watch,
+)
+from talker_t2av.evaluation.video import (
+    blink_count,
+    head_motion,
+    picture_likeness,
+    velocity_spectrum,
+)
+from talker_t2av.world.corpus import (
+    SOURCE,
+    clip_rng,
+    compose_clip,
+    draw_face,
+    make_clip,
+    read_record,
+)
 from ..world.dataset import ClipDataset, Row, load_frames, read_manifest
 from ..world.sentences import sample_sentence
 from ..world.voice.voices import Phoneme, PronunciationError, speak, voice_names
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #119858d4
 class Gauges(NamedTuple):
-    "All networks that measure; none of them is part of what is measured, except that the talker hears voices through the same speaker encoder."
+    """All networks that measure; none of them is part of what is measured, except that the
+    talker hears voices through the same speaker encoder.
+    """
+
     judge: Judge
     speaker: SpeakerEncoder
     instruments: Instruments
@@ -44,12 +77,17 @@ class Gauges(NamedTuple):
     @classmethod
     def from_pretrained(cls, source: str = "small") -> "Gauges":
         "Trained gauges. Raises FileNotFoundError that says which is missing."
-        return cls(Judge.from_pretrained(source), SpeakerEncoder.from_pretrained(source), Instruments.from_pretrained(source))
+        return cls(
+            Judge.from_pretrained(source),
+            SpeakerEncoder.from_pretrained(source),
+            Instruments.from_pretrained(source),
+        )
 
 
 @dataclass(frozen=True)
 class Item:
     "What is to be said, by whom, and, where it is known, how the truth sounds and looks."
+
     sample_id: str
     text: str
     voice: str
@@ -64,11 +102,22 @@ class Item:
 def world_item(seed: int, split: str, size: int = 128) -> Item:
     "Clip `seed` of a split of the world."
     clip = make_clip(seed, split, size)
-    return Item(f"{split}-{seed:09d}", clip.text, clip.voice, clip.face, seed, script_of(clip.phonemes, clip.words), clip.wav, clip.frames, clip.phonemes)
+    return Item(
+        f"{split}-{seed:09d}",
+        clip.text,
+        clip.voice,
+        clip.face,
+        seed,
+        script_of(clip.phonemes, clip.words),
+        clip.wav,
+        clip.frames,
+        clip.phonemes,
+    )
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #842b942c
 class Produced(NamedTuple):
     "What a system made of an item."
+
     wav: Tensor  # (T,) at 24 kHz
     frames: np.ndarray | None  # (N, H, W, 3) uint8; None: sound only
 
@@ -77,16 +126,32 @@ SYSTEMS = {  # name: what it is, what it needs besides the gauges
     "truth": ("the truth", ()),
     "audio codec": ("audio codec alone", ("audio_codec",)),
     "codecs": ("both codecs, no talker", ("audio_codec", "motion_codec")),
-    "T2AV": ("talker, text to sound and picture", ("talker", "audio_codec", "motion_codec", "speaker")),
+    "T2AV": (
+        "talker, text to sound and picture",
+        ("talker", "audio_codec", "motion_codec", "speaker"),
+    ),
     "TTS": ("talker, text to sound", ("talker", "audio_codec", "motion_codec", "speaker")),
     "A2V": ("talker, sound to picture", ("talker", "audio_codec", "motion_codec", "speaker")),
     "V2A": ("talker, picture to sound", ("talker", "audio_codec", "motion_codec", "speaker")),
-    "A2V in step": ("talker, sound to picture, in step", ("talker", "audio_codec", "motion_codec", "speaker")),
-    "V2A in step": ("talker, picture to sound, in step", ("talker", "audio_codec", "motion_codec", "speaker")),
-    "A2V wordless": ("talker, sound without text to picture", ("talker", "audio_codec", "motion_codec", "speaker")),
-    "A2V wordless in step": ("talker, sound without text to picture, in step", ("talker", "audio_codec", "motion_codec", "speaker")),
+    "A2V in step": (
+        "talker, sound to picture, in step",
+        ("talker", "audio_codec", "motion_codec", "speaker"),
+    ),
+    "V2A in step": (
+        "talker, picture to sound, in step",
+        ("talker", "audio_codec", "motion_codec", "speaker"),
+    ),
+    "A2V wordless": (
+        "talker, sound without text to picture",
+        ("talker", "audio_codec", "motion_codec", "speaker"),
+    ),
+    "A2V wordless in step": (
+        "talker, sound without text to picture, in step",
+        ("talker", "audio_codec", "motion_codec", "speaker"),
+    ),
 }
-COMPARISONS = "A2V in step", "V2A in step", "A2V wordless", "A2V wordless in step"  # measured only when asked for: the given stream does not run ahead; the text is not given
+# measured only when asked for: the given stream does not run ahead; the text is not given
+COMPARISONS = "A2V in step", "V2A in step", "A2V wordless", "A2V wordless in step"
 
 
 def missing_part(system: str, model: str) -> str:  # "": nothing is missing
@@ -130,14 +195,23 @@ PIECE = 24 * SAMPLE_RATE  # samples
 
 @torch.no_grad()
 def produce(system: str, item: Item, model: str = "small") -> Produced:
-    "Let a system say an item of the world. Raises FileNotFoundError when its weights are not there."
+    """Let a system say an item of the world.
+
+    Raises FileNotFoundError when its weights are not there.
+    """
     wav = torch.from_numpy(item.wav)
     if system == "truth":
         return Produced(wav, item.frames)
     if system in ("audio codec", "codecs"):
         codec = audio_codec_of(model)
-        pieces = wav.split(PIECE)  # the codec encodes 30 s at once; latents of pieces are joined before decoding
-        decoded, frames = codec.decode(torch.cat([codec.encode(piece[None]) for piece in pieces], dim=1))[0].clamp(-1, 1), None
+        # the codec encodes 30 s at once; latents of pieces are joined before decoding
+        pieces = wav.split(PIECE)
+        decoded, frames = (
+            codec.decode(torch.cat([codec.encode(piece[None]) for piece in pieces], dim=1))[
+                0
+            ].clamp(-1, 1),
+            None,
+        )
         if system == "codecs":
             motion = motion_codec_of(model)
             frames = motion.render(item.frames[0], motion.encode(item.frames[None])[0]).numpy()
@@ -151,7 +225,8 @@ def produce(system: str, item: Item, model: str = "small") -> Produced:
     return Produced(torch.from_numpy(clip.wav), clip.frames)
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #16e7a002
-GALLERY_TEXT = "When the rain had stopped, seven small boats left the quiet harbour."  # not the text from which the talker hears a voice
+# not the text from which the talker hears a voice
+GALLERY_TEXT = "When the rain had stopped, seven small boats left the quiet harbour."
 QUIET, TAIL = 0.03, 0.3  # of the loudest 10 ms; seconds
 
 
@@ -159,12 +234,15 @@ QUIET, TAIL = 0.03, 0.3  # of the loudest 10 ms; seconds
 def gallery(encoder: SpeakerModel) -> tuple[list[str], Tensor]:  # names, (voices, d_s)
     "How each voice of the world sounds to the speaker encoder."
     names = voice_names()
-    return names, torch.cat([encoder.encode(torch.from_numpy(speak(GALLERY_TEXT, name).wav)[None]) for name in names])
+    return names, torch.cat(
+        [encoder.encode(torch.from_numpy(speak(GALLERY_TEXT, name).wav)[None]) for name in names]
+    )
 
 
 def quiet_end(wav: Tensor) -> float:  # (T,) at 24 kHz -> seconds
     "How long it is quiet at the end; all of it for a silent sound."
-    loudness = wav[: len(wav) // 240 * 240].unflatten(0, (-1, 240)).square().mean(1).sqrt()  # (T / 240,) each 10 ms
+    # (T / 240,) each 10 ms
+    loudness = wav[: len(wav) // 240 * 240].unflatten(0, (-1, 240)).square().mean(1).sqrt()
     loud = (loudness > max(QUIET * float(loudness.max()), 1e-5)).nonzero()
     return (len(loudness) - 1 - int(loud[-1])) / 100 if len(loud) else len(loudness) / 100
 
@@ -182,24 +260,39 @@ def promises(
         kept["in_time"] = abs(len(wav) / len(item.wav) - 1) <= 0.15
     names, voices = gallery(encoder)
     if item.voice in names and len(wav) >= SHORTEST * SAMPLE_RATE:
-        kept["right_voice"] = names[int((voices @ encoder.encode(wav[None].float())[0]).argmax())] == item.voice
+        kept["right_voice"] = (
+            names[int((voices @ encoder.encode(wav[None].float())[0]).argmax())] == item.voice
+        )
     return kept
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #78d7fdfb
 class Measured(NamedTuple):
     "A clip's numbers (NaN: could not be measured) and its feature vectors, for comparing crowds."
+
     numbers: dict[str, float]
     features: dict[str, np.ndarray]
 
 
 def measure_sound(produced: Produced, heard: Heard, item: Item, gauges: Gauges) -> dict[str, float]:
     "Words, and everything that needs a reference if there is one."
-    guess = [gauges.judge.symbols[k - 1] for k in heard.log_probabilities.argmax(-1).unique_consecutive().tolist() if k > 0]
+    guess = [
+        gauges.judge.symbols[k - 1]
+        for k in heard.log_probabilities.argmax(-1).unique_consecutive().tolist()
+        if k > 0
+    ]
     found = speech_errors(guess, item.script)
-    numbers = {"errors": found.errors, "phonemes": found.phonemes, "word_errors": found.word_errors, "words": found.words, "seconds": len(produced.wav) / SAMPLE_RATE}
+    numbers = {
+        "errors": found.errors,
+        "phonemes": found.phonemes,
+        "word_errors": found.word_errors,
+        "words": found.words,
+        "seconds": len(produced.wav) / SAMPLE_RATE,
+    }
     numbers |= promises(produced.wav, found, item, gauges.speaker)
     if item.wav is not None:
-        numbers |= sound_distances(produced.wav, torch.from_numpy(item.wav), item.phonemes, gauges.speaker)
+        numbers |= sound_distances(
+            produced.wav, torch.from_numpy(item.wav), item.phonemes, gauges.speaker
+        )
     return numbers
 
 
@@ -207,16 +300,41 @@ def measure_film(produced: Produced, heard: Heard, item: Item, gauges: Gauges) -
     "Lip-sync by both rulers, blinks, head, and the features of pictures and of movement."
     watched = watch(gauges.instruments, produced.frames, produced.wav, heard, item.face)
     closures = heard_closures(heard, gauges.judge.symbols)
-    numbers = {"closures": len(closures), "shut": 0.0 if len(closures) == 0 else lips_shut(watched.opening, closures) * len(closures)}
+    numbers = {
+        "closures": len(closures),
+        "shut": 0.0 if len(closures) == 0 else lips_shut(watched.opening, closures) * len(closures),
+    }
     if len(produced.frames) > REACH:
-        learnt, (lag, _, correlation) = verdict(offset_distances(watched.seen, watched.heard)), best_lag(watched.expected, watched.opening)
-        numbers |= {"sync_offset": abs(learnt.offset), "sync_confidence": learnt.confidence, "sync_distance": learnt.distance, "lip_lag": abs(lag), "lip_correlation": correlation}
+        learnt, (lag, _, correlation) = (
+            verdict(offset_distances(watched.seen, watched.heard)),
+            best_lag(watched.expected, watched.opening),
+        )
+        numbers |= {
+            "sync_offset": abs(learnt.offset),
+            "sync_confidence": learnt.confidence,
+            "sync_distance": learnt.distance,
+            "lip_lag": abs(lag),
+            "lip_correlation": correlation,
+        }
         numbers |= {"in_step": abs(learnt.offset) <= 1, "in_step_exact": abs(lag) <= 1}
-    numbers |= {"blinks": blink_count(watched.readings), "minutes": len(produced.frames) / FRAME_RATE / 60} | head_motion(watched.readings)
-    if item.frames is not None and produced.frames is not item.frames and len(item.frames) == len(produced.frames):
+    numbers |= {
+        "blinks": blink_count(watched.readings),
+        "minutes": len(produced.frames) / FRAME_RATE / 60,
+    } | head_motion(watched.readings)
+    if (
+        item.frames is not None
+        and produced.frames is not item.frames
+        and len(item.frames) == len(produced.frames)
+    ):
         numbers |= picture_likeness(produced.frames, item.frames)
-    features = {"frames": gauges.instruments.frames(watched.looks), "seconds": gauges.instruments.clips(watched.movement), "spectrum": velocity_spectrum(watched.readings)}
-    return Measured(numbers, {name: np.asarray(value, dtype=np.float32) for name, value in features.items()})
+    features = {
+        "frames": gauges.instruments.frames(watched.looks),
+        "seconds": gauges.instruments.clips(watched.movement),
+        "spectrum": velocity_spectrum(watched.readings),
+    }
+    return Measured(
+        numbers, {name: np.asarray(value, dtype=np.float32) for name, value in features.items()}
+    )
 
 
 @torch.no_grad()
@@ -232,7 +350,10 @@ def measure(produced: Produced, item: Item, gauges: Gauges) -> Measured:
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #258557a3
 def folder_rows(folder: str | Path, name: str = "folder") -> list[Row]:
-    "The clips of a folder with a manifest.csv. Raises FileNotFoundError, or ValueError that names each file that cannot be used."
+    """The clips of a folder with a manifest.csv.
+
+    Raises FileNotFoundError, or ValueError that names each file that cannot be used.
+    """
     import imageio.v3 as imageio
 
     rows = read_manifest(Path(folder) / "manifest.csv", max_bad=0.0)
@@ -243,21 +364,31 @@ def folder_rows(folder: str | Path, name: str = "folder") -> list[Row]:
             except (OSError, RuntimeError, KeyError, StopIteration, IndexError, ValueError):
                 raise ValueError(f"{name}: {row.video} is no video that ffmpeg can read") from None
             if abs(rate - FRAME_RATE) > 1e-3:
-                raise ValueError(f"{name}: {row.video} has {rate:g} frames a second; takes {FRAME_RATE}")
+                raise ValueError(
+                    f"{name}: {row.video} has {rate:g} frames a second; takes {FRAME_RATE}"
+                )
     return rows
 
 
-def matched(rows: Sequence[Row], references: Sequence[Row], folder: str | Path) -> list[Row]:  # one reference for each row
+def matched(
+    rows: Sequence[Row], references: Sequence[Row], folder: str | Path
+) -> list[Row]:  # one reference for each row
     "The reference of each clip, by sample_id. Raises ValueError that names those without one."
     known = {row.sample_id: row for row in references}
     lost = [row.sample_id for row in rows if row.sample_id not in known]
     if lost:
-        raise ValueError(f"reference: {Path(folder) / 'manifest.csv'} lacks {len(lost)} of {len(rows)} clips: {', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}")
+        raise ValueError(
+            f"reference: {Path(folder) / 'manifest.csv'} lacks {len(lost)} of {len(rows)} clips: "
+            f"{', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}"
+        )
     return [known[row.sample_id] for row in rows]
 
 
 def read_produced(row: Row) -> Produced:
-    "Sound and pictures of a clip in a folder, as long as both last. Raises ValueError that names the file."
+    """Sound and pictures of a clip in a folder, as long as both last.
+
+    Raises ValueError that names the file.
+    """
     wav = ClipDataset([row], ("wav",)).stream("wav", row)
     frames = None
     if row.video is not None:
@@ -268,46 +399,105 @@ def read_produced(row: Row) -> Produced:
 def folder_item(row: Row, reference: Row | None) -> Item:
     "What a clip of a folder should be; with a reference, how the truth sounds and looks."
     ours = row.dataset_source.startswith(SOURCE) and row.face.isdigit()
-    plain = Item(row.sample_id, row.text, row.voice, int(row.face) if ours else None, 0, script_of_text(row.text, row.voice))
+    plain = Item(
+        row.sample_id,
+        row.text,
+        row.voice,
+        int(row.face) if ours else None,
+        0,
+        script_of_text(row.text, row.voice),
+    )
     if reference is None:
         return plain
     truth = read_produced(reference)
-    phonemes = [Phoneme(*p) for p in read_record(reference.truth)["phonemes"]] if reference.truth else []
-    return Item(plain.sample_id, plain.text, plain.voice, plain.face, 0, plain.script, truth.wav.numpy(), truth.frames, phonemes)
+    phonemes = (
+        [Phoneme(*p) for p in read_record(reference.truth)["phonemes"]] if reference.truth else []
+    )
+    return Item(
+        plain.sample_id,
+        plain.text,
+        plain.voice,
+        plain.face,
+        0,
+        plain.script,
+        truth.wav.numpy(),
+        truth.frames,
+        phonemes,
+    )
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #7907e267
 LONG_SECONDS, WINDOW_SECONDS = 60.0, 10.0
 
 
 def long_item(seed: int, size: int = 128) -> Item:
-    "About a minute of sentences that nobody was trained on, in one voice, by one face; a pure function of its arguments."
+    """About a minute of sentences that nobody was trained on, in one voice, by one face; a pure
+    function of its arguments.
+    """
     rng = clip_rng(seed, "long")
-    voice, face = voice_names("train")[int(rng.integers(len(voice_names("train"))))], draw_face(rng, "train")
+    voice, face = (
+        voice_names("train")[int(rng.integers(len(voice_names("train"))))],
+        draw_face(rng, "train"),
+    )
     text = sample_sentence(rng, "test")
-    while len(longer := f"{text} {sample_sentence(rng, 'test')}") < 15 * LONG_SECONDS:  # about 15 characters a second
+    while (
+        len(longer := f"{text} {sample_sentence(rng, 'test')}") < 15 * LONG_SECONDS
+    ):  # about 15 characters a second
         text = longer
     try:
         clip = compose_clip(text, voice, face, seed, "long", size=size)
     except PronunciationError:  # an invented word that espeak-ng reads with a foreign sound
         return long_item(seed + 1_000_000, size)
-    return Item(f"long-{seed:09d}", text, voice, face, seed, script_of(clip.phonemes, clip.words), clip.wav, clip.frames, clip.phonemes)
+    return Item(
+        f"long-{seed:09d}",
+        text,
+        voice,
+        face,
+        seed,
+        script_of(clip.phonemes, clip.words),
+        clip.wav,
+        clip.frames,
+        clip.phonemes,
+    )
 
 
 @torch.no_grad()
 def measure_windows(produced: Produced, item: Item, gauges: Gauges, windows: int = 6) -> Measured:
-    "Measures of a long clip as a whole, and of windows of ten seconds: numbers called name@k. Words are cut into equal parts of the script."
+    """Measures of a long clip as a whole, and of windows of ten seconds: numbers called name@k.
+
+    Words are cut into equal parts of the script.
+    """
     heard = listen(gauges.judge, produced.wav)
-    guess = [gauges.judge.symbols[k - 1] for k in heard.log_probabilities.argmax(-1).unique_consecutive().tolist() if k > 0]
+    guess = [
+        gauges.judge.symbols[k - 1]
+        for k in heard.log_probabilities.argmax(-1).unique_consecutive().tolist()
+        if k > 0
+    ]
     found = speech_errors(guess, item.script)
-    numbers = {"errors": found.errors, "phonemes": found.phonemes, "word_errors": found.word_errors, "words": found.words, "length": len(produced.wav) / len(item.wav)}
+    numbers = {
+        "errors": found.errors,
+        "phonemes": found.phonemes,
+        "word_errors": found.word_errors,
+        "words": found.words,
+        "length": len(produced.wav) / len(item.wav),
+    }
     for k, (errors, phonemes) in enumerate(errors_by_part(found, windows)):
         numbers |= {f"errors@{k}": errors, f"phonemes@{k}": phonemes}
-    step, first = round(WINDOW_SECONDS * SAMPLE_RATE), torch.from_numpy(item.wav[: round(WINDOW_SECONDS * SAMPLE_RATE)])
+    step, first = (
+        round(WINDOW_SECONDS * SAMPLE_RATE),
+        torch.from_numpy(item.wav[: round(WINDOW_SECONDS * SAMPLE_RATE)]),
+    )
     for k, piece in enumerate(produced.wav.split(step)[:windows]):
         numbers[f"speaker@{k}"] = voice_likeness(gauges.speaker, piece, first)
         if produced.frames is not None and len(piece) == step:
-            frames = produced.frames[k * step // SAMPLES_PER_FRAME : (k + 1) * step // SAMPLES_PER_FRAME]
-            film = measure_film(Produced(piece, frames), listen(gauges.judge, piece), replace(item, frames=None), gauges)
+            frames = produced.frames[
+                k * step // SAMPLES_PER_FRAME : (k + 1) * step // SAMPLES_PER_FRAME
+            ]
+            film = measure_film(
+                Produced(piece, frames),
+                listen(gauges.judge, piece),
+                replace(item, frames=None),
+                gauges,
+            )
             numbers |= {f"{name}@{k}": value for name, value in film.numbers.items()}
     return Measured({name: float(value) for name, value in numbers.items()}, {})
 
@@ -317,11 +507,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .statistics import Interval, crowd_interval, drawn_counts, floor_interval, moments, rate_interval
+from talker_t2av.evaluation.statistics import (
+    Interval,
+    crowd_interval,
+    drawn_counts,
+    floor_interval,
+    moments,
+    rate_interval,
+)
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #b05dd9a5
 class Metric(NamedTuple):
     "A column of the table: sum of one number over the sum of another, over clips."
+
     title: str  # with the unit
     top: str
     bottom: str | None = None  # None: a mean over clips
@@ -345,7 +543,9 @@ METRICS = {
     "ends_well": Metric("ends when it should, % of clips", "ends_well", None, 100, 0),
     "right_voice": Metric("nearest to the asked voice, % of clips", "right_voice", None, 100, 0),
     "in_step": Metric("lips within a frame (learnt), % of clips", "in_step", None, 100, 0),
-    "in_step_exact": Metric("lips within a frame (exact), % of clips", "in_step_exact", None, 100, 0),
+    "in_step_exact": Metric(
+        "lips within a frame (exact), % of clips", "in_step_exact", None, 100, 0
+    ),
     "sync_offset": Metric("lip-sync offset, frames", "sync_offset", digits=1),
     "sync_confidence": Metric("sync confidence C", "sync_confidence"),
     "sync_distance": Metric("sync distance D", "sync_distance"),
@@ -371,32 +571,52 @@ def column(clips: Sequence[Measured], name: str) -> list[float]:
     return [clip.numbers.get(name, float("nan")) for clip in clips]
 
 
-def crowd(clips: Sequence[Measured], name: str):  # -> Moments, or None when there are too few vectors
+def crowd(
+    clips: Sequence[Measured], name: str
+):  # -> Moments, or None when there are too few vectors
     "Sums of one kind of feature vectors over clips."
     rows = [clip.features[name] for clip in clips if name in clip.features]
     return moments(rows) if len(rows) >= 4 and sum(map(len, rows)) > 8 else None
 
 
-def spectrum_interval(clips: Sequence[Measured], truth: Sequence[Measured], resamples: int = 200, seed: int = 0) -> Interval | None:
-    "Root mean square difference of mean velocity spectra of head and lips from the truth's, in decibels, over rhythms up to 12.5 Hz."
-    ours, its = ([c.features["spectrum"].ravel() for c in some if "spectrum" in c.features] for some in (clips, truth))
+def spectrum_interval(
+    clips: Sequence[Measured], truth: Sequence[Measured], resamples: int = 200, seed: int = 0
+) -> Interval | None:
+    """Root mean square difference of mean velocity spectra of head and lips from the truth's, in
+    decibels, over rhythms up to 12.5 Hz.
+    """
+    ours, its = (
+        [c.features["spectrum"].ravel() for c in some if "spectrum" in c.features]
+        for some in (clips, truth)
+    )
     if len(ours) < 4 or len(ours) != len(its):
         return None
     ours, its = np.stack(ours).astype(float), np.stack(its).astype(float)
 
     def error(weights: np.ndarray) -> np.ndarray:  # (R, n) -> (R,)
-        return np.sqrt(np.square(10 * np.log10((weights @ ours + 1e-9) / (weights @ its + 1e-9))).mean(-1))
+        return np.sqrt(
+            np.square(10 * np.log10((weights @ ours + 1e-9) / (weights @ its + 1e-9))).mean(-1)
+        )
 
     value, draws = float(error(np.ones(len(ours)))), error(drawn_counts(len(ours), resamples, seed))
     low, high = 2 * value - np.quantile(draws, [0.975, 0.025])
     return Interval(value, float(max(0.0, low)), float(max(0.0, high)), len(ours))
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #43a42c0e
-def summarise(clips: Sequence[Measured], truth: Sequence[Measured] | None = None, same: bool = False) -> dict[str, dict]:  # same: these are the truth
-    "Every measure of a system as {value, low, high, clips}; measures that nothing is known about are left out. Crowds are compared with the truth's; the truth gets the floor."
+def summarise(
+    clips: Sequence[Measured], truth: Sequence[Measured] | None = None, same: bool = False
+) -> dict[str, dict]:  # same: these are the truth
+    """Every measure of a system as {value, low, high, clips}; measures that nothing is known about
+    are left out.
+
+    Crowds are compared with the truth's; the truth gets the floor.
+    """
     found = {}
     for name, metric in METRICS.items():
-        interval = rate_interval(column(clips, metric.top), None if metric.bottom is None else column(clips, metric.bottom))
+        interval = rate_interval(
+            column(clips, metric.top),
+            None if metric.bottom is None else column(clips, metric.bottom),
+        )
         if interval is not None:
             found[name] = interval
     for name, (_, features) in CROWDS.items():
@@ -411,40 +631,95 @@ def summarise(clips: Sequence[Measured], truth: Sequence[Measured] | None = None
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #d3faf675
 def written(row: dict, name: str) -> str:
-    "A measure as it stands in a table: value, and its interval in brackets; a dash where there is none."
+    """A measure as it stands in a table: value, and its interval in brackets; a dash
+    where there is none.
+    """
     if name not in row:
         return "–"
     metric = METRICS.get(name)
     scale, digits = (metric.scale, metric.digits) if metric else (1.0, 3 if name in CROWDS else 1)
-    value, low, high = (f"{scale * row[name][part]:.{digits}f}" for part in ("value", "low", "high"))
+    value, low, high = (
+        f"{scale * row[name][part]:.{digits}f}" for part in ("value", "low", "high")
+    )
     return f"{value} ({low} to {high})"
 
 
-HEADLINES = ("phoneme_error", "word_error", "intact", "in_time", "ends_well", "speaker", "right_voice", "pitch_gross", "in_step", "in_step_exact", "sync_confidence", "sync_distance", "lip_correlation", "shut", "blinks", "sway", "head_speed", "psnr", "frechet_frames", "frechet_seconds", "frechet_sound")
+HEADLINES = (
+    "phoneme_error",
+    "word_error",
+    "intact",
+    "in_time",
+    "ends_well",
+    "speaker",
+    "right_voice",
+    "pitch_gross",
+    "in_step",
+    "in_step_exact",
+    "sync_confidence",
+    "sync_distance",
+    "lip_correlation",
+    "shut",
+    "blinks",
+    "sway",
+    "head_speed",
+    "psnr",
+    "frechet_frames",
+    "frechet_seconds",
+    "frechet_sound",
+)
 
 
 def title_of(name: str) -> str:
     "Heading of a measure's column."
-    return METRICS[name].title if name in METRICS else CROWDS[name][0] if name in CROWDS else SPECTRUM
+    return (
+        METRICS[name].title if name in METRICS else CROWDS[name][0] if name in CROWDS else SPECTRUM
+    )
 
 
-def table(rows: dict[str, dict], titles: dict[str, str], columns: Sequence[str] = HEADLINES) -> list[dict[str, str]]:  # rows: of `summarise`
-    "Rows for a table, all with the same keys in the same order; the first is `row`. Columns that no row has are left out."
+def table(
+    rows: dict[str, dict], titles: dict[str, str], columns: Sequence[str] = HEADLINES
+) -> list[dict[str, str]]:  # rows: of `summarise`
+    """Rows for a table, all with the same keys in the same order; the first is `row`.
+
+    Columns that no row has are left out.
+    """
     used = [name for name in columns if any(name in row for row in rows.values())]
-    return [{"row": titles.get(system, system)} | {title_of(name): written(row, name) for name in used} for system, row in rows.items()]
+    return [
+        {"row": titles.get(system, system)} | {title_of(name): written(row, name) for name in used}
+        for system, row in rows.items()
+    ]
 
 
 def markdown(table: Sequence[dict[str, str]]) -> str:
-    "A table in Markdown, turned on its side: measures as rows, systems as columns, which reads better when there are many measures."
+    """A table in Markdown, turned on its side: measures as rows, systems as columns, which reads
+    better when there are many measures.
+    """
     if not table:
         return ""
     head = "| measure (95% interval) | " + " | ".join(row["row"] for row in table) + " |"
-    lines = [f"| {title} | " + " | ".join(row[title] for row in table) + " |" for title in table[0] if title != "row"]
+    lines = [
+        f"| {title} | " + " | ".join(row[title] for row in table) + " |"
+        for title in table[0]
+        if title != "row"
+    ]
     return "\n".join([head, "|---|" + "---|" * len(table), *lines])
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #0d0b0702
-def by_time(clips: Sequence[Measured], windows: int, names: Sequence[str] = ("phoneme_error", "speaker", "lip_correlation", "sync_confidence", "shut")) -> dict[str, list]:
-    "Measures of long clips, window after window: lists of {value, low, high, clips} or None. Window k's numbers are called name@k."
+def by_time(
+    clips: Sequence[Measured],
+    windows: int,
+    names: Sequence[str] = (
+        "phoneme_error",
+        "speaker",
+        "lip_correlation",
+        "sync_confidence",
+        "shut",
+    ),
+) -> dict[str, list]:
+    """Measures of long clips, window after window: lists of {value, low, high, clips} or None.
+
+    Window k's numbers are called name@k.
+    """
     found = {}
     for name in names:
         metric, series = METRICS[name], []

@@ -12,16 +12,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..codecs.audio.judge import Judge
-from .statistics import Interval, rate_interval
 from ..common.media import SAMPLE_RATE
+from .statistics import Interval, rate_interval
 from ..world.voice.voices import SILENCE, VOICES, Phoneme, Word, speak
 
 # %% ../../nbs/6_evaluation/02_speech.ipynb #bdeaee55
 class Script(NamedTuple):
-    "What should be heard: phonemes without silence, and the number of the word that each belongs to."
+    """What should be heard: phonemes without silence, and the number of the word
+    that each belongs to.
+    """
+
     phonemes: list[str]
     word_of: list[int]
 
@@ -32,11 +34,16 @@ def script_of(phonemes: Sequence[Phoneme], words: Sequence[Word]) -> Script:
     if not sounds:
         raise ValueError("script_of: there are no phonemes; the clip says nothing")
     starts = np.array([word.start for word in words])
-    word_of = [max(0, int(np.searchsorted(starts, (p.start + p.end) / 2, side="right")) - 1) for p in sounds]
+    word_of = [
+        max(0, int(np.searchsorted(starts, (p.start + p.end) / 2, side="right")) - 1)
+        for p in sounds
+    ]
     return Script([p.symbol for p in sounds], word_of)
 
 
-def script_of_text(text: str, voice: str = "ada") -> Script:  # voice: its accent decides; an unknown one is taken as ada's
+def script_of_text(
+    text: str, voice: str = "ada"
+) -> Script:  # voice: its accent decides; an unknown one is taken as ada's
     "The script of a text that somebody says. Raises ValueError for a text that cannot be spoken."
     spoken = speak(text, voice if voice in VOICES else "ada")
     return script_of(spoken.phonemes, spoken.words)
@@ -44,19 +51,29 @@ def script_of_text(text: str, voice: str = "ada") -> Script:  # voice: its accen
 # %% ../../nbs/6_evaluation/02_speech.ipynb #5b2b7907
 class SpeechErrors(NamedTuple):
     "What was heard wrongly in one clip."
+
     errors: int  # phonemes substituted, left out or added
     phonemes: int  # that should be heard
     word_errors: int
     words: int
-    wrong: np.ndarray  # (phonemes,) errors at each phoneme that should be heard; added ones count to the one before
+    # (phonemes,) errors at each phoneme that should be heard; added ones count to the one before
+    wrong: np.ndarray
 
 
-def heard_words(truth: Script, guess: Sequence[str], chunks) -> list[str]:  # chunks: jiwer's alignment
-    "What was heard, cut into words where the alignment says that a word ends; a word of which nothing was heard is left out."
+def heard_words(
+    truth: Script, guess: Sequence[str], chunks
+) -> list[str]:  # chunks: jiwer's alignment
+    """What was heard, cut into words where the alignment says that a word ends; a word of which
+    nothing was heard is left out.
+    """
     words = [""] * (truth.word_of[-1] + 1)
     for chunk in chunks:
         for k in range(chunk.hyp_start_idx, chunk.hyp_end_idx):
-            at = min(chunk.ref_start_idx + k - chunk.hyp_start_idx, max(chunk.ref_end_idx - 1, chunk.ref_start_idx - (chunk.type == "insert")), len(truth.word_of) - 1)
+            at = min(
+                chunk.ref_start_idx + k - chunk.hyp_start_idx,
+                max(chunk.ref_end_idx - 1, chunk.ref_start_idx - (chunk.type == "insert")),
+                len(truth.word_of) - 1,
+            )
             words[truth.word_of[max(at, 0)]] += guess[k]
     return [word for word in words if word]
 
@@ -76,7 +93,9 @@ def speech_errors(guess: Sequence[str], truth: Script) -> SpeechErrors:
     for symbol, word in zip(truth.phonemes, truth.word_of, strict=True):
         spoken[word] += symbol
     spoken = [word for word in spoken if word]
-    words = jiwer.process_words(" ".join(spoken), " ".join(heard_words(truth, guess, found.alignments[0])))
+    words = jiwer.process_words(
+        " ".join(spoken), " ".join(heard_words(truth, guess, found.alignments[0]))
+    )
     word_errors = words.substitutions + words.deletions + words.insertions
     return SpeechErrors(int(wrong.sum()), len(truth.phonemes), word_errors, len(spoken), wrong)
 
@@ -86,7 +105,9 @@ FADE = 96  # samples, 4 ms
 
 def stretched(piece: np.ndarray, length: int) -> np.ndarray:  # (T,) -> (length,)
     "A sound pulled or pushed to another length, by linear interpolation."
-    return np.interp(np.linspace(0, len(piece) - 1, length), np.arange(len(piece)), piece).astype(np.float32)
+    return np.interp(np.linspace(0, len(piece) - 1, length), np.arange(len(piece)), piece).astype(
+        np.float32
+    )
 
 
 def swap_phonemes(
@@ -95,8 +116,14 @@ def swap_phonemes(
     share: float,  # chance of each phoneme to be swapped
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, int]:  # the spoilt sound, how many were swapped
-    "Replace some phonemes by other ones of the same clip. Neighbours are left alone, so that each swap is one error."
-    wav, sounds = wav.copy(), [p for p in phonemes if p.symbol != SILENCE and p.end - p.start > 0.03]
+    """Replace some phonemes by other ones of the same clip.
+
+    Neighbours are left alone, so that each swap is one error.
+    """
+    wav, sounds = (
+        wav.copy(),
+        [p for p in phonemes if p.symbol != SILENCE and p.end - p.start > 0.03],
+    )
     swapped, last = 0, -1
     for i in np.flatnonzero(rng.random(len(sounds)) < share):
         others = [p for p in sounds if p.symbol != sounds[i].symbol]
@@ -104,14 +131,18 @@ def swap_phonemes(
             continue
         donor = others[int(rng.integers(len(others)))]
         start, end = (round(t * SAMPLE_RATE) for t in (sounds[i].start, sounds[i].end))
-        piece = stretched(wav[round(donor.start * SAMPLE_RATE) : round(donor.end * SAMPLE_RATE)], end - start)
+        piece = stretched(
+            wav[round(donor.start * SAMPLE_RATE) : round(donor.end * SAMPLE_RATE)], end - start
+        )
         fade = np.minimum(1, np.minimum(np.arange(len(piece)), np.arange(len(piece))[::-1]) / FADE)
         wav[start:end] = (1 - fade) * wav[start:end] + fade * piece
         swapped, last = swapped + 1, i
     return wav, swapped
 
 
-def add_noise(wav: np.ndarray, decibels: float, rng: np.random.Generator) -> np.ndarray:  # (T,); decibels: speech over noise
+def add_noise(
+    wav: np.ndarray, decibels: float, rng: np.random.Generator
+) -> np.ndarray:  # (T,); decibels: speech over noise
     "White noise at this distance below the speech."
     level = np.sqrt(np.mean(wav**2)) * 10 ** (-decibels / 20)
     return (wav + level * rng.standard_normal(len(wav))).astype(np.float32)
@@ -121,20 +152,36 @@ SWAPS = (0.01, 0.02, 0.05, 0.10)
 NOISES = (20, 10, 0)  # decibels of speech over noise
 
 
-def calibrate_speech(judge: Judge, clips: Sequence, seed: int = 0) -> dict[str, dict]:  # clips of the world
-    "Error rates on originals, on clips with a known share of swapped phonemes, on noisy clips, and on noise alone."
+def calibrate_speech(
+    judge: Judge, clips: Sequence, seed: int = 0
+) -> dict[str, dict]:  # clips of the world
+    """Error rates on originals, on clips with a known share of swapped phonemes, on noisy
+    clips, and on noise alone.
+    """
     scripts, rng = [script_of(c.phonemes, c.words) for c in clips], np.random.default_rng(seed)
     total, found = sum(len(s.phonemes) for s in scripts), {}
-    swaps = {share: [swap_phonemes(c.wav, c.phonemes, share, rng) for c in clips] for share in SWAPS}
-    sounds = {"original": [c.wav for c in clips]} | {f"swapped {share:.0%}": [wav for wav, _ in pairs] for share, pairs in swaps.items()}
-    sounds |= {f"noise {level} dB": [add_noise(c.wav, level, rng) for c in clips] for level in NOISES}
-    sounds["noise alone"] = [0.1 * rng.standard_normal(len(c.wav)).astype(np.float32) for c in clips]
+    swaps = {
+        share: [swap_phonemes(c.wav, c.phonemes, share, rng) for c in clips] for share in SWAPS
+    }
+    sounds = {"original": [c.wav for c in clips]} | {
+        f"swapped {share:.0%}": [wav for wav, _ in pairs] for share, pairs in swaps.items()
+    }
+    sounds |= {
+        f"noise {level} dB": [add_noise(c.wav, level, rng) for c in clips] for level in NOISES
+    }
+    sounds["noise alone"] = [
+        0.1 * rng.standard_normal(len(c.wav)).astype(np.float32) for c in clips
+    ]
     for name, wavs in sounds.items():
         heard = judge.transcribe([torch.from_numpy(wav) for wav in wavs])
         rows = [speech_errors(guess, script) for guess, script in zip(heard, scripts, strict=True)]
         found[name] = {
-            "phonemes": rate_interval([r.errors for r in rows], [r.phonemes for r in rows])._asdict(),
-            "words": rate_interval([r.word_errors for r in rows], [r.words for r in rows])._asdict(),
+            "phonemes": rate_interval(
+                [r.errors for r in rows], [r.phonemes for r in rows]
+            )._asdict(),
+            "words": rate_interval(
+                [r.word_errors for r in rows], [r.words for r in rows]
+            )._asdict(),
         }
     for share, pairs in swaps.items():
         found[f"swapped {share:.0%}"]["truly swapped"] = sum(count for _, count in pairs) / total
@@ -142,7 +189,13 @@ def calibrate_speech(judge: Judge, clips: Sequence, seed: int = 0) -> dict[str, 
 
 # %% ../../nbs/6_evaluation/02_speech.ipynb #7d773a71
 def errors_by_part(found: SpeechErrors, parts: int) -> np.ndarray:  # (parts, 2): errors, phonemes
-    "Errors and phonemes of equal parts of the script. Raises ValueError for fewer phonemes than parts."
+    """Errors and phonemes of equal parts of the script.
+
+    Raises ValueError for fewer phonemes than parts.
+    """
     if parts < 1 or found.phonemes < parts:
-        raise ValueError(f"errors_by_part: takes 1 to {found.phonemes} parts for {found.phonemes} phonemes, got {parts}")
+        raise ValueError(
+            f"errors_by_part: takes 1 to {found.phonemes} parts for {found.phonemes} "
+            f"phonemes, got {parts}"
+        )
     return np.array([[part.sum(), len(part)] for part in np.array_split(found.wrong, parts)])

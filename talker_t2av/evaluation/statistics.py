@@ -7,14 +7,17 @@ __all__ = ['Interval', 'drawn_counts', 'rate_interval', 'root', 'frechet', 'Mome
            'floor_interval', 'crowd_interval']
 
 # %% ../../nbs/6_evaluation/01_statistics.ipynb #429c19f1
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 # %% ../../nbs/6_evaluation/01_statistics.ipynb #2fa8af13
 class Interval(NamedTuple):
-    "A measured value, the interval in which it would fall 95% of the time with other clips, and how many clips there were."
+    """A measured value, the interval in which it would fall 95% of the time with other clips,
+    and how many clips there were.
+    """
+
     value: float
     low: float
     high: float
@@ -32,11 +35,17 @@ def rate_interval(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval | None:  # None: there is no clip to go by
-    "Sum of numerators over sum of denominators, with a bootstrap interval over clips. Raises ValueError for columns of two lengths."
+    """Sum of numerators over sum of denominators, with a bootstrap interval over clips.
+
+    Raises ValueError for columns of two lengths.
+    """
     top = np.asarray(numerators, dtype=float)
     bottom = np.ones_like(top) if denominators is None else np.asarray(denominators, dtype=float)
     if top.shape != bottom.shape or top.ndim != 1:
-        raise ValueError(f"rate_interval: takes two columns of one length, got shapes {top.shape} and {bottom.shape}")
+        raise ValueError(
+            f"rate_interval: takes two columns of one length, got shapes {top.shape} "
+            f"and {bottom.shape}"
+        )
     known = np.isfinite(top) & np.isfinite(bottom)
     top, bottom = top[known], bottom[known]
     if not len(top) or bottom.sum() <= 0:
@@ -54,24 +63,35 @@ def root(matrix: np.ndarray) -> np.ndarray:  # (d, d) symmetric, not negative
     return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
 
 
-def frechet(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:  # (d,), (d, d) twice
+def frechet(
+    mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray
+) -> float:  # (d,), (d, d) twice
     "Squared Fréchet distance of two Gaussians (Dowson and Landau 1982)."
     half = root(cov_a)
-    shared = np.sqrt(np.linalg.eigvalsh(half @ cov_b @ half).clip(min=0)).sum()  # trace of (cov_a cov_b)^1/2
-    return float(max(0.0, np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * shared))
+    # trace of (cov_a cov_b)^1/2
+    shared = np.sqrt(np.linalg.eigvalsh(half @ cov_b @ half).clip(min=0)).sum()
+    return float(
+        max(0.0, np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * shared)
+    )
 
 # %% ../../nbs/6_evaluation/01_statistics.ipynb #050167f5
 class Moments(NamedTuple):
     "Sums over the feature vectors of each of n clips: enough for mean and covariance of any draw."
+
     count: np.ndarray  # (n,)
     total: np.ndarray  # (n, d)
     outer: np.ndarray  # (n, d, d)
 
-    def of(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (n,) how often each clip counts -> (d,), (d, d)
+    def of(
+        self, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:  # (n,) how often each clip counts -> (d,), (d, d)
         "Mean and covariance of a draw. Raises ValueError when it holds fewer than two vectors."
         count = weights @ self.count
         if count < 2:
-            raise ValueError(f"moments: takes two feature vectors or more, got {int(count)}; clips need a second or more, and more of them")
+            raise ValueError(
+                f"moments: takes two feature vectors or more, got {int(count)}; clips need a "
+                "second or more, and more of them"
+            )
         mean = weights @ self.total / count
         return mean, np.tensordot(weights, self.outer, 1) / count - np.outer(mean, mean)
 
@@ -79,7 +99,11 @@ class Moments(NamedTuple):
 def moments(features: Sequence[np.ndarray]) -> Moments:  # (m_i, d) of each clip; m_i may be 0
     "The three sums of each clip."
     rows = [np.asarray(f, dtype=float) for f in features]
-    return Moments(np.array([len(f) for f in rows], dtype=float), np.stack([f.sum(0) for f in rows]), np.stack([f.T @ f for f in rows]))
+    return Moments(
+        np.array([len(f) for f in rows], dtype=float),
+        np.stack([f.sum(0) for f in rows]),
+        np.stack([f.T @ f for f in rows]),
+    )
 
 
 def crowd_distance(
@@ -93,8 +117,12 @@ def crowd_distance(
     return frechet(*draw(a, weights_a), *draw(b, weights_b))
 
 # %% ../../nbs/6_evaluation/01_statistics.ipynb #f2d604a2
-def floor_interval(truth: Moments, splits: int = 40, seed: int = 0) -> Interval | None:  # None: fewer than four clips
-    "Squared Fréchet distance between two random halves of the truth: its mean over many splits, and the middle 95%."
+def floor_interval(
+    truth: Moments, splits: int = 40, seed: int = 0
+) -> Interval | None:  # None: fewer than four clips
+    """Squared Fréchet distance between two random halves of the truth: its mean over many
+    splits, and the middle 95%.
+    """
     n, rng = len(truth.count), np.random.default_rng(seed)
     if n < 4:
         return None
@@ -114,7 +142,10 @@ def crowd_interval(
     resamples: int = 200,
     seed: int = 0,
 ) -> Interval:
-    "Squared Fréchet distance of two crowds with a basic (mirrored) bootstrap interval over clips. Raises ValueError for too few vectors."
+    """Squared Fréchet distance of two crowds with a basic (mirrored) bootstrap interval over clips.
+
+    Raises ValueError for too few vectors.
+    """
     value = crowd_distance(a, b)
     counts_a = drawn_counts(len(a.count), resamples, seed)
     counts_b = counts_a if paired else drawn_counts(len(b.count), resamples, seed + 1)

@@ -26,9 +26,16 @@ from torch import Tensor, nn
 
 from ..codecs.audio.judge import Judge, judge_mel
 from ..codecs.speaker.encoder import voice_mel
-from .video import MOUTH_SIZE, FaceReader, face_pictures, layers, mouth_pictures, seen_opening
-from ..common.media import FRAME_RATE, SAMPLES_PER_FRAME
 from ..common.hub import load_pretrained, save_pretrained
+from ..common.media import FRAME_RATE, SAMPLES_PER_FRAME
+from talker_t2av.evaluation.video import (
+    MOUTH_SIZE,
+    FaceReader,
+    face_pictures,
+    layers,
+    mouth_pictures,
+    seen_opening,
+)
 from ..world.face.rendering import ARTICULATION
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #8c14a530
@@ -37,11 +44,19 @@ def energy_envelope(wav: np.ndarray) -> np.ndarray:  # (960 N,) -> (N,)
     return np.sqrt((wav.reshape(-1, SAMPLES_PER_FRAME) ** 2).mean(axis=1))
 
 
-def lag_correlation(a: np.ndarray, b: np.ndarray, max_lag: int = 8) -> np.ndarray:  # (N,) both -> (2 max_lag + 1,)
-    "Correlation of a[n] with b[n + lag], lag = -max_lag ... max_lag, N > max_lag. A peak at lag > 0 says that b comes late. Raises ValueError for other lengths."
+def lag_correlation(
+    a: np.ndarray, b: np.ndarray, max_lag: int = 8
+) -> np.ndarray:  # (N,) both -> (2 max_lag + 1,)
+    """Correlation of a[n] with b[n + lag], lag = -max_lag ... max_lag, N > max_lag.
+
+    A peak at lag > 0 says that b comes late. Raises ValueError for other lengths.
+    """
     a, b = (np.asarray(x, dtype=float) - np.mean(x) for x in (a, b))
     if len(a) != len(b) or len(a) <= max_lag:
-        raise ValueError(f"lag_correlation: takes two tracks of one length above max_lag = {max_lag}, got {len(a)} and {len(b)}")
+        raise ValueError(
+            f"lag_correlation: takes two tracks of one length above max_lag = {max_lag}, got "
+            f"{len(a)} and {len(b)}"
+        )
     padded = np.pad(b, max_lag)
     products = np.lib.stride_tricks.sliding_window_view(padded, len(a)) @ a
     return products / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-9)
@@ -49,6 +64,7 @@ def lag_correlation(a: np.ndarray, b: np.ndarray, max_lag: int = 8) -> np.ndarra
 # %% ../../nbs/6_evaluation/05_sync.ipynb #db505b5f
 class Heard(NamedTuple):
     "What the judge makes of a sound, 50 steps a second; step j is the instant 0.02 j s."
+
     features: Tensor  # (L, D)
     log_probabilities: Tensor  # (L, symbols + 1)
 
@@ -67,7 +83,9 @@ def heard_closures(heard: Heard, symbols: Sequence[str]) -> np.ndarray:  # frame
     best = heard.log_probabilities.argmax(-1)
     value, length = best.unique_consecutive(return_counts=True)
     middle = length.cumsum(0) - (length + 1) / 2
-    lips = torch.isin(value, torch.tensor([symbols.index(symbol) + 1 for symbol in ("p", "b", "m")]))
+    lips = torch.isin(
+        value, torch.tensor([symbols.index(symbol) + 1 for symbol in ("p", "b", "m")])
+    )
     return (middle[lips] / 2).long().numpy()
 
 
@@ -75,19 +93,34 @@ HEARD = ("opening", *ARTICULATION)  # what the ear infers of the mouth
 EAR_REACH = 2  # steps of 20 ms on both sides that it looks at
 
 
-def around_frames(features: Tensor, n_frames: int) -> Tensor:  # (L, D) at 50 Hz -> (N, (2 reach + 1) D) at 25 Hz
-    "For each frame the features around its middle, the instant 0.04 n + 0.02 s: steps 2n + 1 - reach ... 2n + 1 + reach."
-    padded = F.pad(features.T, (EAR_REACH, EAR_REACH + 2), mode="replicate").T  # (L + 2 reach + 2, D)
+def around_frames(
+    features: Tensor, n_frames: int
+) -> Tensor:  # (L, D) at 50 Hz -> (N, (2 reach + 1) D) at 25 Hz
+    """For each frame the features around its middle, the instant 0.04 n + 0.02 s: steps 2n + 1 -
+    reach ...
+
+    2n + 1 + reach.
+    """
+    # (L + 2 reach + 2, D)
+    padded = F.pad(features.T, (EAR_REACH, EAR_REACH + 2), mode="replicate").T
     windows = padded.unfold(0, 2 * EAR_REACH + 1, 1)[1::2][:n_frames]  # (N, D, 2 reach + 1)
     return windows.flatten(1)
 
 
 class Ear(nn.Module):
-    "What the mouth should be doing, inferred from sound: a linear map of the judge's features, fitted on the world. No pixel is involved."
+    """What the mouth should be doing, inferred from sound: a linear map of the judge's features,
+    fitted on the world.
+
+    No pixel is involved.
+    """
 
     def __init__(self, features: int = 448, kept: int = 32):
         super().__init__()
-        for name, value in {"mean": torch.zeros(features), "deviation": torch.ones(features), "basis": torch.zeros(features, kept)}.items():
+        for name, value in {
+            "mean": torch.zeros(features),
+            "deviation": torch.ones(features),
+            "basis": torch.zeros(features, kept),
+        }.items():
             self.register_buffer(name, value)
         self.infer = nn.Linear((2 * EAR_REACH + 1) * features, len(HEARD)).requires_grad_(False)
 
@@ -96,11 +129,15 @@ class Ear(nn.Module):
         return (features - self.mean) / self.deviation
 
     @torch.no_grad()
-    def forward(self, features: Tensor, n_frames: int) -> Tensor:  # (L, D) at 50 Hz -> (N, 8) at 25 Hz: opening and articulation
+    def forward(
+        self, features: Tensor, n_frames: int
+    ) -> Tensor:  # (L, D) at 50 Hz -> (N, 8) at 25 Hz: opening and articulation
         return self.infer(around_frames(self.normal(features), n_frames))
 
     def stretches(self, features: Tensor) -> Tensor:  # (L, D) -> (L // 25, kept)
-        "What half seconds of the sound are like: mean features on the main axes of the world's speech."
+        """What half seconds of the sound are like: mean features on the main axes
+        of the world's speech.
+        """
         return stretch_means(self.normal(features)) @ self.basis
 
 
@@ -110,8 +147,12 @@ def stretch_means(features: Tensor, steps: int = 25) -> Tensor:  # (L, D) -> (L 
     return features[: whole * steps].unflatten(0, (whole, steps)).mean(1)
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #952be18b
-def best_lag(expected: np.ndarray, opening: np.ndarray, reach: int = 15) -> tuple[int, float, float]:  # (N,) both -> frames, correlation there, at 0
-    "By how many frames the film comes late, judged by what the sound expects of the lips and what the pixels show."
+def best_lag(
+    expected: np.ndarray, opening: np.ndarray, reach: int = 15
+) -> tuple[int, float, float]:  # (N,) both -> frames, correlation there, at 0
+    """By how many frames the film comes late, judged by what the sound expects of the lips and
+    what the pixels show.
+    """
     curve = lag_correlation(expected, opening, min(reach, len(opening) - 1))
     return int(curve.argmax()) - len(curve) // 2, float(curve.max()), float(curve[len(curve) // 2])
 
@@ -119,18 +160,25 @@ def best_lag(expected: np.ndarray, opening: np.ndarray, reach: int = 15) -> tupl
 SHUT = 0.02  # half image widths, 1.5 pixels of 128: lips that are nearer than this count as shut
 
 
-def lips_shut(opening: np.ndarray, closures: np.ndarray, tolerance: int = 1) -> float:  # (N,), frames of p b m -> share; NaN if there are none
+def lips_shut(
+    opening: np.ndarray, closures: np.ndarray, tolerance: int = 1
+) -> float:  # (N,), frames of p b m -> share; NaN if there are none
     "Share of the closures for which the lips are seen shut, at most `tolerance` frames away."
-    closures = np.asarray(closures)[(np.asarray(closures) >= 0) & (np.asarray(closures) < len(opening))]
+    closures = np.asarray(closures)[
+        (np.asarray(closures) >= 0) & (np.asarray(closures) < len(opening))
+    ]
     if len(closures) == 0:
         return float("nan")
-    near = np.lib.stride_tricks.sliding_window_view(np.pad(opening, tolerance, mode="edge"), 2 * tolerance + 1)  # (N, 2 tolerance + 1)
+    near = np.lib.stride_tricks.sliding_window_view(
+        np.pad(opening, tolerance, mode="edge"), 2 * tolerance + 1
+    )  # (N, 2 tolerance + 1)
     return float((near[closures].min(1) < SHUT).mean())
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #a2ce86f3
 @dataclass(frozen=True)
 class SyncConfig:
     "Sizes of the instruments."
+
     widths: Sequence[int] = (24, 48, 96)  # of the mouth tower, one halving each
     hidden_size: int = 96
     embedding_size: int = 64
@@ -140,29 +188,51 @@ class SyncConfig:
 
 
 SYNC_PRESETS = {
-    "tiny": SyncConfig(widths=(8, 12, 16), hidden_size=24, embedding_size=16, reader_widths=(8, 8, 12, 16), ear_features=128),
+    "tiny": SyncConfig(
+        widths=(8, 12, 16),
+        hidden_size=24,
+        embedding_size=16,
+        reader_widths=(8, 8, 12, 16),
+        ear_features=128,
+    ),
     "small": SyncConfig(),
 }
 
 
 class SyncNet(nn.Module):
-    "Two towers that put a moment of sound and the same moment of a mouth near each other (after Chung and Zisserman, ACCV workshops 2016)."
+    """Two towers that put a moment of sound and the same moment of a mouth near each other
+    (after Chung and Zisserman, ACCV workshops 2016).
+    """
 
     def __init__(self, config: SyncConfig):
         super().__init__()
         width, size = config.hidden_size, config.embedding_size
         cells = np.prod([-(-side // 2 ** len(config.widths)) for side in MOUTH_SIZE])
-        self.mouth, self.flat = layers((3, *config.widths)), nn.Linear(config.widths[-1] * int(cells), width)
-        self.mouth_time = nn.Sequential(nn.Conv1d(width, width, 5, padding=2), nn.BatchNorm1d(width), nn.ReLU())  # 5 frames: 0.2 s
+        self.mouth, self.flat = (
+            layers((3, *config.widths)),
+            nn.Linear(config.widths[-1] * int(cells), width),
+        )
+        self.mouth_time = nn.Sequential(
+            nn.Conv1d(width, width, 5, padding=2), nn.BatchNorm1d(width), nn.ReLU()
+        )  # 5 frames: 0.2 s
         self.mouth_out = nn.Conv1d(width, size, 1)
         self.sound = nn.Sequential(
-            nn.Conv1d(config.n_mels, width, 5, padding=2), nn.BatchNorm1d(width), nn.ReLU(),
-            nn.Conv1d(width, width, 8, stride=4, padding=2), nn.BatchNorm1d(width), nn.ReLU(),  # 100 -> 25 a second
-            nn.Conv1d(width, width, 5, padding=2), nn.BatchNorm1d(width), nn.ReLU(), nn.Conv1d(width, size, 1),
+            nn.Conv1d(config.n_mels, width, 5, padding=2),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
+            nn.Conv1d(width, width, 8, stride=4, padding=2),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),  # 100 -> 25 a second
+            nn.Conv1d(width, width, 5, padding=2),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
+            nn.Conv1d(width, size, 1),
         )
         self.log_scale = nn.Parameter(torch.tensor(2.3))
 
-    def movement(self, mouths: Tensor) -> Tensor:  # (B, N, 3, 32, 36) uint8 or float 0 to 255 -> (B, width, N)
+    def movement(
+        self, mouths: Tensor
+    ) -> Tensor:  # (B, N, 3, 32, 36) uint8 or float 0 to 255 -> (B, width, N)
         "What the mouth tower knows of each moment: five frames."
         x = self.mouth(mouths.flatten(0, 1).float() / 127.5 - 1).flatten(1)
         return self.mouth_time(rearrange(F.relu(self.flat(x)), "(b n) d -> b d n", b=len(mouths)))
@@ -176,8 +246,13 @@ class SyncNet(nn.Module):
         return F.normalize(self.sound(mel).mT.float(), dim=-1)
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #df8958ca
-def sync_loss(seen: Tensor, heard: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:  # (B, N, d) both -> loss, share named rightly
-    "Which of the N moments of this clip is this one? Asked of every mouth about sounds and of every sound about mouths (after arXiv 1809.08001)."
+def sync_loss(
+    seen: Tensor, heard: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:  # (B, N, d) both -> loss, share named rightly
+    """Which of the N moments of this clip is this one?
+
+    Asked of every mouth about sounds and of every sound about mouths (after arXiv 1809.08001).
+    """
     likeness = scale * seen @ heard.mT  # (B, N, N)
     right = torch.arange(seen.shape[1], device=seen.device).expand(len(seen), -1)
     loss = 0.5 * (F.cross_entropy(likeness.mT, right) + F.cross_entropy(likeness, right))
@@ -187,16 +262,26 @@ def sync_loss(seen: Tensor, heard: Tensor, scale: Tensor) -> tuple[Tensor, Tenso
 REACH = 15  # frames: offsets -15 ... 15, as the paper's metric has them
 
 
-def offset_distances(seen: Tensor, heard: Tensor, reach: int = REACH) -> Tensor:  # (N, d) both -> (2 reach + 1,)
-    "Mean distance between mouth and sound for each offset; the offset is how many frames the film comes late. Raises ValueError for short clips."
+def offset_distances(
+    seen: Tensor, heard: Tensor, reach: int = REACH
+) -> Tensor:  # (N, d) both -> (2 reach + 1,)
+    """Mean distance between mouth and sound for each offset; the offset is how many frames the film
+    comes late.
+
+    Raises ValueError for short clips.
+    """
     if len(seen) != len(heard) or len(seen) <= reach:
-        raise ValueError(f"offset_distances: takes two tracks of one length above {reach} frames, got {len(seen)} and {len(heard)}")
+        raise ValueError(
+            f"offset_distances: takes two tracks of one length above {reach} frames, got "
+            f"{len(seen)} and {len(heard)}"
+        )
     distance = (seen[:, None] - heard).square().sum(-1).clamp(min=1e-12).sqrt()  # (N, N)
     return torch.stack([distance.diagonal(-late).mean() for late in range(-reach, reach + 1)])
 
 
 class Sync(NamedTuple):
     "The verdict on a clip."
+
     offset: int  # frames that the film comes late
     confidence: float  # C: median distance over the offsets minus the smallest
     distance: float  # D: the smallest
@@ -205,7 +290,11 @@ class Sync(NamedTuple):
 def verdict(distances: Tensor) -> Sync:  # (2 reach + 1,)
     "Offset, C and D, as SyncNet defines them."
     best = int(distances.argmin())
-    return Sync(best - len(distances) // 2, float(distances.median() - distances[best]), float(distances[best]))
+    return Sync(
+        best - len(distances) // 2,
+        float(distances.median() - distances[best]),
+        float(distances[best]),
+    )
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #ed85d716
 def movement_of_seconds(movement: Tensor) -> Tensor:  # (width, N) -> (N // 25, 2 width)
@@ -218,15 +307,24 @@ def movement_of_seconds(movement: Tensor) -> Tensor:  # (width, N) -> (N // 25, 
 
 
 class Instruments(nn.Module):
-    "The networks that measure pictures and lip-sync: a face reader, a sync network, a linear ear. Trained together by `train syncnet`."
+    """The networks that measure pictures and lip-sync: a face reader, a sync network, a linear ear.
+
+    Trained together by `train syncnet`.
+    """
 
     def __init__(self, config: SyncConfig):
         super().__init__()
         self.config = config
-        self.reader, self.sync = FaceReader(config.reader_widths, config.hidden_size), SyncNet(config)
+        self.reader, self.sync = (
+            FaceReader(config.reader_widths, config.hidden_size),
+            SyncNet(config),
+        )
         self.ear = Ear(config.ear_features)
         width = config.hidden_size
-        for name, inputs in {"frame": width, "clip": 2 * width}.items():  # for the Frechet distances
+        for name, inputs in {
+            "frame": width,
+            "clip": 2 * width,
+        }.items():  # for the Frechet distances
             self.register_buffer(f"{name}_mean", torch.zeros(inputs))
             self.register_buffer(f"{name}_basis", torch.zeros(inputs, min(32, inputs)))
 
@@ -237,12 +335,17 @@ class Instruments(nn.Module):
 
     @torch.no_grad()
     def clips(self, movement: Tensor) -> Tensor:  # (width, N) of the mouth tower -> (N // 25, 32)
-        "What whole seconds of movement are like: mean and spread over time, on the main axes of the world's seconds."
+        """What whole seconds of movement are like: mean and spread over time, on the main axes
+        of the world's seconds.
+        """
         return (movement_of_seconds(movement) - self.clip_mean) @ self.clip_basis
 
     @classmethod
     def from_pretrained(cls, source: str | Path = "small") -> "Instruments":
-        "Trained instruments: a preset, a folder, or a Hub repository. Raises FileNotFoundError, or ValueError that names the tensor."
+        """Trained instruments: a preset, a folder, or a Hub repository.
+
+        Raises FileNotFoundError, or ValueError that names the tensor.
+        """
         return load_pretrained(source, "syncnet", lambda config: cls(SyncConfig(**config)))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
@@ -252,6 +355,7 @@ class Instruments(nn.Module):
 # %% ../../nbs/6_evaluation/05_sync.ipynb #90cd1e71
 class Watched(NamedTuple):
     "A film and its sound, as both rulers see them; N frames."
+
     seen: Tensor  # (N, d) mouth tower
     heard: Tensor  # (N, d) sound tower
     opening: np.ndarray  # (N,) distance between the lips in the pixels
@@ -271,13 +375,24 @@ def watch(
 ) -> Watched:
     "Run both rulers over a film. Raises ValueError when film and sound differ in length."
     if len(wav) != SAMPLES_PER_FRAME * len(frames):
-        raise ValueError(f"watch: {len(frames)} frames should have {SAMPLES_PER_FRAME * len(frames)} samples of sound, got {len(wav)}")
+        raise ValueError(
+            f"watch: {len(frames)} frames should have {SAMPLES_PER_FRAME * len(frames)} samples of "
+            f"sound, got {len(wav)}"
+        )
     looks = model.reader.features(face_pictures(frames))
     readings = model.reader.readings(looks)
     movement = model.sync.movement(mouth_pictures(frames)[None])
     sound = model.sync.hear(voice_mel(wav[None], model.config.n_mels))[0]
     expected = model.ear(heard.features, len(frames))[:, 0].numpy()
-    return Watched(model.sync.see(movement)[0], sound, seen_opening(frames, readings, face), expected, readings, looks, movement[0])
+    return Watched(
+        model.sync.see(movement)[0],
+        sound,
+        seen_opening(frames, readings, face),
+        expected,
+        readings,
+        looks,
+        movement[0],
+    )
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #60a4d12f
 import argparse
@@ -291,13 +406,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..codecs.audio.training import training_curves
 from ..codecs.audio.judge import JUDGE_PRESETS, Judge
-from ..codecs.speaker.encoder import voice_mel
-from ..codecs.speaker.encoder import roughen
-from .video import MOUTH_SIZE, READINGS, face_pictures, mouth_pictures
+from ..codecs.audio.training import training_curves
+from ..codecs.speaker.encoder import roughen, voice_mel
 from ..common.media import FRAME_RATE
-from ..common.trainer import TrainConfig, check_folder, fit, run_training, seed_of, training_options, with_overrides
+from talker_t2av.common.trainer import (
+    TrainConfig,
+    check_folder,
+    fit,
+    run_training,
+    seed_of,
+    training_options,
+    with_overrides,
+)
+from .video import MOUTH_SIZE, READINGS, face_pictures, mouth_pictures
 from ..world.corpus import make_clip, parallel_map
 from ..world.face.rendering import lip_gap
 from ..world.voice.voices import PHONEMES, SILENCE
@@ -309,65 +431,107 @@ MARGIN = 2  # pixels around the mouth, so that a training can look at it from sl
 @dataclass(frozen=True)
 class SyncClip:
     "What the instruments need of a clip of N frames."
+
     mel: Tensor  # (n_mels, 4 N) float16
     mouths: Tensor  # (N, 3, 32 + 2 margin, 36 + 2 margin) uint8
     faces: Tensor  # (about N / stride, 3, 64, 64) uint8
     readings: Tensor  # (as many, readings) float32: the truth about them
 
 
-def sync_clip(seed: int, split: str, n_mels: int, stride: int = 3) -> SyncClip:  # stride: every so manieth frame for the reader
+def sync_clip(
+    seed: int, split: str, n_mels: int, stride: int = 3
+) -> SyncClip:  # stride: every so manieth frame for the reader
     "Make clip `seed` of a split, and keep only what the instruments need."
     clip = make_clip(seed, split)
     articulation, pose = torch.from_numpy(clip.articulation), torch.from_numpy(clip.pose)
     truth = torch.cat([lip_gap(articulation)[:, None], articulation, pose], dim=1)  # (N, readings)
     mel = voice_mel(torch.from_numpy(clip.wav)[None], n_mels)[0].half()
-    return SyncClip(mel, mouth_pictures(clip.frames, MARGIN), face_pictures(clip.frames[::stride]), truth[::stride])
+    return SyncClip(
+        mel,
+        mouth_pictures(clip.frames, MARGIN),
+        face_pictures(clip.frames[::stride]),
+        truth[::stride],
+    )
 
 
 def sync_bank(clips: int, split: str, n_mels: int, workers: int | None = 1) -> list[SyncClip]:
     "Clips 0, 1, 2... of a split."
-    return parallel_map(partial(sync_clip, split=split, n_mels=n_mels), list(range(clips)), workers, "film")
+    return parallel_map(
+        partial(sync_clip, split=split, n_mels=n_mels), list(range(clips)), workers, "film"
+    )
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #bfd590fd
-def sync_batches(bank: Sequence[SyncClip], batch_size: int, n_frames: int, seed: int = 0) -> Callable:  # (start_step, rank, num_processes) -> iterator
-    "Endless batches {mel (B, M, 4 N), mouths (B, N, 3, h, w), faces (10 B, 3, 64, 64), readings (10 B, R)}; each a function of seed, step and rank. Raises ValueError when all clips are too short."
+def sync_batches(
+    bank: Sequence[SyncClip], batch_size: int, n_frames: int, seed: int = 0
+) -> Callable:  # (start_step, rank, num_processes) -> iterator
+    """Endless batches {mel (B, M, 4 N), mouths (B, N, 3, h, w), faces (10 B, 3, 64, 64), readings
+    (10 B, R)}; each a function of seed, step and rank.
+
+    Raises ValueError when all clips are too short.
+    """
     long = [clip for clip in bank if len(clip.mouths) >= n_frames]
     if not long:
-        raise ValueError(f"sync_batches: no clip has {n_frames} frames; take shorter stretches or more clips")
+        raise ValueError(
+            f"sync_batches: no clip has {n_frames} frames; take shorter stretches or more clips"
+        )
 
-    def batches(start_step: int, rank: int = 0, num_processes: int = 1) -> Iterator[dict[str, Tensor]]:
+    def batches(
+        start_step: int, rank: int = 0, num_processes: int = 1
+    ) -> Iterator[dict[str, Tensor]]:
         step, size = start_step, batch_size // num_processes
         while True:
             rng = np.random.default_rng([seed, step, rank])
             chosen = [long[i] for i in rng.integers(len(long), size=size)]
             starts = [int(rng.integers(len(clip.mouths) - n_frames + 1)) for clip in chosen]
             y, x = rng.integers(2 * MARGIN + 1, size=2)
-            mouths = torch.stack([c.mouths[s : s + n_frames, :, y : y + MOUTH_SIZE[0], x : x + MOUTH_SIZE[1]] for c, s in zip(chosen, starts)])
-            mel = torch.stack([c.mel[:, 4 * s : 4 * (s + n_frames)] for c, s in zip(chosen, starts)])
+            mouths = torch.stack(
+                [
+                    c.mouths[s : s + n_frames, :, y : y + MOUTH_SIZE[0], x : x + MOUTH_SIZE[1]]
+                    for c, s in zip(chosen, starts)
+                ]
+            )
+            mel = torch.stack(
+                [c.mel[:, 4 * s : 4 * (s + n_frames)] for c, s in zip(chosen, starts)]
+            )
             seen = [bank[i] for i in rng.integers(len(bank), size=10 * size)]
             at = [int(rng.integers(len(clip.faces))) for clip in seen]
-            faces, readings = torch.stack([c.faces[i] for c, i in zip(seen, at)]), torch.stack([c.readings[i] for c, i in zip(seen, at)])
+            faces, readings = (
+                torch.stack([c.faces[i] for c, i in zip(seen, at)]),
+                torch.stack([c.readings[i] for c, i in zip(seen, at)]),
+            )
             yield {"mel": mel.float(), "mouths": mouths, "faces": faces, "readings": readings}
             step += 1
 
     return batches
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #f6e8b39e
-def another_camera(pictures: Tensor, generator: torch.Generator) -> Tensor:  # (B, ..., 3, H, W) uint8 -> same shape, float 0 to 255
+def another_camera(
+    pictures: Tensor, generator: torch.Generator
+) -> Tensor:  # (B, ..., 3, H, W) uint8 -> same shape, float 0 to 255
     "Brightness, contrast, softness and noise of another camera, one for each entry of the batch."
+
     def draw(low, high):
-        return low + (high - low) * torch.rand(len(pictures), *[1] * (pictures.ndim - 1), generator=generator)
+        return low + (high - low) * torch.rand(
+            len(pictures), *[1] * (pictures.ndim - 1), generator=generator
+        )
 
     x = pictures.float()
-    soft = F.avg_pool2d(x.flatten(0, -4), 3, stride=1, padding=1, count_include_pad=False).view_as(x)
+    soft = F.avg_pool2d(x.flatten(0, -4), 3, stride=1, padding=1, count_include_pad=False).view_as(
+        x
+    )
     x = torch.lerp(x, soft, draw(0, 0.8))
     x = (x - 128) * draw(0.85, 1.15) + 128 + draw(-15, 15)
     return (x + draw(0, 6) * torch.randn(x.shape, generator=generator)).clamp(0, 255)
 
 
-def instruments_loss(model: Instruments, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+def instruments_loss(
+    model: Instruments, batch: dict[str, Tensor], generator: torch.Generator
+) -> dict[str, Tensor]:
     "For `fit`: the sync network's loss plus the reader's squared error, both on roughened inputs."
-    mouths, faces = another_camera(batch["mouths"], generator), another_camera(batch["faces"], generator)
+    mouths, faces = (
+        another_camera(batch["mouths"], generator),
+        another_camera(batch["faces"], generator),
+    )
     mel = roughen(batch["mel"], generator)
     seen, heard = model.sync.see(model.sync.movement(mouths)), model.sync.hear(mel)
     sync, right = sync_loss(seen, heard, model.sync.log_scale.exp().clamp(max=40))
@@ -377,20 +541,29 @@ def instruments_loss(model: Instruments, batch: dict[str, Tensor], generator: to
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #c7447e8a
 @torch.no_grad()
-def found_shifts(model: Instruments, bank: Sequence[SyncClip], shifts: Sequence[int]) -> dict[int, list[int]]:  # shift -> offset found, clip by clip
+def found_shifts(
+    model: Instruments, bank: Sequence[SyncClip], shifts: Sequence[int]
+) -> dict[int, list[int]]:  # shift -> offset found, clip by clip
     "Delay the film of each clip by k frames and ask the network."
     found = {shift: [] for shift in shifts}
     for clip in bank:
         mouths = clip.mouths[None, :, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
-        seen, heard = model.sync.see(model.sync.movement(mouths))[0], model.sync.hear(clip.mel[None].float())[0]
+        seen, heard = (
+            model.sync.see(model.sync.movement(mouths))[0],
+            model.sync.hear(clip.mel[None].float())[0],
+        )
         for shift in shifts:
             late, early = max(shift, 0), max(-shift, 0)
             n = len(seen) - abs(shift)
-            found[shift].append(verdict(offset_distances(seen[early : early + n], heard[late : late + n])).offset)
+            found[shift].append(
+                verdict(offset_distances(seen[early : early + n], heard[late : late + n])).offset
+            )
     return found
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #c99be12e
-def main_axes(rows: Tensor, kept: int) -> tuple[Tensor, Tensor]:  # (M, D) -> mean (D,), axes (D, kept)
+def main_axes(
+    rows: Tensor, kept: int
+) -> tuple[Tensor, Tensor]:  # (M, D) -> mean (D,), axes (D, kept)
     "Principal axes, scaled so that the rows spread by 1 in all directions together."
     mean = rows.mean(0)
     _, strength, axes = torch.linalg.svd(rows - mean, full_matrices=False)
@@ -404,28 +577,43 @@ def main_axes(rows: Tensor, kept: int) -> tuple[Tensor, Tensor]:  # (M, D) -> me
 def fit_axes(model: Instruments, bank: Sequence[SyncClip]) -> None:
     "The axes on which pictures and seconds of movement are compared, from training clips."
     looks = torch.cat([model.reader.features(clip.faces) for clip in bank])
-    seconds = [movement_of_seconds(model.sync.movement(clip.mouths[None, :, :, MARGIN:-MARGIN, MARGIN:-MARGIN])[0]) for clip in bank]
+    seconds = [
+        movement_of_seconds(
+            model.sync.movement(clip.mouths[None, :, :, MARGIN:-MARGIN, MARGIN:-MARGIN])[0]
+        )
+        for clip in bank
+    ]
     for name, rows in {"frame": looks, "clip": torch.cat(seconds)}.items():
         mean, axes = main_axes(rows, getattr(model, f"{name}_basis").shape[1])
         getattr(model, f"{name}_mean").copy_(mean)
         getattr(model, f"{name}_basis").copy_(axes)
 
 
-def heard_clip(seed: int, split: str, judge: Judge) -> tuple[Tensor, Tensor]:  # (L, D) features, (N, 8) truth
+def heard_clip(
+    seed: int, split: str, judge: Judge
+) -> tuple[Tensor, Tensor]:  # (L, D) features, (N, 8) truth
     "What the judge makes of a clip's sound, and what the mouth does."
     clip = make_clip(seed, split, video=False)
     articulation = torch.from_numpy(clip.articulation)
-    return listen(judge, torch.from_numpy(clip.wav)).features, torch.cat([lip_gap(articulation)[:, None], articulation], dim=1)
+    return listen(judge, torch.from_numpy(clip.wav)).features, torch.cat(
+        [lip_gap(articulation)[:, None], articulation], dim=1
+    )
 
 
 @torch.no_grad()
-def fit_ear(ear: Ear, judge: Judge, clips: int, ridge: float = 1e-3) -> None:  # ridge: share of the mean variance that is added
-    "Ridge regression from the judge's features to the mouth, on training clips; and the axes on which sounds are compared."
+def fit_ear(
+    ear: Ear, judge: Judge, clips: int, ridge: float = 1e-3
+) -> None:  # ridge: share of the mean variance that is added
+    """Ridge regression from the judge's features to the mouth, on training clips; and the axes
+    on which sounds are compared.
+    """
     pairs = [heard_clip(seed, "train", judge) for seed in range(clips)]
     every = torch.cat([features for features, _ in pairs])
     ear.mean.copy_(every.mean(0))
     ear.deviation.copy_(every.std(0).clamp(min=1e-3))
-    inputs = torch.cat([around_frames(ear.normal(features), len(truth)) for features, truth in pairs]).double()
+    inputs = torch.cat(
+        [around_frames(ear.normal(features), len(truth)) for features, truth in pairs]
+    ).double()
     truth = torch.cat([truth for _, truth in pairs]).double()
     centred, middle = inputs - inputs.mean(0), truth.mean(0)
     gram = centred.T @ centred
@@ -433,18 +621,27 @@ def fit_ear(ear: Ear, judge: Judge, clips: int, ridge: float = 1e-3) -> None:  #
     weight = torch.linalg.solve(gram, centred.T @ (truth - middle))  # (inputs, 8)
     ear.infer.weight.copy_(weight.T)
     ear.infer.bias.copy_(middle - inputs.mean(0) @ weight)
-    ear.basis.copy_(main_axes(torch.cat([stretch_means(ear.normal(features)) for features, _ in pairs]), ear.basis.shape[1])[1])
+    ear.basis.copy_(
+        main_axes(
+            torch.cat([stretch_means(ear.normal(features)) for features, _ in pairs]),
+            ear.basis.shape[1],
+        )[1]
+    )
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #c03c54ef
 SHIFTS = tuple(range(-10, 11))  # frames by which films are delayed in the calibration
 JITTERS = (0, 1, 2, 3, 4, 6, 8)  # frames: deviation of the time at which each frame is taken
 
 
-def watched_clip(seed: int, split: str, model: Instruments, judge: Judge) -> tuple[Watched, np.ndarray]:  # both tracks, frames of p, b and m
+def watched_clip(
+    seed: int, split: str, model: Instruments, judge: Judge
+) -> tuple[Watched, np.ndarray]:  # both tracks, frames of p, b and m
     "Both rulers over clip `seed` of a split; the closures come from its truth."
     clip = make_clip(seed, split)
     wav = torch.from_numpy(clip.wav)
-    middles = np.array([(p.start + p.end) / 2 for p in clip.phonemes if p.symbol in ("p", "b", "m")])
+    middles = np.array(
+        [(p.start + p.end) / 2 for p in clip.phonemes if p.symbol in ("p", "b", "m")]
+    )
     closures = np.minimum((middles * FRAME_RATE).astype(int), clip.n_frames - 1)
     return watch(model, clip.frames, wav, listen(judge, wav), clip.face), closures
 
@@ -459,33 +656,53 @@ def delayed(track, shift: int, partner: bool = False):  # (N, ...) -> (N - |shif
 def jittered(watched: Watched, deviation: float, rng: np.random.Generator) -> Watched:
     "The mouth of a film whose frames are taken at wrong times, each wrong by chance."
     n = len(watched.seen)
-    taken = np.clip(np.arange(n) + np.round(deviation * rng.standard_normal(n)).astype(int), 0, n - 1)
+    taken = np.clip(
+        np.arange(n) + np.round(deviation * rng.standard_normal(n)).astype(int), 0, n - 1
+    )
     return watched._replace(seen=watched.seen[taken], opening=watched.opening[taken])
 
 
 def shift_counts(clips: Sequence[tuple[Watched, np.ndarray]]) -> dict:
-    "For each shift: the share of clips in which the learnt and the exact ruler find it, and the share of p, b and m that are seen shut."
+    """For each shift: the share of clips in which the learnt and the exact ruler find it, and
+    the share of p, b and m that are seen shut.
+    """
     found = {}
     for shift in SHIFTS:
-        learnt = [verdict(offset_distances(delayed(w.seen, shift), delayed(w.heard, shift, True))).offset for w, _ in clips]
-        exact = [best_lag(delayed(w.expected, shift, True), delayed(w.opening, shift))[0] for w, _ in clips]
+        learnt = [
+            verdict(offset_distances(delayed(w.seen, shift), delayed(w.heard, shift, True))).offset
+            for w, _ in clips
+        ]
+        exact = [
+            best_lag(delayed(w.expected, shift, True), delayed(w.opening, shift))[0]
+            for w, _ in clips
+        ]
         shut = [lips_shut(w.opening, closures - shift, tolerance=0) for w, closures in clips]
-        right = {name: float(np.mean(np.array(offsets) == shift)) for name, offsets in (("learnt", learnt), ("exact", exact))}
-        found[shift] = right | {"exact_within_1": float(np.mean(np.abs(np.array(exact) - shift) <= 1)), "shut": float(np.nanmean(shut))}
+        right = {
+            name: float(np.mean(np.array(offsets) == shift))
+            for name, offsets in (("learnt", learnt), ("exact", exact))
+        }
+        found[shift] = right | {
+            "exact_within_1": float(np.mean(np.abs(np.array(exact) - shift) <= 1)),
+            "shut": float(np.nanmean(shut)),
+        }
     return found
 
 
 def calibrate_sync(model: Instruments, judge: Judge, split: str, clips: int, seed: int = 0) -> dict:
-    "Known-bad films: what both rulers say about clips of a split that are shifted, or whose frames come at wrong times."
+    """Known-bad films: what both rulers say about clips of a split that are shifted, or whose
+    frames come at wrong times.
+    """
     watched = [watched_clip(s, split, model, judge) for s in range(clips)]
-    long = [pair for pair in watched if len(pair[0].seen) >= 40]  # room for a shift of 10 and offsets up to 15
+    # room for a shift of 10 and offsets up to 15
+    long = [pair for pair in watched if len(pair[0].seen) >= 40]
     rng = np.random.default_rng(seed)
     jitter = {}
     for deviation in JITTERS:
         clips_now = [jittered(w, deviation, rng) for w, _ in long]
         learnt = [verdict(offset_distances(w.seen, w.heard)) for w in clips_now]
         jitter[deviation] = {
-            "confidence": float(np.mean([v.confidence for v in learnt])), "distance": float(np.mean([v.distance for v in learnt])),
+            "confidence": float(np.mean([v.confidence for v in learnt])),
+            "distance": float(np.mean([v.distance for v in learnt])),
             "correlation": float(np.mean([best_lag(w.expected, w.opening)[2] for w in clips_now])),
         }
     return {"clips": len(long), "of": clips, "shifts": shift_counts(long), "jitter": jitter}
@@ -502,11 +719,17 @@ def reading_errors(model: Instruments, bank: Sequence[SyncClip]) -> dict[str, fl
 
 
 def ear_errors(model: Instruments, judge: Judge, split: str, clips: int) -> dict[str, float]:
-    "Correlation of the ear's inference with the truth, over the frames of clips that were not fitted."
+    """Correlation of the ear's inference with the truth, over the frames of clips
+    that were not fitted.
+    """
     pairs = [heard_clip(seed, split, judge) for seed in range(clips)]
     found = torch.cat([model.ear(features, len(truth)) for features, truth in pairs])
-    both = torch.stack([track - track.mean(0) for track in (found, torch.cat([truth for _, truth in pairs]))])
-    return dict(zip(HEARD, (both.prod(0).sum(0) / both.norm(dim=1).prod(0).clamp(min=1e-9)).tolist()))
+    both = torch.stack(
+        [track - track.mean(0) for track in (found, torch.cat([truth for _, truth in pairs]))]
+    )
+    return dict(
+        zip(HEARD, (both.prod(0).sum(0) / both.norm(dim=1).prod(0).clamp(min=1e-9)).tolist())
+    )
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #763dd8a7
 @dataclass(frozen=True)
@@ -526,10 +749,35 @@ class SyncRecipe:
 
 SYNC_RECIPES = {
     "tiny": SyncRecipe(
-        SYNC_PRESETS["tiny"], TrainConfig(steps=6, learning_rate=2e-3, warmup_steps=2, ema_decay=0.9, bf16=False, save_every=3, validate_every=6),
-        clips=4, stretch=24, batch_size=2, ear_clips=3, checked=2, tested=2, judge=None,
+        SYNC_PRESETS["tiny"],
+        TrainConfig(
+            steps=6,
+            learning_rate=2e-3,
+            warmup_steps=2,
+            ema_decay=0.9,
+            bf16=False,
+            save_every=3,
+            validate_every=6,
+        ),
+        clips=4,
+        stretch=24,
+        batch_size=2,
+        ear_clips=3,
+        checked=2,
+        tested=2,
+        judge=None,
     ),
-    "small": SyncRecipe(SYNC_PRESETS["small"], TrainConfig(steps=1200, learning_rate=2e-3, warmup_steps=100, ema_decay=0.99, save_every=200, validate_every=200)),
+    "small": SyncRecipe(
+        SYNC_PRESETS["small"],
+        TrainConfig(
+            steps=1200,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            ema_decay=0.99,
+            save_every=200,
+            validate_every=200,
+        ),
+    ),
 }
 
 
@@ -539,7 +787,9 @@ def recipe_judge(recipe: SyncRecipe) -> Judge:
         return Judge.from_pretrained(recipe.judge)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Judge(JUDGE_PRESETS["tiny"], [symbol for symbol in PHONEMES if symbol != SILENCE]).eval()
+        return Judge(
+            JUDGE_PRESETS["tiny"], [symbol for symbol in PHONEMES if symbol != SILENCE]
+        ).eval()
 
 
 def train_sync(
@@ -562,40 +812,76 @@ def train_sync(
 
     def validate(model: Instruments, step: int) -> dict[str, float]:
         shifts = found_shifts(model, [clip for clip in checks if len(clip.mouths) > 25], (-7, 0, 7))
-        return {"found": float(np.mean([offset == shift for shift, row in shifts.items() for offset in row])), "opening": reading_errors(model, checks)["opening"]}
+        return {
+            "found": float(
+                np.mean([offset == shift for shift, row in shifts.items() for offset in row])
+            ),
+            "opening": reading_errors(model, checks)["opening"],
+        }
 
-    history = fit(model, instruments_loss, sync_batches(bank, recipe.batch_size, recipe.stretch, recipe.train.seed), recipe.train, out, resume, validate, progress)
+    history = fit(
+        model,
+        instruments_loss,
+        sync_batches(bank, recipe.batch_size, recipe.stretch, recipe.train.seed),
+        recipe.train,
+        out,
+        resume,
+        validate,
+        progress,
+    )
     fit_axes(model, bank)
     fit_ear(model.ear, judge, recipe.ear_clips)
     return model, history
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #36f1d3d2
 def evaluate_sync(model: Instruments, judge: Judge, tested: int) -> dict:
-    "Everything this chapter claims, measured: calibration on three splits, and what reader and ear know."
+    """Everything this chapter claims, measured: calibration on three splits, and what
+    reader and ear know.
+    """
     splits = ("test", "test_voices", "test_faces")
     bank = sync_bank(tested, "test_faces", model.config.n_mels)
     return {
         "calibration": {split: calibrate_sync(model, judge, split, tested) for split in splits},
-        "reading": reading_errors(model, bank), "ear": ear_errors(model, judge, "test_voices", tested),
+        "reading": reading_errors(model, bank),
+        "ear": ear_errors(model, judge, "test_voices", tested),
     }
 
 
-def finish_sync(trained: tuple, recipe: SyncRecipe, out: Path, seconds: float) -> tuple[dict, str]:  # values, line to print
+def finish_sync(
+    trained: tuple, recipe: SyncRecipe, out: Path, seconds: float
+) -> tuple[dict, str]:  # values, line to print
     "Store the instruments and measure what was stored."
     model, history = trained
     model.cpu().save_pretrained(out, torch.float16)
     values = evaluate_sync(Instruments.from_pretrained(out), recipe_judge(recipe), recipe.tested)
-    size = {"parameters": sum(p.numel() for p in model.parameters()), "file_bytes": (out / "model.safetensors").stat().st_size}
+    size = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "file_bytes": (out / "model.safetensors").stat().st_size,
+    }
     shifts = values["calibration"]["test"]["shifts"].values()
-    shares = ", ".join(f"{np.mean([row[name] for row in shifts]):.1%} of the clips ({name} ruler)" for name in ("learnt", "exact"))
-    return values | {"training": training_curves(history) | {"seconds_this_run": round(seconds)}, "size": size}, f"shifts found in {shares}"
+    shares = ", ".join(
+        f"{np.mean([row[name] for row in shifts]):.1%} of the clips ({name} ruler)"
+        for name in ("learnt", "exact")
+    )
+    return values | {
+        "training": training_curves(history) | {"seconds_this_run": round(seconds)},
+        "size": size,
+    }, f"shifts found in {shares}"
 
 
 def run_syncnet(args: argparse.Namespace) -> int:
     "`train syncnet`: train, calibrate, write weights and results."
-    return run_training(args, "train syncnet", with_overrides(SYNC_RECIPES[args.preset], args), train_sync, finish_sync)
+    return run_training(
+        args,
+        "train syncnet",
+        with_overrides(SYNC_RECIPES[args.preset], args),
+        train_sync,
+        finish_sync,
+    )
 
 
 def syncnet_command(parser: argparse.ArgumentParser) -> None:
-    "Add the options of `train syncnet` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
+    """Add the options of `train syncnet` to `parser`; the parsed namespace gets `func`, which
+    takes it and returns an exit code.
+    """
     training_options(parser, SYNC_RECIPES, run_syncnet, seeds="weights and batches")

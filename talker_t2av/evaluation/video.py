@@ -22,17 +22,28 @@ from ..world.face.rendering import ARTICULATION, POSE, ZOOM, mouth_opening
 
 # %% ../../nbs/6_evaluation/04_video.ipynb #d840a6cc
 VIEW = 128  # pixels: every film is brought to this size before it is looked at
-MOUTH = (28, 62, 100, 126)  # left, top, right, bottom: holds the mouth of every face of the world, whatever the head does
-FACE_SIZE, MOUTH_SIZE = 64, (32, 36)  # pixels of what the networks see: the whole picture, and the mouth (height, width)
+# left, top, right, bottom: holds the mouth of every face of the world, whatever the head does
+MOUTH = (28, 62, 100, 126)
+# pixels of what the networks see: the whole picture, and the mouth (height, width)
+FACE_SIZE, MOUTH_SIZE = 64, (32, 36)
 
 
 def to_view(frames) -> Tensor:  # (N, H, W, 3) uint8 -> (N, 3, 128, 128) float32, 0 to 255
-    "Pictures of any square size at the size that is looked at. Raises ValueError for other shapes and types."
+    """Pictures of any square size at the size that is looked at.
+
+    Raises ValueError for other shapes and types.
+    """
     frames = torch.from_numpy(check_frames(frames))
     if frames.shape[1] != frames.shape[2]:
-        raise ValueError(f"frames: takes square pictures (N, size, size, 3), got {tuple(frames.shape)}")
+        raise ValueError(
+            f"frames: takes square pictures (N, size, size, 3), got {tuple(frames.shape)}"
+        )
     pictures = frames.movedim(-1, 1).float()
-    return pictures if frames.shape[1] == VIEW else F.interpolate(pictures, (VIEW, VIEW), mode="bilinear", antialias=True)
+    return (
+        pictures
+        if frames.shape[1] == VIEW
+        else F.interpolate(pictures, (VIEW, VIEW), mode="bilinear", antialias=True)
+    )
 
 
 def face_pictures(frames) -> Tensor:  # (N, H, W, 3) uint8 -> (N, 3, 64, 64) uint8
@@ -40,24 +51,45 @@ def face_pictures(frames) -> Tensor:  # (N, H, W, 3) uint8 -> (N, 3, 64, 64) uin
     return F.avg_pool2d(to_view(frames), VIEW // FACE_SIZE).round().to(torch.uint8)
 
 
-def mouth_pictures(frames, margin: int = 0) -> Tensor:  # (N, H, W, 3) uint8 -> (N, 3, 32 + 2 margin, 36 + 2 margin) uint8
-    "The part of each picture that holds the mouth, at half of the viewing size; `margin` more pixels on every side."
+def mouth_pictures(
+    frames, margin: int = 0
+) -> Tensor:  # (N, H, W, 3) uint8 -> (N, 3, 32 + 2 margin, 36 + 2 margin) uint8
+    """The part of each picture that holds the mouth, at half of the viewing size; `margin` more
+    pixels on every side.
+    """
     left, top, right, bottom = MOUTH
     grown = F.pad(to_view(frames), (2 * margin,) * 4, mode="replicate")
-    return F.avg_pool2d(grown[:, :, top : bottom + 4 * margin, left : right + 4 * margin], 2).round().to(torch.uint8)
+    return (
+        F.avg_pool2d(grown[:, :, top : bottom + 4 * margin, left : right + 4 * margin], 2)
+        .round()
+        .to(torch.uint8)
+    )
 
 # %% ../../nbs/6_evaluation/04_video.ipynb #ef9b3ff4
-READINGS = ("opening", *ARTICULATION, *POSE)  # what the reader reads; "opening" is the distance between the lips
+# what the reader reads; "opening" is the distance between the lips
+READINGS = ("opening", *ARTICULATION, *POSE)
 
 
-def layers(widths: Sequence[int], kernel: int = 3) -> nn.Sequential:  # (B, widths[0], H, W) -> (B, widths[-1], H / 2^n, W / 2^n)
+def layers(
+    widths: Sequence[int], kernel: int = 3
+) -> nn.Sequential:  # (B, widths[0], H, W) -> (B, widths[-1], H / 2^n, W / 2^n)
     "Convolutions that halve the picture, each with batch norm and ReLU."
-    steps = [(nn.Conv2d(a, b, kernel, stride=2, padding=kernel // 2, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b in zip(widths, widths[1:])]
+    steps = [
+        (
+            nn.Conv2d(a, b, kernel, stride=2, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(b),
+            nn.ReLU(),
+        )
+        for a, b in zip(widths, widths[1:])
+    ]
     return nn.Sequential(*(layer for step in steps for layer in step))
 
 
 class FaceReader(nn.Module):
-    "Reads opening, articulation and pose off a picture. Trained on the world; no part of any codec."
+    """Reads opening, articulation and pose off a picture.
+
+    Trained on the world; no part of any codec.
+    """
 
     def __init__(self, widths: Sequence[int] = (16, 32, 64, 96), hidden_size: int = 96):
         super().__init__()
@@ -67,7 +99,9 @@ class FaceReader(nn.Module):
         self.register_buffer("mean", torch.zeros(len(READINGS)))
         self.register_buffer("deviation", torch.ones(len(READINGS)))
 
-    def features(self, pictures: Tensor) -> Tensor:  # (N, 3, 64, 64) uint8 or float 0 to 255 -> (N, hidden)
+    def features(
+        self, pictures: Tensor
+    ) -> Tensor:  # (N, 3, 64, 64) uint8 or float 0 to 255 -> (N, hidden)
         "What each picture is like."
         return F.relu(self.join(self.look(pictures.float() / 127.5 - 1).flatten(1)))
 
@@ -75,7 +109,9 @@ class FaceReader(nn.Module):
         return self.read(self.features(pictures))
 
     @torch.no_grad()
-    def readings(self, features: Tensor) -> Tensor:  # (N, hidden) -> (N, readings), in the units of RANGES
+    def readings(
+        self, features: Tensor
+    ) -> Tensor:  # (N, hidden) -> (N, readings), in the units of RANGES
         "What the reader says of each picture."
         return self.read(features) * self.deviation + self.mean
 
@@ -85,20 +121,33 @@ def seen_opening(
     readings: Tensor,  # (N, readings) of the face reader
     face: int | None = None,  # number of a face of the world; None: somebody else
 ) -> np.ndarray:  # (N,) half image widths
-    "Distance between the lips in every picture: measured along a strip of pixels for a face of the world, else as the reader sees it."
+    """Distance between the lips in every picture: measured along a strip of pixels for a face of
+    the world, else as the reader sees it.
+    """
     if face is None:
         return readings[:, 0].clamp(min=0).numpy()
-    return mouth_opening(torch.from_numpy(check_frames(frames)), sample_identity(face), readings[:, -len(POSE) :]).numpy()
+    return mouth_opening(
+        torch.from_numpy(check_frames(frames)), sample_identity(face), readings[:, -len(POSE) :]
+    ).numpy()
 
 # %% ../../nbs/6_evaluation/04_video.ipynb #0baa417f
 def picture_likeness(frames, truth) -> dict[str, float]:  # (N, size, size, 3) uint8 twice
-    "Mean PSNR in decibels and mean SSIM of a film against the truth, frame by frame. Raises ValueError for films of two shapes."
+    """Mean PSNR in decibels and mean SSIM of a film against the truth, frame by frame.
+
+    Raises ValueError for films of two shapes.
+    """
     if np.shape(frames) != np.shape(truth):
-        raise ValueError(f"picture_likeness: takes two films of one shape, got {np.shape(frames)} and {np.shape(truth)}")
-    ours, its = (torch.from_numpy(check_frames(f)).movedim(-1, 1).float() / 255 for f in (frames, truth))
+        raise ValueError(
+            f"picture_likeness: takes two films of one shape, got {np.shape(frames)} "
+            f"and {np.shape(truth)}"
+        )
+    ours, its = (
+        torch.from_numpy(check_frames(f)).movedim(-1, 1).float() / 255 for f in (frames, truth)
+    )
     pairs = list(zip(ours.split(32), its.split(32), strict=True))
     return {
-        "psnr": float(torch.cat([psnr(a, b, 1.0) for a, b in pairs]).mean()), "ssim": float(torch.cat([ssim(a, b, 1.0) for a, b in pairs]).mean()),
+        "psnr": float(torch.cat([psnr(a, b, 1.0) for a, b in pairs]).mean()),
+        "ssim": float(torch.cat([ssim(a, b, 1.0) for a, b in pairs]).mean()),
     }
 
 # %% ../../nbs/6_evaluation/04_video.ipynb #3448cbc5
@@ -106,9 +155,16 @@ AROUND = 6  # frames on either side: a blink lasts two or three, sleepy lids muc
 
 
 def blink_count(readings: Tensor) -> int:  # (N, readings)
-    "How often the lids close for a moment: each time that their reading rises from under 0.03 to over 0.06 above the median of half a second around."
+    """How often the lids close for a moment: each time that their reading rises from under 0.03
+    to over 0.06 above the median of half a second around.
+    """
     lid = readings[:, [READINGS.index("blink_left"), READINGS.index("blink_right")]].mean(1)
-    usual = F.pad(lid[None], (AROUND, AROUND), mode="replicate")[0].unfold(0, 2 * AROUND + 1, 1).median(-1).values  # (N,)
+    usual = (
+        F.pad(lid[None], (AROUND, AROUND), mode="replicate")[0]
+        .unfold(0, 2 * AROUND + 1, 1)
+        .median(-1)
+        .values
+    )  # (N,)
     state = torch.where(lid - usual > 0.06, 1, torch.where(lid - usual < 0.03, -1, 0))
     decided = F.pad(state[state != 0], (1, 0), value=-1)
     return int(((decided[1:] == 1) & (decided[:-1] == -1)).sum())
@@ -118,17 +174,27 @@ HEAD = [READINGS.index(name) for name in ("yaw", "pitch", "roll")]
 
 
 def head_motion(readings: Tensor) -> dict[str, float]:  # (N, readings), N > 1
-    "How far the head sways (degrees, deviation over the clip, three angles together) and how fast (degrees a second)."
+    """How far the head sways (degrees, deviation over the clip, three angles together) and how
+    fast (degrees a second).
+    """
     angles = readings[:, HEAD]
-    speed = angles.diff(dim=0).norm(dim=1).mean() * FRAME_RATE if len(angles) > 1 else torch.tensor(float("nan"))
+    speed = (
+        angles.diff(dim=0).norm(dim=1).mean() * FRAME_RATE
+        if len(angles) > 1
+        else torch.tensor(float("nan"))
+    )
     return {"sway": float(angles.var(0, correction=0).sum().sqrt()), "head_speed": float(speed)}
 
 # %% ../../nbs/6_evaluation/04_video.ipynb #eaa0597c
 WINDOW = 2 * FRAME_RATE  # frames: two seconds
 
 
-def velocity_spectrum(readings: Tensor) -> Tensor:  # (N, readings) -> (2, 25): power at 0.5, 1, ... 12.5 Hz of head and mouth
-    "How much of the velocity of the head (degrees a second) and of the lips (half image widths a second) goes at which rhythm; mean over stretches of 2 s."
+def velocity_spectrum(
+    readings: Tensor,
+) -> Tensor:  # (N, readings) -> (2, 25): power at 0.5, 1, ... 12.5 Hz of head and mouth
+    """How much of the velocity of the head (degrees a second) and of the lips (half image widths
+    a second) goes at which rhythm; mean over stretches of 2 s.
+    """
     velocity = readings[:, [*HEAD, 0]].diff(dim=0) * FRAME_RATE  # (N - 1, 4)
     velocity = F.pad(velocity.T, (0, max(0, WINDOW - len(velocity))))  # (4, at least 50)
     pieces = velocity.unfold(1, WINDOW, WINDOW // 2) * torch.hann_window(WINDOW)  # (4, M, 50)

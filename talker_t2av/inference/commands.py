@@ -18,27 +18,87 @@ __all__ = ['add_options', 'knobs_of', 'check_early', 'report_done', 'load_pipeli
            'run_demo', 'demo_command', 'say_command', 'speak_command', 'drive_command', 'dub_command']
 
 # %% ../../nbs/5_inference/05_commands.ipynb #9a92a428
-def add_options(parser: argparse.ArgumentParser, output: str, voice: str | None = None, face: bool = True) -> None:
+def add_options(
+    parser: argparse.ArgumentParser, output: str, voice: str | None = None, face: bool = True
+) -> None:
     "The options that the four commands share. `voice`: the default's name, None: no such option."
-    parser.add_argument("-o", "--output", default=output, metavar="FILE", help=f"file to write; the ending decides the kind (default {output})")
+    parser.add_argument(
+        "-o",
+        "--output",
+        default=output,
+        metavar="FILE",
+        help=f"file to write; the ending decides the kind (default {output})",
+    )
     if voice is not None:
-        parser.add_argument("--voice", default=None, metavar="WHO", help=f"a voice's name, or a recording or film of a voice to imitate (default {voice})")
+        parser.add_argument(
+            "--voice",
+            default=None,
+            metavar="WHO",
+            help=f"a voice's name, or a recording or film of a voice to imitate (default {voice})",
+        )
     knobs = Settings()
     if face:
-        parser.add_argument("--face", default="7", metavar="WHO", help="a number (any is a face), or a picture or film to animate (default 7)")
-        parser.add_argument("--motion-temperature", type=float, default=knobs.motion_temperature, metavar="X", help=f"how lively the face, 0 to 2 (default {knobs.motion_temperature:g})")
-    parser.add_argument("--seed", type=int, default=0, help="another one gives another way of saying it (default 0)")
-    parser.add_argument("--steps", type=int, default=knobs.num_steps, metavar="N", help=f"solver steps for a patch: fewer are faster (default {knobs.num_steps})")
-    parser.add_argument("--guidance", type=float, default=knobs.guidance_scale, metavar="X", help=f"how closely to follow the text; 1 is plain and faster (default {knobs.guidance_scale:g})")
-    parser.add_argument("--temperature", type=float, default=knobs.temperature, metavar="X", help=f"how adventurous the voice, 0 to 2 (default {knobs.temperature:g})")
-    parser.add_argument("--model", default="small", metavar="NAME", help="a preset, a folder, or owner/name on the Hugging Face Hub (default small)")
+        parser.add_argument(
+            "--face",
+            default="7",
+            metavar="WHO",
+            help="a number (any is a face), or a picture or film to animate (default 7)",
+        )
+        parser.add_argument(
+            "--motion-temperature",
+            type=float,
+            default=knobs.motion_temperature,
+            metavar="X",
+            help=f"how lively the face, 0 to 2 (default {knobs.motion_temperature:g})",
+        )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another one gives another way of saying it (default 0)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=knobs.num_steps,
+        metavar="N",
+        help=f"solver steps for a patch: fewer are faster (default {knobs.num_steps})",
+    )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        default=knobs.guidance_scale,
+        metavar="X",
+        help=(
+            "how closely to follow the text; 1 is plain and faster (default "
+            f"{knobs.guidance_scale:g})"
+        ),
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=knobs.temperature,
+        metavar="X",
+        help=f"how adventurous the voice, 0 to 2 (default {knobs.temperature:g})",
+    )
+    parser.add_argument(
+        "--model",
+        default="small",
+        metavar="NAME",
+        help="a preset, a folder, or owner/name on the Hugging Face Hub (default small)",
+    )
     parser.add_argument("--json", action="store_true", help="print a report as JSON")
 
 
 def knobs_of(args: argparse.Namespace) -> dict:
     "The fields of `Settings` that the command line sets."
-    face = {"motion_temperature": args.motion_temperature} if hasattr(args, "motion_temperature") else {}
-    return {"num_steps": args.steps, "guidance_scale": args.guidance, "temperature": args.temperature} | face
+    face = (
+        {"motion_temperature": args.motion_temperature}
+        if hasattr(args, "motion_temperature")
+        else {}
+    )
+    return {
+        "num_steps": args.steps,
+        "guidance_scale": args.guidance,
+        "temperature": args.temperature,
+    } | face
 
 # %% ../../nbs/5_inference/05_commands.ipynb #6aefbc63
 def check_early(args: argparse.Namespace, text: str | None, sound_only: bool = False) -> None:
@@ -53,7 +113,12 @@ def check_early(args: argparse.Namespace, text: str | None, sound_only: bool = F
     check_ending(args.output, sound_only)
     for name in ("voice", "face", "wav", "video"):
         given = getattr(args, name, None)
-        if isinstance(given, str) and given and (Path(given).suffix or name in ("wav", "video")) and not Path(given).is_file():
+        if (
+            isinstance(given, str)
+            and given
+            and (Path(given).suffix or name in ("wav", "video"))
+            and not Path(given).is_file()
+        ):
             raise FileNotFoundError(f"{name}: no file at {given}")
     if getattr(args, "video", None) and Path(args.video).suffix.lower() not in FILMS:
         raise ValueError(f"video: {args.video} should end in one of {', '.join(FILMS)}")
@@ -66,7 +131,11 @@ def report_done(args: argparse.Namespace, plan, report: dict) -> int:  # exit co
     if args.json:
         print(json.dumps(report | {"output": str(args.output)}, ensure_ascii=False))
     else:
-        print(f"{args.output}: {report['seconds']:.1f} s of {report['mode']}, made in {report['generated_in_seconds']:.1f} s ({report['times_real_time']:.1f} times real time)")
+        print(
+            f"{args.output}: {report['seconds']:.1f} s of {report['mode']}, made in "
+            f"{report['generated_in_seconds']:.1f} s "
+            f"({report['times_real_time']:.1f} times real time)"
+        )
     return 0
 
 
@@ -106,7 +175,11 @@ def run_dub(args: argparse.Namespace) -> int:
     voice = args.voice
     if voice is None:
         sound = film_sound(args.video)
-        voice = "ada" if sound is None else check_heard(sound, f"{args.video} (its sound; --voice takes another)")
+        voice = (
+            "ada"
+            if sound is None
+            else check_heard(sound, f"{args.video} (its sound; --voice takes another)")
+        )
     plan = pipeline.plan(args.text, voice, None, args.seed, frames=frames, **knobs_of(args))
     return report_done(args, plan, pipeline.write(args.output, plan, progress=True))
 
@@ -120,48 +193,101 @@ def run_demo(args: argparse.Namespace) -> int:
     pipeline = load_pipeline(args)
     plan = pipeline.plan(args.text, args.voice, args.face, args.seed, **knobs_of(args))
     report_done(args, plan, pipeline.write(args.output, plan, progress=True))
-    clip = compose_clip(plan.request.text, args.voice, args.face, args.seed, size=pipeline.motion_codec.config.image_size)
-    write_round_trip(Path(args.output).with_name(f"{Path(args.output).stem}_codecs.mp4"), clip, pipeline.audio_codec, pipeline.motion_codec)
+    clip = compose_clip(
+        plan.request.text,
+        args.voice,
+        args.face,
+        args.seed,
+        size=pipeline.motion_codec.config.image_size,
+    )
+    write_round_trip(
+        Path(args.output).with_name(f"{Path(args.output).stem}_codecs.mp4"),
+        clip,
+        pipeline.audio_codec,
+        pipeline.motion_codec,
+    )
     return 0
 
 
 def demo_command(parser: argparse.ArgumentParser) -> None:
-    "Add the options of `demo` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
+    """Add the options of `demo` to `parser`; the parsed namespace gets `func`, which takes it
+    and returns an exit code.
+    """
     parser.add_argument("text", help="what is said: English, up to 1,000 characters")
-    parser.add_argument("-o", "--output", default="out/demo.mp4", metavar="FILE", help="mp4 to write (default out/demo.mp4); the codecs' film goes beside it, as demo_codecs.mp4")
-    parser.add_argument("--voice", default="ada", metavar="NAME", help="one of the world's voices (default ada)")
-    parser.add_argument("--face", type=int, default=7, metavar="N", help="any whole number is a face (default 7)")
-    parser.add_argument("--seed", type=int, default=0, help="another one gives another way of saying it (default 0)")
-    parser.add_argument("--model", default="small", metavar="NAME", help="a preset, a folder, or owner/name on the Hugging Face Hub (default small)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="out/demo.mp4",
+        metavar="FILE",
+        help=(
+            "mp4 to write (default out/demo.mp4); the codecs' film goes beside it, "
+            "as demo_codecs.mp4"
+        ),
+    )
+    parser.add_argument(
+        "--voice", default="ada", metavar="NAME", help="one of the world's voices (default ada)"
+    )
+    parser.add_argument(
+        "--face", type=int, default=7, metavar="N", help="any whole number is a face (default 7)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another one gives another way of saying it (default 0)"
+    )
+    parser.add_argument(
+        "--model",
+        default="small",
+        metavar="NAME",
+        help="a preset, a folder, or owner/name on the Hugging Face Hub (default small)",
+    )
     knobs = Settings()
-    parser.set_defaults(func=run_demo, json=False, steps=knobs.num_steps, guidance=knobs.guidance_scale, temperature=knobs.temperature)
+    parser.set_defaults(
+        func=run_demo,
+        json=False,
+        steps=knobs.num_steps,
+        guidance=knobs.guidance_scale,
+        temperature=knobs.temperature,
+    )
 
 
 def say_command(parser: argparse.ArgumentParser) -> None:
-    "Add the options of `say` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
+    """Add the options of `say` to `parser`; the parsed namespace gets `func`, which takes it and
+    returns an exit code.
+    """
     parser.add_argument("text", help="what is said: English, up to 5,000 characters")
     add_options(parser, "out/say.mp4", "ada")
     parser.set_defaults(func=run_say)
 
 
 def speak_command(parser: argparse.ArgumentParser) -> None:
-    "Add the options of `speak` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
+    """Add the options of `speak` to `parser`; the parsed namespace gets `func`, which takes it
+    and returns an exit code.
+    """
     parser.add_argument("text", help="what is said: English, up to 5,000 characters")
     add_options(parser, "out/speak.wav", "ada", face=False)
     parser.set_defaults(func=run_say, face=None)
 
 
 def drive_command(parser: argparse.ArgumentParser) -> None:
-    "Add the options of `drive` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
-    parser.add_argument("wav", help="speech: wav, flac, mp3, ogg, or a film with sound; 0.5 to 30 s")
-    parser.add_argument("text", nargs="?", default=None, help="its words: with them, lips know what comes next")
+    """Add the options of `drive` to `parser`; the parsed namespace gets `func`, which takes it
+    and returns an exit code.
+    """
+    parser.add_argument(
+        "wav", help="speech: wav, flac, mp3, ogg, or a film with sound; 0.5 to 30 s"
+    )
+    parser.add_argument(
+        "text", nargs="?", default=None, help="its words: with them, lips know what comes next"
+    )
     add_options(parser, "out/drive.mp4")
     parser.set_defaults(func=run_drive)
 
 
 def dub_command(parser: argparse.ArgumentParser) -> None:
-    "Add the options of `dub` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
-    parser.add_argument("video", help="a film of one person, up to 30 s; the middle square of the picture is used")
+    """Add the options of `dub` to `parser`; the parsed namespace gets `func`, which takes it and
+    returns an exit code.
+    """
+    parser.add_argument(
+        "video", help="a film of one person, up to 30 s; the middle square of the picture is used"
+    )
     parser.add_argument("text", help="what is said instead")
     add_options(parser, "out/dub.mp4", "the film's own voice, or ada if it is silent", face=False)
     parser.set_defaults(func=run_dub, face=None)

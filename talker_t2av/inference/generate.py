@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..common.media import FRAME_RATE, PATCH_SIZE
+from ..common.trainer import seed_of
 from ..model.sequence import parse_arrangement
 from ..model.stop import StopRule
 from ..model.talker import Patch, Sampling, Stream, Talker, generate_patches
 from ..model.text import TextTokenizer
-from ..common.trainer import seed_of
 
 # %% auto #0
 __all__ = ['SECONDS_PER_CHARACTER', 'Request', 'Settings', 'RowNoise', 'most_patches', 'check_requests', 'pad_prompts', 'Step',
@@ -27,7 +27,10 @@ __all__ = ['SECONDS_PER_CHARACTER', 'Request', 'Settings', 'RowNoise', 'most_pat
 # %% ../../nbs/5_inference/01_generate.ipynb #162e683e
 @dataclass(frozen=True)
 class Request:
-    "One clip to be generated. Latents are normalised, N frames at 25 a second, N a multiple of the patch size."
+    """One clip to be generated.
+
+    Latents are normalised, N frames at 25 a second, N a multiple of the patch size.
+    """
 
     text: str  # as the talker was trained on it, see `long_text.spoken_form`
     speaker: Tensor  # (d_s,) speaker embedding
@@ -35,43 +38,74 @@ class Request:
     audio: Tensor | None = None  # (N, d_a) given sound
     motion: Tensor | None = None  # (N, d_v) given motion
     seed: int = 0  # of this clip's noise
-    lead: int = 0  # patches by which the given stream runs ahead: > 0 sound, < 0 motion; for A2V and V2A by talkers that learnt it
+    # patches by which the given stream runs ahead: > 0 sound, < 0 motion; for A2V and V2A by
+    # talkers that learnt it
+    lead: int = 0
 
     @property
     def mode(self) -> str:
         "Which job this is, read off what is given."
         if self.first_motion is None:
             return "TTS"
-        names = {(False, False): "T2AV", (True, False): "A2V", (False, True): "V2A", (True, True): "continuation"}
+        names = {
+            (False, False): "T2AV",
+            (True, False): "A2V",
+            (False, True): "V2A",
+            (True, True): "continuation",
+        }
         return names[self.audio is not None, self.motion is not None]
 
     @property
     def given_frames(self) -> int:
         "Frames of the longest given stream; 0: nothing is given."
-        return max((len(stream) for stream in (self.audio, self.motion) if stream is not None), default=0)
+        return max(
+            (len(stream) for stream in (self.audio, self.motion) if stream is not None), default=0
+        )
 
 # %% ../../nbs/5_inference/01_generate.ipynb #2a72acc4
 @dataclass(frozen=True)
 class Settings:
-    "The knobs of generation; steps and guidance are the paper's (arXiv 2604.23586, section 4.1). Raises ValueError, naming the knob."
+    """The knobs of generation; steps and guidance are the paper's (arXiv 2604.23586, section 4.1).
+
+    Raises ValueError, naming the knob.
+    """
 
     num_steps: int = 10  # Euler steps per patch, 2 or more
     guidance_scale: float = 2.0  # 1: none, at half the cost
-    temperature: float = 0.2  # scale of the initial noise of sound; 0.7 in the paper, 0.3 in the released program
+    # scale of the initial noise of sound; 0.7 in the paper, 0.3 in the released program
+    temperature: float = 0.2
     motion_temperature: float = 1.0  # the same of motion
     stop_threshold: float = 0.5  # a stop probability of at least this is an alarm
     stop_streak: int = 1  # alarms in a row that end a row; the release takes 3
     min_patches: int = 3  # not asked before; the release takes 7
 
     def __post_init__(self):
-        limits = {"num_steps": (2, 1000), "guidance_scale": (0, 20), "temperature": (0, 2), "motion_temperature": (0, 2), "stop_threshold": (1e-6, 1), "stop_streak": (1, 100), "min_patches": (0, 1000)}
+        limits = {
+            "num_steps": (2, 1000),
+            "guidance_scale": (0, 20),
+            "temperature": (0, 2),
+            "motion_temperature": (0, 2),
+            "stop_threshold": (1e-6, 1),
+            "stop_streak": (1, 100),
+            "min_patches": (0, 1000),
+        }
         for name, (low, high) in limits.items():
             value, whole = getattr(self, name), name in ("num_steps", "stop_streak", "min_patches")
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
-                raise ValueError(f"{name}: takes {'a whole number' if whole else 'a number'} from {low} to {high}, got {value!r}")
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int if whole else (int, float))
+                or not low <= value <= high
+            ):
+                raise ValueError(
+                    f"{name}: takes {'a whole number' if whole else 'a number'} from {low} to "
+                    f"{high}, got {value!r}"
+                )
 
     def sampling(self) -> Sampling:
-        "What the flow sampler takes. The temperatures are not in it: `RowNoise` scales each stream's numbers."
+        """What the flow sampler takes.
+
+        The temperatures are not in it: `RowNoise` scales each stream's numbers.
+        """
         return Sampling(self.num_steps, self.guidance_scale, temperature=1.0)
 
     def stop_rule(self) -> StopRule:
@@ -80,7 +114,9 @@ class Settings:
 
 # %% ../../nbs/5_inference/01_generate.ipynb #ba7c1a07
 class RowNoise:
-    "Noise of one stream, patch by patch: row b's numbers depend on `seeds[b]` and the stream's name, never on other rows."
+    """Noise of one stream, patch by patch: row b's numbers depend on `seeds[b]` and the stream's
+    name, never on other rows.
+    """
 
     def __init__(
         self,
@@ -94,7 +130,10 @@ class RowNoise:
 
     def __getitem__(self, index: int) -> Tensor:  # number of a drawn patch -> (B, P, d)
         while len(self.drawn) <= index:
-            self.drawn.append(self.temperature * torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]))
+            self.drawn.append(
+                self.temperature
+                * torch.stack([torch.randn(self.shape, generator=g) for g in self.generators])
+            )
         return self.drawn[index]
 
 # %% ../../nbs/5_inference/01_generate.ipynb #fc817c29
@@ -106,37 +145,62 @@ def most_patches(
     patch_size: int = PATCH_SIZE,  # P
     frame_rate: int = FRAME_RATE,
 ) -> int:
-    "The longest that this clip may become, in patches, given ones included: a given stream's length, or a bound from the text."
+    """The longest that this clip may become, in patches, given ones included: a given stream's
+    length, or a bound from the text.
+    """
     given = -(-request.given_frames // patch_size)
     if request.mode in ("A2V", "V2A"):
         return given
-    return given + round((1.5 + SECONDS_PER_CHARACTER * len(request.text)) * frame_rate / patch_size)
+    return given + round(
+        (1.5 + SECONDS_PER_CHARACTER * len(request.text)) * frame_rate / patch_size
+    )
 
 # %% ../../nbs/5_inference/01_generate.ipynb #c60fcbcd
 def check_requests(requests: Sequence[Request]) -> None:
     "Raise ValueError, naming the request at fault, unless they fit into one batch."
     if not requests:
         raise ValueError("requests: takes at least one, got none")
-    kind = lambda r: (r.first_motion is None, r.lead, *(0 if s is None else len(s) for s in (r.audio, r.motion)))
+    kind = lambda r: (
+        r.first_motion is None,
+        r.lead,
+        *(0 if s is None else len(s) for s in (r.audio, r.motion)),
+    )
     for i, request in enumerate(requests):
         if kind(request) != kind(requests[0]):
             raise ValueError(
-                f"requests[{i}]: is {request.mode} with {request.given_frames} given frames, requests[0] is {requests[0].mode} with "
-                f"{requests[0].given_frames}; a batch takes one job and given streams of one length and one lead, so generate them apart"
+                f"requests[{i}]: is {request.mode} with {request.given_frames} given frames, "
+                f"requests[0] is {requests[0].mode} with "
+                f"{requests[0].given_frames}; a batch takes one job and given streams of one "
+                "length and one lead, so generate them apart"
             )
-        if isinstance(request.seed, bool) or not isinstance(request.seed, int) or not 0 <= request.seed < 2**63:
-            raise ValueError(f"requests[{i}].seed: takes a whole number from 0 up, got {request.seed!r}")
+        if (
+            isinstance(request.seed, bool)
+            or not isinstance(request.seed, int)
+            or not 0 <= request.seed < 2**63
+        ):
+            raise ValueError(
+                f"requests[{i}].seed: takes a whole number from 0 up, got {request.seed!r}"
+            )
 
 
-def pad_prompts(requests: Sequence[Request], tokenizer: TextTokenizer) -> tuple[Tensor, Tensor]:  # (B, T) ids, (B,) lengths
-    "Token ids of all texts, padded on the right. Raises ValueError for text that the tokenizer refuses."
+def pad_prompts(
+    requests: Sequence[Request], tokenizer: TextTokenizer
+) -> tuple[Tensor, Tensor]:  # (B, T) ids, (B,) lengths
+    """Token ids of all texts, padded on the right.
+
+    Raises ValueError for text that the tokenizer refuses.
+    """
     rows = [torch.tensor(tokenizer.prompt(request.text).prefix) for request in requests]
-    return pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_id), torch.tensor([len(row) for row in rows])
+    return pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_id), torch.tensor(
+        [len(row) for row in rows]
+    )
 
 # %% ../../nbs/5_inference/01_generate.ipynb #6288a1c8
 @dataclass(frozen=True)
 class Step(Patch):
-    "A patch of the talker and what it means for each row of a batch; `ended` says here that it is the row's last one."
+    """A patch of the talker and what it means for each row of a batch; `ended` says here that it
+    is the row's last one.
+    """
 
     alive: Tensor  # (B,) bool: this patch belongs to the row's clip
 
@@ -156,15 +220,39 @@ def room_for_patches(config, num_tokens: int) -> int:  # config: `TalkerConfig`
 def batch_patches(talker, tokenizer, requests, settings, make_stream):
     "The patches of `generate_patches` for a list of requests."
     like = talker.patches.motion_padding
-    put = lambda name: None if getattr(requests[0], name) is None else torch.stack([getattr(r, name) for r in requests]).to(like)
+    put = lambda name: (
+        None
+        if getattr(requests[0], name) is None
+        else torch.stack([getattr(r, name) for r in requests]).to(like)
+    )
     ids, lengths = pad_prompts(requests, tokenizer)
     c, seeds, lead = talker.config, [r.seed for r in requests], requests[0].lead
-    longest = min(max(most_patches(r, c.patch_size, c.frame_rate) for r in requests), room_for_patches(c, ids.shape[1] + abs(lead)))
-    streams = ("audio", c.audio_dim, settings.temperature), ("motion", c.motion_dim, settings.motion_temperature)
-    noise = {name: RowNoise(name, seeds, (c.patch_size, dim), temperature) for name, dim, temperature in streams}
+    longest = min(
+        max(most_patches(r, c.patch_size, c.frame_rate) for r in requests),
+        room_for_patches(c, ids.shape[1] + abs(lead)),
+    )
+    streams = (
+        ("audio", c.audio_dim, settings.temperature),
+        ("motion", c.motion_dim, settings.motion_temperature),
+    )
+    noise = {
+        name: RowNoise(name, seeds, (c.patch_size, dim), temperature)
+        for name, dim, temperature in streams
+    }
     return generate_patches(
-        talker, ids.to(like.device), put("speaker"), put("first_motion"), max_patches=longest, prefix_lengths=lengths, noise=noise,
-        audio=put("audio"), motion=put("motion"), lead=lead, sampling=settings.sampling(), stop_rule=settings.stop_rule(), make_stream=make_stream,
+        talker,
+        ids.to(like.device),
+        put("speaker"),
+        put("first_motion"),
+        max_patches=longest,
+        prefix_lengths=lengths,
+        noise=noise,
+        audio=put("audio"),
+        motion=put("motion"),
+        lead=lead,
+        sampling=settings.sampling(),
+        stop_rule=settings.stop_rule(),
+        make_stream=make_stream,
     )
 
 
@@ -175,10 +263,15 @@ def generate(
     settings: Settings = Settings(),
     make_stream: Callable[..., Stream] = Stream,  # how patches are drawn, see `fast_heads`
 ) -> Iterator[Step]:
-    "Yield one patch of all rows at a time, until every row has ended. Raises ValueError at once for what cannot be generated."
+    """Yield one patch of all rows at a time, until every row has ended.
+
+    Raises ValueError at once for what cannot be generated.
+    """
     check_requests(requests)
     patches = batch_patches(talker, tokenizer, requests, settings, make_stream)
-    limits = torch.tensor([most_patches(r, talker.config.patch_size, talker.config.frame_rate) for r in requests])
+    limits = torch.tensor(
+        [most_patches(r, talker.config.patch_size, talker.config.frame_rate) for r in requests]
+    )
     return _steps(patches, limits)
 
 
@@ -211,5 +304,11 @@ def collect(steps: Iterable[Step]) -> list[Latents]:  # one per row
     for b in range(len(steps[0].alive)):
         mine = [step for step in steps if step.alive[b]]
         motion = None if mine[0].motion is None else torch.cat([step.motion[b] for step in mine])
-        rows.append(Latents(torch.cat([step.audio[b] for step in mine]), motion, torch.stack([step.stop[b] for step in mine])))
+        rows.append(
+            Latents(
+                torch.cat([step.audio[b] for step in mine]),
+                motion,
+                torch.stack([step.stop[b] for step in mine]),
+            )
+        )
     return rows

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import torch
 
+from ..common.trainer import seed_of
 from .generate import Latents, Request, Settings, Step, collect, generate
 from ..model.talker import Stream, Talker
 from ..model.text import TextTokenizer
-from ..common.trainer import seed_of
 
 # %% auto #0
 __all__ = ['ONES', 'TENS', 'SCALES', 'ORDINALS', 'CURRENCIES', 'ABBREVIATIONS', 'SIGNS', 'MAX_CHARACTERS', 'LONGEST', 'CARRY',
@@ -23,10 +23,21 @@ __all__ = ['ONES', 'TENS', 'SCALES', 'ORDINALS', 'CURRENCIES', 'ABBREVIATIONS', 
            'split_sentences', 'next_request', 'generate_long', 'generate_many']
 
 # %% ../../nbs/5_inference/02_long_text.ipynb #7cc5c51d
-ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
+).split()
 TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
 SCALES = ((10**9, "billion"), (10**6, "million"), (10**3, "thousand"))
-ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth", "twelve": "twelfth"}
+ORDINALS = {
+    "one": "first",
+    "two": "second",
+    "three": "third",
+    "five": "fifth",
+    "eight": "eighth",
+    "nine": "ninth",
+    "twelve": "twelfth",
+}
 
 
 def number_words(number: int) -> str:  # 0 up to 999,999,999,999
@@ -38,7 +49,9 @@ def number_words(number: int) -> str:  # 0 up to 999,999,999,999
     if number < 100:
         return TENS[number // 10] + (f"-{ONES[number % 10]}" if number % 10 else "")
     if number < 1000:
-        return f"{ONES[number // 100]} hundred" + (f" and {number_words(number % 100)}" if number % 100 else "")
+        return f"{ONES[number // 100]} hundred" + (
+            f" and {number_words(number % 100)}" if number % 100 else ""
+        )
     size, name = next(scale for scale in SCALES if number >= scale[0])
     rest = number % size
     link = "" if not rest else " and " if rest < 100 else " "
@@ -47,7 +60,9 @@ def number_words(number: int) -> str:  # 0 up to 999,999,999,999
 
 def ordinal_words(number: int) -> str:
     "first, second, third, twenty-first..."
-    start, cut, last = number_words(number).rpartition(" " if "-" not in number_words(number).split(" ")[-1] else "-")
+    start, cut, last = number_words(number).rpartition(
+        " " if "-" not in number_words(number).split(" ")[-1] else "-"
+    )
     ending = ORDINALS.get(last) or (last[:-1] + "ieth" if last.endswith("y") else last + "th")
     return start + cut + ending
 
@@ -62,7 +77,9 @@ def digits_spoken(digits: str) -> str:
 
 
 def number_spoken(written: str) -> str:  # "1,200", "3.14", "0042"
-    "A number as it is read; digit by digit after the point, and for codes: a leading zero, or ten digits and more."
+    """A number as it is read; digit by digit after the point, and for codes: a leading zero, or
+    ten digits and more.
+    """
     whole, _, decimals = written.replace(",", "").partition(".")
     code = len(whole) > 9 or (len(whole) > 1 and whole.startswith("0"))
     spoken = digits_spoken(whole) if code else number_words(int(whole))
@@ -83,24 +100,63 @@ def money_spoken(sign: str, written: str) -> str:
 
 # %% ../../nbs/5_inference/02_long_text.ipynb #7531bcfc
 ABBREVIATIONS = {
-    "mr": "Mister", "mrs": "Missus", "ms": "Miz", "dr": "Doctor", "prof": "Professor", "st": "Saint", "jr": "Junior", "sr": "Senior", "mt": "Mount",
-    "etc": "et cetera", "e.g": "for example", "i.e": "that is", "vs": "versus", "approx": "approximately", "a.m": "a m", "p.m": "p m",
+    "mr": "Mister",
+    "mrs": "Missus",
+    "ms": "Miz",
+    "dr": "Doctor",
+    "prof": "Professor",
+    "st": "Saint",
+    "jr": "Junior",
+    "sr": "Senior",
+    "mt": "Mount",
+    "etc": "et cetera",
+    "e.g": "for example",
+    "i.e": "that is",
+    "vs": "versus",
+    "approx": "approximately",
+    "a.m": "a m",
+    "p.m": "p m",
 }
-SIGNS = {"%": " percent ", "&": " and ", "+": " plus ", "=": " equals ", "@": " at ", "°": " degrees ", "×": " times ", "½": " one half ", "#": " number "}
+SIGNS = {
+    "%": " percent ",
+    "&": " and ",
+    "+": " plus ",
+    "=": " equals ",
+    "@": " at ",
+    "°": " degrees ",
+    "×": " times ",
+    "½": " one half ",
+    "#": " number ",
+}
 MAX_CHARACTERS = 5_000  # about six minutes
-_DROPPED = ("So", "Sk", "Sm", "Sc", "Cc", "Cf", "Cs", "Co", "Cn", "Mn", "Me", "Mc")  # pictures, modifiers, controls, combining marks
+# pictures, modifiers, controls, combining marks
+_DROPPED = ("So", "Sk", "Sm", "Sc", "Cc", "Cf", "Cs", "Co", "Cn", "Mn", "Me", "Mc")
 
 
 def _spell_out(text: str) -> str:
     "Abbreviations, initials, money, numbers and signs as words."
     names = "|".join(re.escape(name) for name in sorted(ABBREVIATIONS, key=len, reverse=True))
-    ends = lambda m: "." if re.match(r"\s*$|\s+[A-Z]", text[m.end() :]) and m[1].lower() in ("etc", "a.m", "p.m") else ""
-    text = re.sub(rf"\b({names})\.", lambda m: ABBREVIATIONS[m[1].lower()] + ends(m), text, flags=re.I)
+    ends = lambda m: (
+        "."
+        if re.match(r"\s*$|\s+[A-Z]", text[m.end() :]) and m[1].lower() in ("etc", "a.m", "p.m")
+        else ""
+    )
+    text = re.sub(
+        rf"\b({names})\.", lambda m: ABBREVIATIONS[m[1].lower()] + ends(m), text, flags=re.I
+    )
     text = re.sub(r"\b[Nn]o\.\s?(?=\d)", "number ", text)
-    text = re.sub(r"\b((?:[A-Z]\.){2,})", lambda m: " ".join(m[1].replace(".", "")) + " ", text)  # U.S.
+    # U.S.
+    text = re.sub(r"\b((?:[A-Z]\.){2,})", lambda m: " ".join(m[1].replace(".", "")) + " ", text)
     text = re.sub(r"\b([A-HJ-Z])\.(?=\s[A-Z])", r"\1", text)  # J. Smith; but: it was I. Then
     text = re.sub(rf"([$€£])\s?({_NUMBER})", lambda m: money_spoken(m[1], m[2]), text)
-    text = re.sub(r"\b(\d{1,2}):(\d\d)\b", lambda m: f"{number_spoken(m[1])} " + (number_spoken(m[2].lstrip('0')) if m[2].strip("0") else "o'clock"), text)
+    text = re.sub(
+        r"\b(\d{1,2}):(\d\d)\b",
+        lambda m: (
+            f"{number_spoken(m[1])} "
+            + (number_spoken(m[2].lstrip("0")) if m[2].strip("0") else "o'clock")
+        ),
+        text,
+    )
     text = re.sub(r"\b(\d{1,9})(?:st|nd|rd|th)\b", lambda m: ordinal_words(int(m[1])), text)
     text = re.sub(r"(?<!\w)[-−](?=\d)", "minus ", text)
     text = re.sub(_NUMBER, lambda m: f" {number_spoken(m[0])} ", text)
@@ -122,23 +178,55 @@ def _plain_signs(text: str) -> str:
     return text.strip(" ,'").lstrip(".!? ")
 
 
-def spoken_form(text: str) -> tuple[str, str]:  # what is to be said, and the characters that were left out
-    "Text as the talker was taught to read it. Raises TypeError or ValueError for text that is empty, endless, or in another script."
+def spoken_form(
+    text: str,
+) -> tuple[str, str]:  # what is to be said, and the characters that were left out
+    """Text as the talker was taught to read it.
+
+    Raises TypeError or ValueError for text that is empty, endless, or in another script.
+    """
     if not isinstance(text, str):
         raise TypeError(f"text: takes a string, got {type(text).__name__}")
     if len(text) > MAX_CHARACTERS:
-        raise ValueError(f"text: has {len(text):,} characters, at most {MAX_CHARACTERS:,} are spoken at once; give it in parts")
+        raise ValueError(
+            f"text: has {len(text):,} characters, at most {MAX_CHARACTERS:,} are spoken at "
+            "once; give it in parts"
+        )
     if not text.strip():
         raise ValueError("text: is empty; write at least one word")
-    folded = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
-    for old, new in {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "th", "þ": "th", "Æ": "Ae", "Ø": "O", "Œ": "Oe", "Ł": "L"}.items():
+    folded = "".join(
+        c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn"
+    )
+    for old, new in {
+        "ß": "ss",
+        "æ": "ae",
+        "œ": "oe",
+        "ø": "o",
+        "ł": "l",
+        "đ": "d",
+        "ð": "th",
+        "þ": "th",
+        "Æ": "Ae",
+        "Ø": "O",
+        "Œ": "Oe",
+        "Ł": "L",
+    }.items():
         folded = folded.replace(old, new)
     foreign = [c for c in folded if c.isalnum() and not c.isascii() and c not in SIGNS]
     if foreign:
         name = unicodedata.name(foreign[0], "an unknown letter").lower()
-        raise ValueError(f"text: this talker reads English; it cannot read {foreign[0]!r} ({name}). Write it in Latin letters")
+        raise ValueError(
+            f"text: this talker reads English; it cannot read {foreign[0]!r} ({name}). Write "
+            "it in Latin letters"
+        )
     spoken = _spell_out(folded)
-    left_out = "".join(dict.fromkeys(c for c in spoken if unicodedata.category(c) in _DROPPED and c not in "\n\r\t" and c not in "~^<>`´|"))
+    left_out = "".join(
+        dict.fromkeys(
+            c
+            for c in spoken
+            if unicodedata.category(c) in _DROPPED and c not in "\n\r\t" and c not in "~^<>`´|"
+        )
+    )
     spoken = _plain_signs("".join(" " if c in left_out else c for c in spoken))
     if not re.search(r"[A-Za-z]", spoken):
         raise ValueError(f"text: nothing in {text[:40]!r} can be spoken; write at least one word")
@@ -149,14 +237,22 @@ LONGEST = 120  # characters of one sentence; 99% of the training sentences are s
 
 
 def _cut(sentence: str, longest: int) -> list[str]:
-    "Parts of at most `longest` characters: at commas if there are any away from the ends, else at spaces, else anywhere."
+    """Parts of at most `longest` characters: at commas if there are any away from the ends, else
+    at spaces, else anywhere.
+    """
     if len(sentence) <= longest:
         return [sentence]
     middle = len(sentence) // 2
-    near = lambda pattern: min((m.end() for m in re.finditer(pattern, sentence) if 8 < m.end() < len(sentence) - 8), key=lambda at: abs(at - middle), default=None)
+    near = lambda pattern: min(
+        (m.end() for m in re.finditer(pattern, sentence) if 8 < m.end() < len(sentence) - 8),
+        key=lambda at: abs(at - middle),
+        default=None,
+    )
     at = near(r",\s") or near(r"\s") or middle
     head = sentence[:at].rstrip(" ,")
-    return _cut(head if head[-1] in ".!?" else head + ".", longest) + _cut(sentence[at:].strip(), longest)
+    return _cut(head if head[-1] in ".!?" else head + ".", longest) + _cut(
+        sentence[at:].strip(), longest
+    )
 
 
 def split_sentences(
@@ -166,7 +262,12 @@ def split_sentences(
     "Sentences, none longer than `longest`. Raises ValueError for a limit under 20."
     if longest < 20:
         raise ValueError(f"longest: takes 20 characters or more, got {longest}")
-    whole = [part.strip() for part in re.findall(r"[^.!?]+[.!?]", spoken if spoken.rstrip()[-1:] in tuple(".!?") else spoken + ".")]
+    whole = [
+        part.strip()
+        for part in re.findall(
+            r"[^.!?]+[.!?]", spoken if spoken.rstrip()[-1:] in tuple(".!?") else spoken + "."
+        )
+    ]
     return [part for sentence in whole for part in _cut(sentence, longest)]
 
 # %% ../../nbs/5_inference/02_long_text.ipynb #c112c5e5
@@ -177,7 +278,8 @@ def next_request(
     request: Request,  # of the whole text: voice, first frame, seed
     sentence: str,  # to be said now
     number: int,  # 0: the first one
-    before: tuple[str, torch.Tensor, torch.Tensor | None] | None,  # text, sound (N, d_a) and motion (N, d_v) of the sentence before
+    # text, sound (N, d_a) and motion (N, d_v) of the sentence before
+    before: tuple[str, torch.Tensor, torch.Tensor | None] | None,
     carry: str = "pose",  # what is carried over, one of CARRY
 ) -> Request:
     "The request for one sentence of a longer text."
@@ -187,7 +289,9 @@ def next_request(
     text, audio, motion = before
     if carry == "sentence":
         return replace(request, text=f"{text} {sentence}", seed=seed, audio=audio, motion=motion)
-    return replace(request, text=sentence, seed=seed, first_motion=None if motion is None else motion[-1])
+    return replace(
+        request, text=sentence, seed=seed, first_motion=None if motion is None else motion[-1]
+    )
 
 # %% ../../nbs/5_inference/02_long_text.ipynb #4403a077
 def generate_long(
@@ -199,15 +303,30 @@ def generate_long(
     carry: str = "pose",  # what one sentence hands to the next, one of CARRY
     longest: int = LONGEST,  # characters of one sentence
 ) -> Iterator[tuple[int, Step]]:  # number of the sentence, step of one row
-    "Speak a text sentence by sentence as one clip. Raises ValueError for an unknown `carry` or given streams."
+    """Speak a text sentence by sentence as one clip.
+
+    Raises ValueError for an unknown `carry` or given streams.
+    """
     if carry not in CARRY:
         raise ValueError(f"carry: takes {' or '.join(map(repr, CARRY))}, got {carry!r}")
     if request.given_frames:
-        raise ValueError("request: long text takes no given streams; give a text of one sentence with them")
-    return _long_steps(talker, tokenizer, request, settings, make_streams, carry, split_sentences(request.text, longest))
+        raise ValueError(
+            "request: long text takes no given streams; give a text of one sentence with them"
+        )
+    return _long_steps(
+        talker,
+        tokenizer,
+        request,
+        settings,
+        make_streams,
+        carry,
+        split_sentences(request.text, longest),
+    )
 
 
-def _long_steps(talker, tokenizer, request, settings, make_streams, carry, sentences) -> Iterator[tuple[int, Step]]:
+def _long_steps(
+    talker, tokenizer, request, settings, make_streams, carry, sentences
+) -> Iterator[tuple[int, Step]]:
     "The loop of `generate_long`."
     before, index = None, 0
     for number, sentence in enumerate(sentences):
@@ -229,16 +348,31 @@ def generate_many(
     settings: Settings = Settings(),
     make_streams: Callable[[], Callable[..., Stream]] = lambda: Stream,  # called once a round
 ) -> list[Latents]:  # one per request
-    "Speak many texts, sentence by sentence, side by side. Raises ValueError for given streams or a batch that does not fit together."
+    """Speak many texts, sentence by sentence, side by side.
+
+    Raises ValueError for given streams or a batch that does not fit together.
+    """
     if any(request.given_frames for request in requests):
-        raise ValueError("requests: long texts take no given streams; generate those with `generate`")
+        raise ValueError(
+            "requests: long texts take no given streams; generate those with `generate`"
+        )
     sentences = [split_sentences(request.text) for request in requests]
     said: list[list[Latents]] = [[] for _ in requests]
     for number in range(max(map(len, sentences), default=0)):
         active = [i for i, parts in enumerate(sentences) if number < len(parts)]
-        before = {i: (sentences[i][number - 1], said[i][-1].audio, said[i][-1].motion) if number else None for i in active}
+        before = {
+            i: (sentences[i][number - 1], said[i][-1].audio, said[i][-1].motion) if number else None
+            for i in active
+        }
         asked = [next_request(requests[i], sentences[i][number], number, before[i]) for i in active]
-        for i, row in zip(active, collect(generate(talker, tokenizer, asked, settings, make_streams()))):
+        for i, row in zip(
+            active, collect(generate(talker, tokenizer, asked, settings, make_streams()))
+        ):
             said[i].append(row)
     glue = lambda parts: None if parts[0] is None else torch.cat(parts)
-    return [Latents(*(glue([getattr(part, name) for part in parts]) for name in ("audio", "motion", "stop"))) for parts in said]
+    return [
+        Latents(
+            *(glue([getattr(part, name) for part in parts]) for name in ("audio", "motion", "stop"))
+        )
+        for parts in said
+    ]

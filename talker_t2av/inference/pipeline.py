@@ -20,16 +20,44 @@ from tqdm import tqdm
 from ..codecs.audio.codec import AUDIO_PRESETS, AudioCodec
 from ..codecs.motion.codec import MotionCodec
 from ..codecs.speaker.encoder import SPEAKER_PRESETS, SpeakerEncoder
-from ..model.fast_heads import FastHeads, FusedHeads
-from ..common.files import ClipFile, check_ending, check_heard, make_label, read_film, read_speech, read_square
+from talker_t2av.common.files import (
+    ClipFile,
+    check_ending,
+    check_heard,
+    make_label,
+    read_speech,
+    read_square,
+)
+from ..common.hub import find_pretrained
+from talker_t2av.common.media import (
+    SAMPLE_RATE,
+    SAMPLES_PER_PATCH,
+    check_frames,
+    check_wav,
+    data_dir,
+    play_audio,
+    play_video,
+)
 from .generate import Latents, Request, Settings, Step, collect, generate
-from .long_text import generate_long, generate_many, split_sentences, spoken_form
-from ..common.media import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_PATCH, check_frames, check_wav, data_dir, play_audio, play_video
+from talker_t2av.inference.long_text import (
+    generate_long,
+    generate_many,
+    split_sentences,
+    spoken_form,
+)
+from talker_t2av.inference.streaming import (
+    Chunk,
+    LivePlayer,
+    Renderer,
+    ahead,
+    half_the_cores,
+    join,
+    render,
+)
 from ..model.config import PRESETS
+from ..model.fast_heads import FastHeads, FusedHeads
 from ..model.talker import Talker
 from ..model.text import TextTokenizer, load_tokenizer, save_tokenizer
-from ..common.hub import find_pretrained
-from .streaming import Chunk, LivePlayer, Renderer, ahead, half_the_cores, join, render
 
 # %% auto #0
 __all__ = ['SAMPLE_TEXT', 'TalkingClip', 'named_voice', 'hear_voice', 'rest_picture', 'see_face', 'Plan', 'PipelineParts',
@@ -56,7 +84,10 @@ class TalkingClip:
         return len(self.wav) / SAMPLE_RATE
 
     def save(self, path: str | Path) -> Path:  # ending: .mp4, .gif, .wav, .flac, .ogg
-        "Write the clip, labelled as synthetic, whole or not at all. Raises ValueError for another ending, OSError when writing fails."
+        """Write the clip, labelled as synthetic, whole or not at all.
+
+        Raises ValueError for another ending, OSError when writing fails.
+        """
         check_ending(path, self.frames is None)
         with ClipFile(path, make_label(self.report)) as file:
             file.write(self.wav, self.frames)
@@ -64,33 +95,53 @@ class TalkingClip:
 
     def player(self, width: int = 256):  # pixels
         "An object that Jupyter shows."
-        return play_audio(self.wav) if self.frames is None else play_video(self.frames, self.wav, width)
+        return (
+            play_audio(self.wav)
+            if self.frames is None
+            else play_video(self.frames, self.wav, width)
+        )
 
     def _repr_html_(self) -> str:
         return self.player().data
 
     def __repr__(self) -> str:
-        return f"TalkingClip({self.seconds:.2f} s, {'no face' if self.frames is None else f'{len(self.frames)} frames'}, {self.text!r})"
+        return (
+            f"TalkingClip({self.seconds:.2f} s, "
+            f"{'no face' if self.frames is None else f'{len(self.frames)} frames'}, {self.text!r})"
+        )
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #588ddc3a
-SAMPLE_TEXT = "The visitors asked whether the garden would be open in the morning. Nobody knew, so they waited by the gate."
+SAMPLE_TEXT = (
+    "The visitors asked whether the garden would be open in the morning. Nobody knew, so they "
+    "waited by the gate."
+)
 
 
 def named_voice(name: str) -> np.ndarray:  # (T,) at 24 kHz
-    "A short recording of one of the world's voices. Raises ValueError, with the nearest names, for an unknown one."
+    """A short recording of one of the world's voices.
+
+    Raises ValueError, with the nearest names, for an unknown one.
+    """
     from talker_t2av.world.voice.voices import speak
 
     return speak(SAMPLE_TEXT, name).wav
 
 
 def hear_voice(encoder: SpeakerEncoder, voice) -> Tensor:  # (d_s,), length 1
-    "A voice from a name, a file of speech, samples (T,) at 24 kHz, or a vector. Raises ValueError or FileNotFoundError for what is none."
+    """A voice from a name, a file of speech, samples (T,) at 24 kHz, or a vector.
+
+    Raises ValueError or FileNotFoundError for what is none.
+    """
     if isinstance(voice, Tensor) and voice.ndim == 1 and len(voice) == encoder.embedding_size:
         return F.normalize(voice.float(), dim=0)
     if isinstance(voice, (str, Path)):
         from talker_t2av.world.voice.voices import VOICES
 
-        wav = read_speech(voice) if str(voice) not in VOICES and Path(voice).suffix else named_voice(str(voice))
+        wav = (
+            read_speech(voice)
+            if str(voice) not in VOICES and Path(voice).suffix
+            else named_voice(str(voice))
+        )
     else:
         wav = check_heard(check_wav(voice, "voice"), "voice")
     weight = encoder.embed.weight
@@ -100,7 +151,8 @@ def hear_voice(encoder: SpeakerEncoder, voice) -> Tensor:  # (d_s,), length 1
 def rest_picture(face: int, size: int) -> np.ndarray:  # (size, size, 3) uint8
     "Person number `face` of the world, silent, looking straight ahead."
     from talker_t2av.world.face.articulation import articulate
-    from talker_t2av.world.face.rendering import POSE, render as render_face, sample_identity
+    from talker_t2av.world.face.rendering import POSE, sample_identity
+    from talker_t2av.world.face.rendering import render as render_face
     from talker_t2av.world.voice.voices import SILENCE, Phoneme
 
     still = articulate([Phoneme(SILENCE, 0.0, 0.04)], 1)
@@ -108,7 +160,10 @@ def rest_picture(face: int, size: int) -> np.ndarray:  # (size, size, 3) uint8
 
 
 def see_face(face, size: int) -> np.ndarray:  # (size, size, 3) uint8
-    "A portrait from a number, a picture or film file, or an array of that size. Raises ValueError or FileNotFoundError for what is none."
+    """A portrait from a number, a picture or film file, or an array of that size.
+
+    Raises ValueError or FileNotFoundError for what is none.
+    """
     if isinstance(face, str) and face.lstrip("-").isdigit():
         face = int(face)
     if isinstance(face, (int, np.integer)) and not isinstance(face, bool):
@@ -119,7 +174,10 @@ def see_face(face, size: int) -> np.ndarray:  # (size, size, 3) uint8
         return read_square(face, size)[0]
     picture = check_frames(np.asarray(face)[None], "face")[0]
     if picture.shape != (size, size, 3):
-        raise ValueError(f"face: takes a picture ({size}, {size}, 3) uint8, got {picture.shape}; or give the file's name")
+        raise ValueError(
+            f"face: takes a picture ({size}, {size}, 3) uint8, got {picture.shape}; or "
+            "give the file's name"
+        )
     return picture
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #2a5a3004
@@ -139,7 +197,10 @@ class Plan:
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #d23116c2
 class PipelineParts:
-    "The networks of a pipeline: loading, saving, checking that they fit. Raises ValueError when they do not."
+    """The networks of a pipeline: loading, saving, checking that they fit.
+
+    Raises ValueError when they do not.
+    """
 
     def __init__(
         self,
@@ -149,41 +210,74 @@ class PipelineParts:
         motion_codec: MotionCodec,
         speaker_encoder: SpeakerEncoder,
         name: str = "",  # noted in every file
-        dtype: torch.dtype = torch.float32,  # of the heads; bfloat16 is less exact, and faster only where it is native
+        # of the heads; bfloat16 is less exact, and faster only where it is native
+        dtype: torch.dtype = torch.float32,
     ):
-        self.talker, self.tokenizer, self.audio_codec, self.motion_codec, self.speaker_encoder = talker, tokenizer, audio_codec, motion_codec, speaker_encoder
+        self.talker, self.tokenizer, self.audio_codec, self.motion_codec, self.speaker_encoder = (
+            talker,
+            tokenizer,
+            audio_codec,
+            motion_codec,
+            speaker_encoder,
+        )
         self.name, self.fast = name, FastHeads(talker, dtype)
         c = talker.config
         sizes = {
-            "audio latents": (c.audio_dim, audio_codec.config.latent_size), "motion latents": (c.motion_dim, motion_codec.latent_size),
-            "speaker vectors": (c.speaker_dim, speaker_encoder.embedding_size), "vocabulary": (c.vocab_size, max(c.vocab_size, tokenizer.vocab_size)),
+            "audio latents": (c.audio_dim, audio_codec.config.latent_size),
+            "motion latents": (c.motion_dim, motion_codec.latent_size),
+            "speaker vectors": (c.speaker_dim, speaker_encoder.embedding_size),
+            "vocabulary": (c.vocab_size, max(c.vocab_size, tokenizer.vocab_size)),
         }
         for what, (takes, gets) in sizes.items():
             if takes != gets:
-                raise ValueError(f"pipeline: the talker was made for {what} of size {takes}, got {gets}; these parts were not trained together")
+                raise ValueError(
+                    f"pipeline: the talker was made for {what} of size {takes}, got {gets}; these "
+                    "parts were not trained together"
+                )
 
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path = "small",  # preset with weights, folder that `save_pretrained` wrote, or "owner/name" on the Hub
+        # preset with weights, folder that `save_pretrained` wrote, or "owner/name" on the Hub
+        source: str | Path = "small",
         dtype: torch.dtype = torch.float32,  # of the heads
     ):
-        "Load all parts. Raises FileNotFoundError that says which part is missing, ValueError for weights that do not fit."
+        """Load all parts.
+
+        Raises FileNotFoundError that says which part is missing, ValueError for weights that do not
+        fit.
+        """
         folder = find_pretrained(source, "talker")
         talker = Talker.from_pretrained(folder)
         codecs = AudioCodec.from_pretrained(source), MotionCodec.from_pretrained(source)
-        return cls(talker, find_tokenizer(source, folder), *codecs, SpeakerEncoder.from_pretrained(source), _named(source), dtype)
+        return cls(
+            talker,
+            find_tokenizer(source, folder),
+            *codecs,
+            SpeakerEncoder.from_pretrained(source),
+            _named(source),
+            dtype,
+        )
 
     @classmethod
     def untrained(cls, preset: str = "tiny", seed: int = 0):
-        "All parts with random weights: for tests, and for looking at the machinery. What it says is noise."
+        """All parts with random weights: for tests, and for looking at the machinery.
+
+        What it says is noise.
+        """
         tokenizer = load_tokenizer("small")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             codecs = AudioCodec(AUDIO_PRESETS[preset]).eval(), MotionCodec(preset).eval()
             speaker = SpeakerEncoder(SPEAKER_PRESETS[preset]).eval()
-            sizes = {"audio_dim": codecs[0].config.latent_size, "motion_dim": codecs[1].latent_size, "speaker_dim": speaker.embedding_size}
-            talker = Talker(replace(PRESETS[preset], vocab_size=tokenizer.vocab_size, **sizes)).eval()
+            sizes = {
+                "audio_dim": codecs[0].config.latent_size,
+                "motion_dim": codecs[1].latent_size,
+                "speaker_dim": speaker.embedding_size,
+            }
+            talker = Talker(
+                replace(PRESETS[preset], vocab_size=tokenizer.vocab_size, **sizes)
+            ).eval()
         return cls(talker, tokenizer, *codecs, speaker, f"untrained {preset}")
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -197,7 +291,10 @@ class PipelineParts:
 
 
 def find_tokenizer(source: str | Path, talker_folder: Path) -> TextTokenizer:
-    "The tokenizer beside the talker or its folder; of a Hub repository, its tokenizer.json. Raises FileNotFoundError."
+    """The tokenizer beside the talker or its folder; of a Hub repository, its tokenizer.json.
+
+    Raises FileNotFoundError.
+    """
     for folder in (talker_folder, talker_folder.parent):
         if (folder / "tokenizer.json").is_file():
             return load_tokenizer(folder / "tokenizer.json")
@@ -222,17 +319,34 @@ class TalkerPipeline(PipelineParts):
         frames: np.ndarray | None = None,  # (N, size, size, 3) given film: the sound follows it
         start: TalkingClip | None = None,  # a clip to go on from
         carry: str = "pose",  # between sentences, see `long_text`
-        lead: int | None = None,  # patches by which the one given stream runs ahead of the other; None: all that the talker has practised, 0: in step
+        # patches by which the one given stream runs ahead of the other; None: all that the talker
+        # has practised, 0: in step
+        lead: int | None = None,
         **knobs,  # fields of `Settings`
     ) -> Plan:
-        "Check and prepare everything. Raises TypeError, ValueError or FileNotFoundError, naming what is wrong, before any patch is generated."
+        """Check and prepare everything.
+
+        Raises TypeError, ValueError or FileNotFoundError, naming what is wrong, before any patch is
+        generated.
+        """
         settings = Settings(**knobs)
         spoken, left_out = (".", "") if text is None and wav is not None else spoken_form(text)
-        report = {"model": self.name, "mode": "", "text": spoken, "voice": _named(voice), "face": _named(face), "seed": seed, **asdict(settings)}
+        report = {
+            "model": self.name,
+            "mode": "",
+            "text": spoken,
+            "voice": _named(voice),
+            "face": _named(face),
+            "seed": seed,
+            **asdict(settings),
+        }
         speaker, picture = hear_voice(self.speaker_encoder, voice), None
         size, given = self.motion_codec.config.image_size, {}
         if wav is not None:
-            wav = np.pad(check_heard(check_wav(wav, "wav"), "wav", longest=30.0), (0, -len(wav) % SAMPLES_PER_PATCH))
+            wav = np.pad(
+                check_heard(check_wav(wav, "wav"), "wav", longest=30.0),
+                (0, -len(wav) % SAMPLES_PER_PATCH),
+            )
             given["audio"] = self.audio_codec.encode(torch.from_numpy(wav)[None])[0]
         if frames is not None:
             frames = check_frames(frames)[: len(frames) // 4 * 4]
@@ -244,16 +358,35 @@ class TalkerPipeline(PipelineParts):
             report["text"] = spoken = f"{start.text} {spoken}"
         first = None if picture is None else self.motion_codec.encode(picture[None, None])[0, 0]
         request = Request(spoken, speaker, first, given.get("audio"), given.get("motion"), seed)
-        lead = (self.talker.config.lead_patches if lead is None else lead) * {"A2V": 1, "V2A": -1}.get(request.mode, 0)
-        return Plan(replace(request, lead=lead), settings, picture, report | {"mode": request.mode, "lead": lead}, wav, frames, carry, left_out)
+        lead = (self.talker.config.lead_patches if lead is None else lead) * {
+            "A2V": 1,
+            "V2A": -1,
+        }.get(request.mode, 0)
+        return Plan(
+            replace(request, lead=lead),
+            settings,
+            picture,
+            report | {"mode": request.mode, "lead": lead},
+            wav,
+            frames,
+            carry,
+            left_out,
+        )
 
     def steps(self, plan: Plan) -> Iterator[Step]:
         "Patches of a plan: sentence by sentence, or in one go when something is given."
         request = plan.request
         if request.given_frames:
-            stream = ((0, step) for step in generate(self.talker, self.tokenizer, [request], plan.settings, self.fast.streams()))
+            stream = (
+                (0, step)
+                for step in generate(
+                    self.talker, self.tokenizer, [request], plan.settings, self.fast.streams()
+                )
+            )
         else:
-            stream = generate_long(self.talker, self.tokenizer, request, plan.settings, self.fast.streams, plan.carry)
+            stream = generate_long(
+                self.talker, self.tokenizer, request, plan.settings, self.fast.streams, plan.carry
+            )
         for number, step in stream:
             plan.steps.append(step)
             plan.report |= {"sentences": number + 1, "patches": len(plan.steps)}
@@ -264,16 +397,34 @@ class TalkerPipeline(PipelineParts):
         plan: Plan,
         patches_per_chunk: int = 1,  # more is cheaper, and comes later
     ) -> Iterator[Chunk]:
-        "Carry out a plan: chunks of sound and pictures while it is generated. Times go into the plan's report."
+        """Carry out a plan: chunks of sound and pictures while it is generated.
+
+        Times go into the plan's report.
+        """
         begin = time.perf_counter()
         codec = None if plan.picture is None else self.motion_codec
         with half_the_cores() as pool, closing(ahead(self.steps(plan))) as steps:
-            renderer = Renderer(self.audio_codec, codec, plan.picture, patches_per_chunk, plan.wav, plan.frames, pool)
+            renderer = Renderer(
+                self.audio_codec,
+                codec,
+                plan.picture,
+                patches_per_chunk,
+                plan.wav,
+                plan.frames,
+                pool,
+            )
             for chunk in render(steps, renderer):
                 plan.report.setdefault("first_chunk_seconds", round(time.perf_counter() - begin, 3))
                 yield chunk
-        taken, seconds = time.perf_counter() - begin, len(plan.steps) * SAMPLES_PER_PATCH / SAMPLE_RATE
-        plan.report |= {"seconds": round(seconds, 2), "generated_in_seconds": round(taken, 3), "times_real_time": round(seconds / taken, 2)}
+        taken, seconds = (
+            time.perf_counter() - begin,
+            len(plan.steps) * SAMPLES_PER_PATCH / SAMPLE_RATE,
+        )
+        plan.report |= {
+            "seconds": round(seconds, 2),
+            "generated_in_seconds": round(taken, 3),
+            "times_real_time": round(seconds / taken, 2),
+        }
 
     def finish(self, plan: Plan, chunks: Sequence[Chunk]) -> TalkingClip:
         "The clip of a plan that has been carried out."
@@ -301,43 +452,83 @@ class TalkerPipeline(PipelineParts):
         player.finish(clip.player())
         return clip
 
-    def write(self, path: str | Path, plan: Plan, progress: bool = False) -> dict:  # the plan's report; progress: a bar in a terminal
-        "Generate straight into a file: no clip is kept in memory, and the file appears when it is complete."
+    def write(
+        self, path: str | Path, plan: Plan, progress: bool = False
+    ) -> dict:  # the plan's report; progress: a bar in a terminal
+        """Generate straight into a file: no clip is kept in memory, and the file appears
+        when it is complete.
+        """
         check_ending(path, plan.picture is None)
-        bar = tqdm(total=len(split_sentences(plan.request.text)), unit="sentence", disable=None if progress else True)
-        with bar, closing(self.play(plan, patches_per_chunk=8)) as chunks, ClipFile(path, make_label(plan.report)) as file:
+        bar = tqdm(
+            total=len(split_sentences(plan.request.text)),
+            unit="sentence",
+            disable=None if progress else True,
+        )
+        with (
+            bar,
+            closing(self.play(plan, patches_per_chunk=8)) as chunks,
+            ClipFile(path, make_label(plan.report)) as file,
+        ):
             for chunk in chunks:
                 file.write(chunk.wav, chunk.frames)
                 bar.update(plan.report["sentences"] - 1 - bar.n)
         return plan.report
 
-    def batch(self, texts: Sequence[str], voices=("ada",), faces=(7,), seeds=(0,), **knobs) -> list[TalkingClip]:
-        "Many clips at once; voices, faces and seeds are repeated as needed. Each clip is what it would be alone, up to rounding. Raises ValueError for anything but a list of texts."
+    def batch(
+        self, texts: Sequence[str], voices=("ada",), faces=(7,), seeds=(0,), **knobs
+    ) -> list[TalkingClip]:
+        """Many clips at once; voices, faces and seeds are repeated as needed.
+
+        Each clip is what it would be alone, up to rounding. Raises ValueError for anything but a
+        list of texts.
+        """
         if not texts or isinstance(texts, str):
             raise ValueError(f"texts: takes a list of texts, got {texts!r}")
         pick = lambda values, i: values[i % len(values)]
-        plans = [self.plan(text, pick(voices, i), pick(faces, i), pick(seeds, i), **knobs) for i, text in enumerate(texts)]
-        rows = generate_many(self.talker, self.tokenizer, [plan.request for plan in plans], plans[0].settings, self.fast.streams)
+        plans = [
+            self.plan(text, pick(voices, i), pick(faces, i), pick(seeds, i), **knobs)
+            for i, text in enumerate(texts)
+        ]
+        rows = generate_many(
+            self.talker,
+            self.tokenizer,
+            [plan.request for plan in plans],
+            plans[0].settings,
+            self.fast.streams,
+        )
         clips = []
         for plan, row in zip(plans, rows):
             codec = None if plan.picture is None else self.motion_codec
             renderer = Renderer(self.audio_codec, codec, plan.picture, patches_per_chunk=8)
-            patches = zip(row.audio.split(4), [None] * len(row.stop) if row.motion is None else row.motion.split(4))
-            chunks = [chunk for audio, motion in patches if (chunk := renderer.push(audio, motion)) is not None] + renderer.close()
+            patches = zip(
+                row.audio.split(4),
+                [None] * len(row.stop) if row.motion is None else row.motion.split(4),
+            )
+            chunks = [
+                chunk
+                for audio, motion in patches
+                if (chunk := renderer.push(audio, motion)) is not None
+            ] + renderer.close()
             whole = join(chunks)
-            clips.append(TalkingClip(whole.wav, whole.frames, plan.report | {"patches": len(row.stop)}, row))
+            clips.append(
+                TalkingClip(whole.wav, whole.frames, plan.report | {"patches": len(row.stop)}, row)
+            )
         return clips
 
 
 def _named(thing) -> str | int | None:
-    "How a voice, face or model is written down in a report: of a path, only the last part, since paths tell more than people want to tell."
+    """How a voice, face or model is written down in a report: of a path, only the last part,
+    since paths tell more than people want to tell.
+    """
     if isinstance(thing, (str, Path)):
         return Path(thing).name if Path(thing).exists() else str(thing)
     return thing if thing is None or isinstance(thing, (int, np.integer)) else "given"
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #d0c39136
 class Stopwatch:
-    "Counts the processor time that calls of wrapped methods take; inner ones are not counted to the outer ones."
+    """Counts the processor time that calls of wrapped methods take; inner ones are not
+    counted to the outer ones.
+    """
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
@@ -383,13 +574,20 @@ def profile_parts(
     torch.set_num_threads(1)
     try:
         for part, owner, method in (
-            ("backbone and text", talker.backbone, "forward"), ("patch encoders", talker.patches.audio_encoder, "forward"), ("patch encoders", talker.patches.motion_encoder, "forward"),
-            ("both heads", FusedHeads, "sample"), ("stop", talker.stop, "forward"), ("sound decoder", pipeline.audio_codec, "decode"), ("portrait decoder", pipeline.motion_codec, "render"),
+            ("backbone and text", talker.backbone, "forward"),
+            ("patch encoders", talker.patches.audio_encoder, "forward"),
+            ("patch encoders", talker.patches.motion_encoder, "forward"),
+            ("both heads", FusedHeads, "sample"),
+            ("stop", talker.stop, "forward"),
+            ("sound decoder", pipeline.audio_codec, "decode"),
+            ("portrait decoder", pipeline.motion_codec, "render"),
         ):
             watch.wrap(owner, method, part)
         begin = time.thread_time()
         with ExitStack() if output is None else ClipFile(output) as file:
-            for chunk in render(steps, Renderer(pipeline.audio_codec, pipeline.motion_codec, plan.picture, 8)):
+            for chunk in render(
+                steps, Renderer(pipeline.audio_codec, pipeline.motion_codec, plan.picture, 8)
+            ):
                 if output is not None:
                     file.write(chunk.wav, chunk.frames)
         total = time.thread_time() - begin
@@ -397,4 +595,6 @@ def profile_parts(
         watch.stop()
         torch.set_num_threads(threads)
     rest = {"everything else": total - sum(watch.seconds.values())}
-    return {part: 1000 * seconds / len(plan.steps) for part, seconds in (watch.seconds | rest).items()}
+    return {
+        part: 1000 * seconds / len(plan.steps) for part, seconds in (watch.seconds | rest).items()
+    }

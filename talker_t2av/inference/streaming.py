@@ -23,22 +23,28 @@ from torch import Tensor
 
 from ..codecs.audio.codec import AudioCodec
 from ..codecs.motion.codec import MotionCodec
+from ..common.media import SAMPLE_RATE, SAMPLES_PER_FRAME
 from .generate import Step
-from ..common.media import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 # %% auto #0
 __all__ = ['PAINTERS', 'Chunk', 'Renderer', 'render', 'join', 'half_the_cores', 'ahead', 'chunk_message', 'LivePlayer']
 
 # %% ../../nbs/5_inference/03_streaming.ipynb #66c0b749
 class Chunk(NamedTuple):
-    "A piece of a clip. Sound and pictures of one chunk need not be equally long; put together they are."
+    """A piece of a clip.
+
+    Sound and pictures of one chunk need not be equally long; put together they are.
+    """
 
     wav: np.ndarray  # (T,) float32
     frames: np.ndarray | None  # (N, H, W, 3) uint8; None: no face
 
 
 class Renderer:
-    "Latents in, sound and pictures out, chunk by chunk. Raises ValueError for chunks of less than one patch."
+    """Latents in, sound and pictures out, chunk by chunk.
+
+    Raises ValueError for chunks of less than one patch.
+    """
 
     def __init__(
         self,
@@ -47,19 +53,29 @@ class Renderer:
         source=None,  # (H, W, 3) uint8 picture of the person, or its Reference
         patches_per_chunk: int = 1,
         wav: np.ndarray | None = None,  # (T,) given sound, handed out instead of decoding
-        frames: np.ndarray | None = None,  # (N, H, W, 3) given pictures, handed out instead of drawing
-        pool: Executor | None = None,  # threads that draw; chunks then hold a promise of pictures, which `render` redeems
+        # (N, H, W, 3) given pictures, handed out instead of drawing
+        frames: np.ndarray | None = None,
+        # threads that draw; chunks then hold a promise of pictures, which `render` redeems
+        pool: Executor | None = None,
     ):
         if patches_per_chunk < 1:
             raise ValueError(f"patches_per_chunk: takes 1 or more, got {patches_per_chunk}")
-        self.motion_codec, self.patches_per_chunk, self.wav, self.frames, self.pool = motion_codec, patches_per_chunk, wav, frames, pool
+        self.motion_codec, self.patches_per_chunk, self.wav, self.frames, self.pool = (
+            motion_codec,
+            patches_per_chunk,
+            wav,
+            frames,
+            pool,
+        )
         self.decoder = None if wav is not None else audio_codec.stream()
         self.source = None if motion_codec is None else motion_codec.reference(source)
         self.waiting: list[tuple[Tensor, Tensor | None]] = []
         self.done = 0  # frames that were handed in, in finished chunks
 
     @torch.no_grad()
-    def push(self, audio: Tensor, motion: Tensor | None = None) -> Chunk | None:  # (P, d_a), (P, d_v); None: more is needed for a chunk
+    def push(
+        self, audio: Tensor, motion: Tensor | None = None
+    ) -> Chunk | None:  # (P, d_a), (P, d_v); None: more is needed for a chunk
         "Take a patch."
         self.waiting.append((audio, motion))
         return self._render() if len(self.waiting) >= self.patches_per_chunk else None
@@ -82,7 +98,9 @@ class Renderer:
             frames = self.frames[start : self.done]
         elif self.motion_codec is not None:
             motion = torch.cat([m for _, m in self.waiting])
-            frames = self._draw(motion) if self.pool is None else self.pool.submit(self._draw, motion)
+            frames = (
+                self._draw(motion) if self.pool is None else self.pool.submit(self._draw, motion)
+            )
         self.waiting = []
         return Chunk(wav, frames)
 
@@ -101,17 +119,28 @@ PAINTERS = 2  # threads that draw pictures
 
 def _redeem(chunk: Chunk) -> Chunk:
     "The chunk with its pictures, as soon as they are drawn."
-    return chunk._replace(frames=chunk.frames.result()) if isinstance(chunk.frames, Future) else chunk
+    return (
+        chunk._replace(frames=chunk.frames.result()) if isinstance(chunk.frames, Future) else chunk
+    )
 
 
 def render(steps: Iterable[Step], renderer: Renderer) -> Iterator[Chunk]:
-    "Chunks of one row in their order, while its steps come; with a pool, the next ones are drawn meanwhile. The first one is not kept waiting."
+    """Chunks of one row in their order, while its steps come; with a pool, the next ones are drawn
+    meanwhile.
+
+    The first one is not kept waiting.
+    """
     waiting, first = deque(), True
     for step in steps:
         if step.alive[0]:
             chunk = renderer.push(step.audio[0], None if step.motion is None else step.motion[0])
             waiting.extend([] if chunk is None else [chunk])
-        while waiting and (first or len(waiting) > PAINTERS or not isinstance(waiting[0].frames, Future) or waiting[0].frames.done()):
+        while waiting and (
+            first
+            or len(waiting) > PAINTERS
+            or not isinstance(waiting[0].frames, Future)
+            or waiting[0].frames.done()
+        ):
             first = False
             yield _redeem(waiting.popleft())
     yield from map(_redeem, [*waiting, *renderer.close()])
@@ -123,12 +152,18 @@ def join(chunks: Iterable[Chunk]) -> Chunk:
     if not chunks:
         raise ValueError("chunks: there are none")
     frames = [chunk.frames for chunk in chunks if chunk.frames is not None]
-    return Chunk(np.concatenate([chunk.wav for chunk in chunks]), np.concatenate(frames) if frames else None)
+    return Chunk(
+        np.concatenate([chunk.wav for chunk in chunks]), np.concatenate(frames) if frames else None
+    )
 
 # %% ../../nbs/5_inference/03_streaming.ipynb #276f6bbb
 @contextmanager
 def half_the_cores() -> Iterator[Executor]:
-    "Within the block, each thread's tensor operations use half of the processor threads that torch was given, at least one. Gives the threads that draw."
+    """Within the block, each thread's tensor operations use half of the processor threads that
+    torch was given, at least one.
+
+    Gives the threads that draw.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // 2))
     try:
@@ -142,7 +177,10 @@ def ahead(
     items: Iterator,  # runs in the thread
     depth: int = 4,  # how many items it may be ahead
 ) -> Iterator:
-    "The same items, made in a thread while the last ones are being used. Its errors are raised here; closing this closes it."
+    """The same items, made in a thread while the last ones are being used.
+
+    Its errors are raised here; closing this closes it.
+    """
     waiting, stopped, end = queue.Queue(maxsize=depth), threading.Event(), object()
 
     def hand_over(item) -> None:
@@ -214,7 +252,9 @@ _PLAYER = """
 })();</script>"""
 
 
-def chunk_message(chunk: Chunk) -> tuple[str, list[str]]:  # base64 of 16-bit samples, base64 of each JPEG
+def chunk_message(
+    chunk: Chunk,
+) -> tuple[str, list[str]]:  # base64 of 16-bit samples, base64 of each JPEG
     "A chunk in the form that the player takes."
     from PIL import Image
 
@@ -237,7 +277,13 @@ class LivePlayer:
         if self.active:
             from IPython.display import HTML, display
 
-            values = {"ID": self.id, "WIDTH": width, "HEIGHT": height, "RATE": SAMPLE_RATE, "PERFRAME": SAMPLES_PER_FRAME}
+            values = {
+                "ID": self.id,
+                "WIDTH": width,
+                "HEIGHT": height,
+                "RATE": SAMPLE_RATE,
+                "PERFRAME": SAMPLES_PER_FRAME,
+            }
             page = _PLAYER
             for name, value in values.items():
                 page = page.replace(f"@{name}@", str(value))
@@ -250,9 +296,16 @@ class LivePlayer:
             from IPython.display import Javascript
 
             sound, pictures = chunk_message(chunk)
-            self.wire.update(Javascript(f'window.talkers && window.talkers["{self.id}"] && window.talkers["{self.id}"].add({json.dumps(sound)}, {json.dumps(pictures)});'))
+            self.wire.update(
+                Javascript(
+                    f'window.talkers && window.talkers["{self.id}"] && '
+                    f'window.talkers["{self.id}"].add({json.dumps(sound)}, {json.dumps(pictures)});'
+                )
+            )
 
-    def finish(self, shown=None) -> None:  # what takes the player's place, for example `play_video(...)`; None: it stays
+    def finish(
+        self, shown=None
+    ) -> None:  # what takes the player's place, for example `play_video(...)`; None: it stays
         "The clip is complete."
         if self.active:
             from IPython.display import HTML

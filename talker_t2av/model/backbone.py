@@ -25,7 +25,10 @@ __all__ = ['QWEN3_NAMES', 'QWEN3_FINAL_NORM', 'QWEN3_SIZES', 'ROW_SCALE', 'Backb
 # %% ../../nbs/3_model/03_backbone.ipynb #bc8fb31b
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig(TransformerConfig):
-    "Shape of the backbone. The defaults are those of Qwen3-0.6B (arXiv 2505.09388), whose weights the paper starts from."
+    """Shape of the backbone.
+
+    The defaults are those of Qwen3-0.6B (arXiv 2505.09388), whose weights the paper starts from.
+    """
 
     vocab_size: int = 151_936
     hidden_size: int = 1024
@@ -64,9 +67,13 @@ class LayerCache:
 
 # %% ../../nbs/3_model/03_backbone.ipynb #8d42b99b
 class KVCache:
-    """Keys and values of all layers in two tensors of fixed size, written in place. For inference only.
+    """Keys and values of all layers in two tensors of fixed size, written in place.
 
-    `lengths` (B,) counts the tokens of each row, on the device; `used`, on the host, is the longest row's. Raises ValueError for sizes below 1, or more slots than the backbone has positions."""
+    For inference only.
+
+    `lengths` (B,) counts the tokens of each row, on the device; `used`, on the host, is the longest
+    row's. Raises ValueError for sizes below 1, or more slots than the backbone has positions.
+    """
 
     def __init__(
         self,
@@ -77,10 +84,21 @@ class KVCache:
         device: torch.device | str = "cpu",
     ):
         if batch_size < 1 or max_len < 1:
-            raise ValueError(f"KVCache: batch_size and max_len must be positive, got {batch_size} and {max_len}")
+            raise ValueError(
+                f"KVCache: batch_size and max_len must be positive, got {batch_size} and {max_len}"
+            )
         if max_len > config.max_position_embeddings:
-            raise ValueError(f"KVCache: max_len={max_len}, but the backbone has {config.max_position_embeddings} positions")
-        shape = config.num_hidden_layers, batch_size, config.num_key_value_heads, max_len, config.head_dim
+            raise ValueError(
+                f"KVCache: max_len={max_len}, but the backbone has "
+                f"{config.max_position_embeddings} positions"
+            )
+        shape = (
+            config.num_hidden_layers,
+            batch_size,
+            config.num_key_value_heads,
+            max_len,
+            config.head_dim,
+        )
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
@@ -107,17 +125,26 @@ class KVCache:
         self.used = 0
 
     def open(self, n_tokens: int) -> tuple[Tensor, Tensor, list[LayerCache]]:
-        "Positions (B, S), mask (B, 1, S, max_len) and one memory per layer, for the next S = `n_tokens` tokens of each row."
+        """Positions (B, S), mask (B, 1, S, max_len) and one memory per layer, for the next S =
+        `n_tokens` tokens of each row.
+        """
         positions = self.lengths[:, None] + torch.arange(n_tokens, device=self.lengths.device)
         mask = torch.arange(self.max_len, device=positions.device) <= positions[:, None, :, None]
-        return positions, mask, [LayerCache(k, v, positions) for k, v in zip(self.keys, self.values)]
+        return (
+            positions,
+            mask,
+            [LayerCache(k, v, positions) for k, v in zip(self.keys, self.values)],
+        )
 
     def check_room(self, batch_size: int, n_tokens: int) -> None:
         "Raise ValueError if `n_tokens` more tokens do not fit, or for another batch size."
         if batch_size != self.batch_size:
             raise ValueError(f"KVCache: made for {self.batch_size} rows, got {batch_size}")
         if self.used + n_tokens > self.max_len:
-            raise ValueError(f"KVCache: {self.used} + {n_tokens} tokens do not fit into max_len={self.max_len}; make a larger cache")
+            raise ValueError(
+                f"KVCache: {self.used} + {n_tokens} tokens do not fit into max_len={self.max_len}; "
+                "make a larger cache"
+            )
 
 # %% ../../nbs/3_model/03_backbone.ipynb #96cdd34b
 def packed(
@@ -137,17 +164,27 @@ def check_lengths(
     batch_size: int,  # B
     n_tokens: int,  # S
 ) -> Tensor:  # (B,) int64
-    "Raises ValueError unless there is one length from 1 to S per row. Keep `lengths` on the CPU: reading it there stalls nothing."
+    """Raises ValueError unless there is one length from 1 to S per row.
+
+    Keep `lengths` on the CPU: reading it there stalls nothing.
+    """
     lengths = torch.as_tensor(lengths)
     if lengths.shape != (batch_size,) or lengths.is_floating_point():
-        raise ValueError(f"lengths must be ({batch_size},) integers, got {tuple(lengths.shape)} {lengths.dtype}")
+        raise ValueError(
+            f"lengths must be ({batch_size},) integers, got {tuple(lengths.shape)} {lengths.dtype}"
+        )
     if lengths.min() < 1 or lengths.max() > n_tokens:
-        raise ValueError(f"lengths must lie between 1 and {n_tokens}, the number of tokens given; got {lengths.tolist()}")
+        raise ValueError(
+            f"lengths must lie between 1 and {n_tokens}, the number of tokens given; got "
+            f"{lengths.tolist()}"
+        )
     return lengths.long()
 
 # %% ../../nbs/3_model/03_backbone.ipynb #4ce78a4b
 class Backbone(nn.Module):
-    "Causal language model in Qwen3's shape, from token ids or embeddings to last hidden states; no vocabulary logits."
+    """Causal language model in Qwen3's shape, from token ids or embeddings to last hidden
+    states; no vocabulary logits.
+    """
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
@@ -156,8 +193,15 @@ class Backbone(nn.Module):
         self.stack = TransformerStack(config)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Backbone:
-        "Read Qwen3's config.json and safetensors from a folder or a Hub repository; see `load_backbone`."
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Backbone:
+        """Read Qwen3's config.json and safetensors from a folder or a Hub repository;
+        see `load_backbone`.
+        """
         return load_backbone(source, dtype, device)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -165,39 +209,68 @@ class Backbone(nn.Module):
         save_backbone(self, folder)
 
     def embed(self, input_ids: Tensor) -> Tensor:  # (B, S) integers -> (B, S, D)
-        "Token embeddings. Raises TypeError for ids that are not integers, ValueError for ids outside of the vocabulary."
+        """Token embeddings.
+
+        Raises TypeError for ids that are not integers, ValueError for ids outside of the
+        vocabulary.
+        """
         if input_ids.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"input_ids must be int64 or int32, got {input_ids.dtype}")
         low, high = (int(input_ids.min()), int(input_ids.max())) if input_ids.numel() else (0, 0)
         if low < 0 or high >= self.config.vocab_size:
-            raise ValueError(f"input_ids must lie between 0 and vocab_size - 1 = {self.config.vocab_size - 1}, got {low} to {high}")
+            raise ValueError(
+                f"input_ids must lie between 0 and vocab_size - 1 = {self.config.vocab_size - 1}, "
+                f"got {low} to {high}"
+            )
         return self.embed_tokens(input_ids)
 
     def check(self, x: Tensor, segments: Tensor | None, kv_cache: KVCache | None) -> None:
-        "Before any work: raises TypeError for embeddings (B, S, D) of another dtype than the weights, ValueError for a shape, segments (B, S) or a cache that cannot be used."
+        """Before any work: raises TypeError for embeddings (B, S, D) of another dtype than the
+        weights, ValueError for a shape, segments (B, S) or a cache that cannot be used.
+        """
         if x.dim() != 3 or x.shape[-1] != self.config.hidden_size or 0 in x.shape:
-            raise ValueError(f"inputs_embeds must be (B, S, {self.config.hidden_size}) with B, S > 0, got {tuple(x.shape)}")
+            raise ValueError(
+                f"inputs_embeds must be (B, S, {self.config.hidden_size}) with B, S > 0, "
+                f"got {tuple(x.shape)}"
+            )
         dtype = self.stack.norm.weight.dtype
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(f"inputs_embeds are {x.dtype}, the backbone's weights {dtype}; cast one of them or use autocast")
+            raise TypeError(
+                f"inputs_embeds are {x.dtype}, the backbone's weights {dtype}; cast one of "
+                "them or use autocast"
+            )
         if segments is not None and (segments.shape != x.shape[:2] or segments.is_floating_point()):
-            raise ValueError(f"segments must be {tuple(x.shape[:2])} integers, got {tuple(segments.shape)} {segments.dtype}")
+            raise ValueError(
+                f"segments must be {tuple(x.shape[:2])} integers, got "
+                f"{tuple(segments.shape)} {segments.dtype}"
+            )
         if kv_cache is not None:
             if segments is not None:
-                raise ValueError("segments are for training on packed rows, kv_cache for generation; give one of them")
+                raise ValueError(
+                    "segments are for training on packed rows, kv_cache for "
+                    "generation; give one of them"
+                )
             if torch.is_grad_enabled():
-                raise ValueError("a kv_cache is for inference: call under torch.no_grad() or torch.inference_mode()")
+                raise ValueError(
+                    "a kv_cache is for inference: call under torch.no_grad() or "
+                    "torch.inference_mode()"
+                )
             kv_cache.check_room(*x.shape[:2])
 
     def forward(
         self,
         input_ids: Tensor | None = None,  # (B, S) token ids, or
         inputs_embeds: Tensor | None = None,  # (B, S, D) vectors
-        lengths=None,  # (B,) real tokens per row, the rest is padding on the right; None: all are real
-        segments: Tensor | None = None,  # (B, S) sample of each token in packed rows, -1 for padding
-        kv_cache: KVCache | None = None,  # continue each row after what the cache holds, and add to it
+        # (B,) real tokens per row, the rest is padding on the right; None: all are real
+        lengths=None,
+        # (B, S) sample of each token in packed rows, -1 for padding
+        segments: Tensor | None = None,
+        # continue each row after what the cache holds, and add to it
+        kv_cache: KVCache | None = None,
     ) -> Tensor:  # (B, S, D) hidden states after the final norm; zeros where there is padding
-        "Raises ValueError or TypeError for shapes, dtypes or ids that do not fit, and for a cache without room."
+        """Raises ValueError or TypeError for shapes, dtypes or ids that do not fit, and for
+        a cache without room.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, one of them")
         x = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
@@ -228,7 +301,9 @@ QWEN3_FINAL_NORM = ("norm.weight", "stack.norm.weight")  # a whole name
 
 
 def from_qwen3(name: str) -> str:
-    "Our name of a Qwen3 tensor; the prefix `model.`, which a body saved on its own lacks, is optional."
+    """Our name of a Qwen3 tensor; the prefix `model.`, which a body saved on its
+    own lacks, is optional.
+    """
     name = rename(name, QWEN3_NAMES)
     return QWEN3_FINAL_NORM[1] if name == QWEN3_FINAL_NORM[0] else name
 
@@ -240,7 +315,13 @@ def to_qwen3(name: str) -> str:
 
 # %% ../../nbs/3_model/03_backbone.ipynb #f41712d1
 QWEN3_SIZES = (  # settings that have the same name in both worlds
-    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *(
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    ),
     *("head_dim", "intermediate_size", "max_position_embeddings", "rms_norm_eps"),
 )
 
@@ -250,10 +331,17 @@ def config_from_qwen3(
 ) -> BackboneConfig:
     "Raises ValueError for a model that is not a plain Qwen3, naming the setting."
     rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    wanted = {"model_type": "qwen3", "hidden_act": "silu", "attention_bias": False, "use_sliding_window": False}
+    wanted = {
+        "model_type": "qwen3",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "use_sliding_window": False,
+    }
     for name, value in wanted.items():
         if settings.get(name, value) != value:
-            raise ValueError(f"config.json: {name}={settings[name]!r}, but this backbone needs {value!r}")
+            raise ValueError(
+                f"config.json: {name}={settings[name]!r}, but this backbone needs {value!r}"
+            )
     if rope.get("rope_type", rope.get("type", "default")) != "default":
         raise ValueError(f"config.json: stretched rotary embedding {rope!r} is not supported")
     missing = [name for name in QWEN3_SIZES if name not in settings]
@@ -267,12 +355,18 @@ def config_to_qwen3(config: BackboneConfig) -> dict:
     "Content of a config.json that `transformers` reads."
     return {
         **{name: getattr(config, name) for name in QWEN3_SIZES},
-        "rope_theta": config.rope_theta, "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": True,
-    }  # fmt: skip
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": True,
+    }
 
 # %% ../../nbs/3_model/03_backbone.ipynb #b8eb2845
-ROW_SCALE = ".row_scale"  # ending of the name of the factors, (rows, 1), that belong to an int8 matrix
+# ending of the name of the factors, (rows, 1), that belong to an int8 matrix
+ROW_SCALE = ".row_scale"
 
 
 def tensor_files(
@@ -281,7 +375,10 @@ def tensor_files(
     "Which safetensors file holds which tensor. Raises FileNotFoundError for a missing file."
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        where = {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+        where = {
+            name: folder / file
+            for name, file in json.loads(index.read_text())["weight_map"].items()
+        }
     else:
         where = {}
         for file in sorted(folder.glob("*.safetensors")):
@@ -302,12 +399,21 @@ def check_tensors(
     source,  # where they come from, for the message
 ) -> None:
     "Raise ValueError that names the first tensor that is missing, unknown, or of another shape."
-    for problem, names in (("lacks", wanted.keys() - found.keys()), ("has the unknown", found.keys() - wanted.keys())):
+    for problem, names in (
+        ("lacks", wanted.keys() - found.keys()),
+        ("has the unknown", found.keys() - wanted.keys()),
+    ):
         if names:
-            raise ValueError(f"{source} {problem} tensor {min(names)!r}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+            raise ValueError(
+                f"{source} {problem} tensor {min(names)!r}"
+                + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+            )
     for name, shape in wanted.items():
         if tuple(found[name]) != tuple(shape):
-            raise ValueError(f"{source}: tensor {name!r} has shape {tuple(found[name])}, the model needs {tuple(shape)}")
+            raise ValueError(
+                f"{source}: tensor {name!r} has shape {tuple(found[name])}, the model "
+                f"needs {tuple(shape)}"
+            )
 
 # %% ../../nbs/3_model/03_backbone.ipynb #fcdd35e1
 def read_tensors(
@@ -322,11 +428,17 @@ def read_tensors(
     handles = {file: safe_open(file, "pt") for file in {file for file, _ in where.values()}}
     for name, (file, theirs) in where.items():
         found[name] = handles[file].get_slice(theirs).get_shape()
-    check_tensors({name: tensor.shape for name, tensor in module.state_dict().items()}, found, source)
+    check_tensors(
+        {name: tensor.shape for name, tensor in module.state_dict().items()}, found, source
+    )
     for name, (file, theirs) in where.items():
         value = handles[file].get_tensor(theirs).to(device=device, dtype=dtype)
         scale = theirs + ROW_SCALE
-        state[name] = value * handles[file].get_tensor(scale).to(value) if scale in handles[file].keys() else value
+        state[name] = (
+            value * handles[file].get_tensor(scale).to(value)
+            if scale in handles[file].keys()
+            else value
+        )
     module.load_state_dict(state, assign=True)
     for rope in (part for part in module.modules() if isinstance(part, Rope)):
         rope.to_empty(device=device)  # its table is not in the files: made anew
@@ -334,28 +446,42 @@ def read_tensors(
 
 # %% ../../nbs/3_model/03_backbone.ipynb #a95546fd
 def local_folder(source: str | Path) -> Path:
-    "The folder itself, or a download of the Hub repository of that name (configuration and safetensors only). Raises FileNotFoundError for what is neither."
+    """The folder itself, or a download of the Hub repository of that name (configuration and
+    safetensors only).
+
+    Raises FileNotFoundError for what is neither.
+    """
     if Path(source).is_dir():
         return Path(source)
     if not isinstance(source, str) or source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"{source!r} is neither a folder nor the name of a Hub repository ('owner/name')")
+        raise FileNotFoundError(
+            f"{source!r} is neither a folder nor the name of a Hub repository ('owner/name')"
+        )
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(source, allow_patterns=["config.json", "*.safetensors", "*.safetensors.index.json"]))
+    return Path(
+        snapshot_download(
+            source, allow_patterns=["config.json", "*.safetensors", "*.safetensors.index.json"]
+        )
+    )
 
 # %% ../../nbs/3_model/03_backbone.ipynb #2e0ed40b
 def load_backbone(
-    source: str | Path,  # folder with Qwen3's config.json and safetensors, or a Hub repository such as "Qwen/Qwen3-0.6B"
+    # folder with Qwen3's config.json and safetensors, or a Hub repository such as "Qwen/Qwen3-0.6B"
+    source: str | Path,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Backbone:  # in evaluation mode
-    "Raises FileNotFoundError for missing files, ValueError naming the setting or tensor that does not fit."
+    """Raises FileNotFoundError for missing files, ValueError naming the setting or
+    tensor that does not fit.
+    """
     folder = local_folder(source)
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{folder} has no config.json")
     config = config_from_qwen3(json.loads((folder / "config.json").read_text()))
     files = tensor_files(folder)
-    files.pop("lm_head.weight", None)  # the output layer, tied to the embedding: nothing here uses it
+    # the output layer, tied to the embedding: nothing here uses it
+    files.pop("lm_head.weight", None)
     with torch.device("meta"):
         backbone = Backbone(config)
     where = {from_qwen3(name): (file, name) for name, file in files.items()}
@@ -369,7 +495,10 @@ def save_backbone(
     "Write config.json and model.safetensors under Qwen3's names."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {to_qwen3(name): tensor.detach().contiguous().cpu() for name, tensor in backbone.state_dict().items()}
+    state = {
+        to_qwen3(name): tensor.detach().contiguous().cpu()
+        for name, tensor in backbone.state_dict().items()
+    }
     with atomic_path(folder / "model.safetensors") as path:
         save_file(state, path, metadata={"format": "pt"})
     with atomic_path(folder / "config.json") as path:

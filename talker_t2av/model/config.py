@@ -16,7 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..common.media import FRAME_RATE, PATCH_SIZE, atomic_path
-from .backbone import ROW_SCALE, from_qwen3, local_folder, read_tensors, tensor_files, to_qwen3
+from talker_t2av.model.backbone import (
+    ROW_SCALE,
+    from_qwen3,
+    local_folder,
+    read_tensors,
+    tensor_files,
+    to_qwen3,
+)
 from .head import RELEASED_HEAD_NAMES
 from .layers import RELEASED_STACK_NAMES, rename
 from .sequence import SUM, parse_arrangement
@@ -28,7 +35,10 @@ __all__ = ['PRESETS', 'RELEASED_PARTS', 'OLDER_NAMES', 'NOT_NEEDED', 'MODEL_TYPE
 # %% ../../nbs/3_model/09_config.ipynb #1b2bab16
 @dataclass(frozen=True, kw_only=True)
 class TalkerConfig:
-    "Sizes and loss settings of a `Talker`. The defaults are the released model's. Raises ValueError for values that cannot be."
+    """Sizes and loss settings of a `Talker`.
+
+    The defaults are the released model's. Raises ValueError for values that cannot be.
+    """
 
     # backbone (Qwen3's shape)
     vocab_size: int = 151_936
@@ -53,7 +63,9 @@ class TalkerConfig:
     patch_size: int = PATCH_SIZE  # P, frames per patch
     frame_rate: int = FRAME_RATE  # latent frames a second, both streams
     arrangement: str = "sum"  # see `parse_arrangement`
-    lead_patches: int = 0  # by how many patches a given stream may run ahead of the other, under a task tag of its own; 0: not trained for
+    # by how many patches a given stream may run ahead of the other, under a task tag of its own; 0:
+    # not trained for
+    lead_patches: int = 0
     # loss
     motion_loss_weight: float = 10.0  # lambda; 8 in the paper
     stop_loss_weight: float = 1.0  # alpha
@@ -72,31 +84,71 @@ def check_config(config: TalkerConfig) -> None:
     for field in fields(config):
         value = getattr(config, field.name)
         least = int(field.name != "lead_patches")
-        if field.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise ValueError(f"config.{field.name}: takes an integer of {least} or more, got {value!r}")
-        if field.type == "float" and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf")):
+        if field.type == "int" and (
+            isinstance(value, bool) or not isinstance(value, int) or value < least
+        ):
+            raise ValueError(
+                f"config.{field.name}: takes an integer of {least} or more, got {value!r}"
+            )
+        if field.type == "float" and (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not 0 <= value < float("inf")
+        ):
             raise ValueError(f"config.{field.name}: takes a number of 0 or more, got {value!r}")
     for name in ("hidden_drop_rate", "history_drop_rate"):
         if getattr(config, name) > 1:
-            raise ValueError(f"config.{name}: takes a probability from 0 to 1, got {getattr(config, name)}")
+            raise ValueError(
+                f"config.{name}: takes a probability from 0 to 1, got {getattr(config, name)}"
+            )
     if config.num_attention_heads % config.num_key_value_heads:
-        raise ValueError(f"config.num_key_value_heads: must divide num_attention_heads={config.num_attention_heads}, got {config.num_key_value_heads}")
+        raise ValueError(
+            "config.num_key_value_heads: must divide "
+            f"num_attention_heads={config.num_attention_heads}, got {config.num_key_value_heads}"
+        )
     for name in ("num_patch_attention_heads", "num_head_attention_heads"):
         if config.hidden_size % (2 * getattr(config, name)):
-            raise ValueError(f"config.{name}: hidden_size={config.hidden_size} must split into {getattr(config, name)} heads of even width")
+            raise ValueError(
+                f"config.{name}: hidden_size={config.hidden_size} must split into "
+                f"{getattr(config, name)} heads of even width"
+            )
     if config.lead_patches and parse_arrangement(config.arrangement) != SUM:
-        raise ValueError(f"config.lead_patches: goes with the arrangement 'sum' only, got {config.arrangement!r}")
+        raise ValueError(
+            f"config.lead_patches: goes with the arrangement 'sum' only, got {config.arrangement!r}"
+        )
     parse_arrangement(config.arrangement)
 
 # %% ../../nbs/3_model/09_config.ipynb #4ebaae59
 PRESETS = {
     "tiny": TalkerConfig(
-        vocab_size=512, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, intermediate_size=128,
-        max_position_embeddings=1024, num_patch_layers=1, num_patch_attention_heads=4, num_head_layers=2, num_head_attention_heads=4, speaker_dim=64,
+        vocab_size=512,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        intermediate_size=128,
+        max_position_embeddings=1024,
+        num_patch_layers=1,
+        num_patch_attention_heads=4,
+        num_head_layers=2,
+        num_head_attention_heads=4,
+        speaker_dim=64,
     ),
     "small": TalkerConfig(
-        vocab_size=512, hidden_size=256, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, head_dim=64, intermediate_size=672,
-        max_position_embeddings=1024, num_patch_layers=1, num_patch_attention_heads=4, num_head_layers=2, num_head_attention_heads=4, speaker_dim=64,
+        vocab_size=512,
+        hidden_size=256,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        intermediate_size=672,
+        max_position_embeddings=1024,
+        num_patch_layers=1,
+        num_patch_attention_heads=4,
+        num_head_layers=2,
+        num_head_attention_heads=4,
+        speaker_dim=64,
         num_draws=1,
     ),
     "paper": TalkerConfig(),
@@ -105,10 +157,13 @@ PRESETS = {
 # %% ../../nbs/3_model/09_config.ipynb #b8148c22
 def both_ways(pairs):  # (released piece, our piece), applied in this order
     "Two functions: the pairs as they are, and turned around."
-    return (lambda name: rename(name, pairs)), (lambda name: rename(name, [(ours, released) for released, ours in pairs]))
+    return (lambda name: rename(name, pairs)), (
+        lambda name: rename(name, [(ours, released) for released, ours in pairs])
+    )
 
 
-RELEASED_PARTS = (  # prefix in the released checkpoint, prefix here, how what follows is renamed, there and back
+# prefix in the released checkpoint, prefix here, how what follows is renamed, there and back
+RELEASED_PARTS = (
     ("task_embedding.", "patches.task_embedding.", both_ways(())),
     ("llm.", "backbone.", (from_qwen3, to_qwen3)),
     ("projector_speech.linear1.", "patches.audio_projector.", both_ways(())),
@@ -116,7 +171,11 @@ RELEASED_PARTS = (  # prefix in the released checkpoint, prefix here, how what f
     ("speech_patch_encoder.", "patches.audio_encoder.", both_ways(RELEASED_STACK_NAMES)),
     ("motion_patch_encoder.", "patches.motion_encoder.", both_ways(RELEASED_STACK_NAMES)),
     ("motion_pad_emb", "patches.motion_padding", both_ways(())),
-    ("speech_cfm.estimator.", "audio_head.", both_ways(RELEASED_HEAD_NAMES[1:])),  # its first pair strips "estimator.", done here
+    (
+        "speech_cfm.estimator.",
+        "audio_head.",
+        both_ways(RELEASED_HEAD_NAMES[1:]),
+    ),  # its first pair strips "estimator.", done here
     ("motion_cfm.estimator.", "motion_head.", both_ways(RELEASED_HEAD_NAMES[1:])),
     ("head_stop.", "stop.", both_ways(())),
 )
@@ -125,13 +184,21 @@ OLDER_NAMES = (  # (pattern in older checkpoints, the released name)
     (r"(patch_encoder)\.in_proj\.", r"\1.input_proj."),
     (r"\.(first_motion_proj|spk_proj)\.", ".global_cond_proj."),
 )
-NOT_NEEDED = (  # rotary tables are computed; the tied output matrix has no use; codec and speaker encoder have their own files
-    r"\.rope\.w$", r"^llm\.lm_head\.weight$", r"^pretrained_speech_encoder\.", r"^spk\.",
+# rotary tables are computed; the tied output matrix has no use; codec and speaker encoder have
+# their own files
+NOT_NEEDED = (
+    r"\.rope\.w$",
+    r"^llm\.lm_head\.weight$",
+    r"^pretrained_speech_encoder\.",
+    r"^spk\.",
 )
 
 # %% ../../nbs/3_model/09_config.ipynb #649b3a95
 def from_released(name: str) -> str | None:  # of a tensor in a released checkpoint
-    "Our name of a released tensor; None for what we do not need. Raises ValueError for a name that no rule covers."
+    """Our name of a released tensor; None for what we do not need.
+
+    Raises ValueError for a name that no rule covers.
+    """
     if any(re.search(pattern, name) for pattern in NOT_NEEDED):
         return None
     for pattern, newer in OLDER_NAMES:
@@ -158,7 +225,8 @@ def to_int8(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     packed = {}
     for name, value in tensors.items():
         if value.ndim == 2:
-            scale = value.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127  # (rows, 1)
+            # (rows, 1)
+            scale = value.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127
             packed |= {name: (value / scale).round().to(torch.int8), name + ROW_SCALE: scale}
         else:
             packed[name] = value.half()
@@ -173,12 +241,17 @@ def save_weights(
 ) -> Path:
     "Write `model.safetensors` and `config.json`, each atomically."
     folder = Path(folder)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+    }
     tensors = to_int8(tensors) if int8 else tensors
     with atomic_path(folder / "model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     with atomic_path(folder / "config.json") as temporary:
-        temporary.write_text(json.dumps({"model_type": MODEL_TYPE} | asdict(config), indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps({"model_type": MODEL_TYPE} | asdict(config), indent=1) + "\n",
+            encoding="utf-8",
+        )
     return folder
 
 
@@ -196,11 +269,16 @@ def read_config(folder: Path) -> TalkerConfig | None:  # None: no config.json of
 # %% ../../nbs/3_model/09_config.ipynb #cafd3f55
 def load_weights(
     model: nn.Module,  # made on the meta device; gets the tensors
-    folder: str | Path,  # with safetensors in our layout or the released one, or "owner/repository" on the Hugging Face Hub
+    # with safetensors in our layout or the released one, or "owner/repository" on the Hugging Face
+    # Hub
+    folder: str | Path,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> nn.Module:  # `model`
-    "Read weights after checking every name and shape. Raises FileNotFoundError, or ValueError that names the tensor at fault."
+    """Read weights after checking every name and shape.
+
+    Raises FileNotFoundError, or ValueError that names the tensor at fault.
+    """
     folder = local_folder(folder)
     try:
         files = tensor_files(folder)
@@ -214,4 +292,6 @@ def load_weights(
                 where[ours] = file, name
         return read_tensors(where, model, folder, dtype, device)
     except SafetensorError as error:
-        raise ValueError(f"{folder}: a file is no safetensors file, or is cut off ({error})") from None
+        raise ValueError(
+            f"{folder}: a file is no safetensors file, or is cut off ({error})"
+        ) from None

@@ -25,8 +25,13 @@ def _stacked(heads: Sequence[DiffusionHead], matrix, dtype: torch.dtype) -> Tens
     return torch.stack([matrix(head).T for head in heads]).to(dtype).contiguous()
 
 
-def _layer_weights(heads: Sequence[DiffusionHead], index: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    "Matrices of one layer: queries, keys and values; output; gate and up; down. Norm weights and the attention scale are folded in."
+def _layer_weights(
+    heads: Sequence[DiffusionHead], index: int, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """Matrices of one layer: queries, keys and values; output; gate and up; down.
+
+    Norm weights and the attention scale are folded in.
+    """
     layer = lambda head: head.stack.layers[index]
     scale = heads[0].stack.config.head_dim ** -0.5
 
@@ -36,14 +41,25 @@ def _layer_weights(heads: Sequence[DiffusionHead], index: int, dtype: torch.dtyp
         return torch.cat([q * scale, k, v])
 
     def gate_up(head):
-        return torch.cat([layer(head).mlp.gate_proj.weight, layer(head).mlp.up_proj.weight]) * layer(head).post_attention_norm.weight
+        return (
+            torch.cat([layer(head).mlp.gate_proj.weight, layer(head).mlp.up_proj.weight])
+            * layer(head).post_attention_norm.weight
+        )
 
-    rest = (lambda head: layer(head).attention.o_proj.weight), gate_up, (lambda head: layer(head).mlp.down_proj.weight)
+    rest = (
+        (lambda head: layer(head).attention.o_proj.weight),
+        gate_up,
+        (lambda head: layer(head).mlp.down_proj.weight),
+    )
     return tuple(_stacked(heads, matrix, dtype) for matrix in (qkv, *rest))
 
 # %% ../../nbs/3_model/11_fast_heads.ipynb #94e4c60f
 class FusedHeads(nn.Module):
-    "Several diffusion heads of one shape, run as one network. For inference; the weights are copies, prepared once. Raises ValueError for heads of unlike shape."
+    """Several diffusion heads of one shape, run as one network.
+
+    For inference; the weights are copies, prepared once. Raises ValueError for heads of unlike
+    shape.
+    """
 
     @torch.no_grad()
     def __init__(
@@ -53,33 +69,66 @@ class FusedHeads(nn.Module):
     ):
         super().__init__()
         shapes = {(h.stack.config, h.config.patch_size, h.config.context_patches) for h in heads}
-        if len(shapes) != 1 or not heads[0].stack.config.fused_qkv or heads[0].stack.config.rope_pairing != "adjacent":
-            raise ValueError(f"FusedHeads: takes heads of one shape with fused q, k, v and adjacent rotary pairs, got {len(shapes)} shapes")
+        if (
+            len(shapes) != 1
+            or not heads[0].stack.config.fused_qkv
+            or heads[0].stack.config.rope_pairing != "adjacent"
+        ):
+            raise ValueError(
+                "FusedHeads: takes heads of one shape with fused q, k, v and adjacent rotary "
+                f"pairs, got {len(shapes)} shapes"
+            )
         self.heads, self.dtype, self.stack = list(heads), dtype, heads[0].stack.config
-        self.dims, self.patch_size = [h.config.latent_dim for h in heads], heads[0].config.patch_size
+        self.dims, self.patch_size = (
+            [h.config.latent_dim for h in heads],
+            heads[0].config.patch_size,
+        )
         width, eps = max(self.dims), self.stack.rms_norm_eps
         self.norm = lambda x: F.rms_norm(x, x.shape[-1:], None, eps)
         self.layers = [_layer_weights(heads, i, dtype) for i in range(self.stack.num_hidden_layers)]
-        widen = lambda matrix: F.pad(matrix, (0, width - matrix.shape[1]))  # more inputs, all ignored
-        self.enter = _stacked(heads, lambda h: widen(h.token_proj.weight @ h.noisy_proj.weight), dtype)
-        self.enter_bias = torch.stack([h.token_proj(h.noisy_proj.bias) for h in heads])[:, None].to(dtype)
-        self.leave = _stacked(heads, lambda h: widen((h.velocity_proj.weight * h.stack.norm.weight).T).T, dtype)
-        self.leave_bias = torch.stack([F.pad(h.velocity_proj.bias, (0, width - len(h.velocity_proj.bias))) for h in heads])[:, None].to(dtype)
+        # more inputs, all ignored
+        widen = lambda matrix: F.pad(matrix, (0, width - matrix.shape[1]))
+        self.enter = _stacked(
+            heads, lambda h: widen(h.token_proj.weight @ h.noisy_proj.weight), dtype
+        )
+        self.enter_bias = torch.stack([h.token_proj(h.noisy_proj.bias) for h in heads])[:, None].to(
+            dtype
+        )
+        self.leave = _stacked(
+            heads, lambda h: widen((h.velocity_proj.weight * h.stack.norm.weight).T).T, dtype
+        )
+        self.leave_bias = torch.stack(
+            [F.pad(h.velocity_proj.bias, (0, width - len(h.velocity_proj.bias))) for h in heads]
+        )[:, None].to(dtype)
         positions = self.patch_size * (heads[0].config.context_patches + 1) + 2
-        self.rope = torch.view_as_complex(heads[0].stack.rope.table[:positions])[:, None, None]  # (S, 1, 1, head_dim / 2)
+        # (S, 1, 1, head_dim / 2)
+        self.rope = torch.view_as_complex(heads[0].stack.rope.table[:positions])[:, None, None]
         self.times: dict[tuple, Tensor] = {}
 
     def time_tokens(self, grid: Tensor) -> Tensor:  # (k,) times -> (n, k, D)
         "What the time adds to the first token, for every head."
         zero = grid.new_zeros(1)
-        embed = lambda h: F.linear(h.time_embedding(grid) + h.delta_embedding(zero), h.token_proj.weight)
+        embed = lambda h: F.linear(
+            h.time_embedding(grid) + h.delta_embedding(zero), h.token_proj.weight
+        )
         return torch.stack([embed(h) for h in self.heads]).to(self.dtype)
 
-    def static_tokens(self, conditions: Sequence[dict[str, Tensor]]) -> Tensor:  # as the heads take them -> (n, R, 2 + P, D)
-        "Hidden state, global condition and history of every head, projected: what stays the same while one patch is drawn."
+    def static_tokens(
+        self, conditions: Sequence[dict[str, Tensor]]
+    ) -> Tensor:  # as the heads take them -> (n, R, 2 + P, D)
+        """Hidden state, global condition and history of every head, projected: what stays the
+        same while one patch is drawn.
+        """
         rows = []
         for head, c in zip(self.heads, conditions, strict=True):
-            tokens = torch.cat([c["hidden"][:, None], head.global_proj(c["global_condition"])[:, None], head.history_proj(c["history"])], dim=1)
+            tokens = torch.cat(
+                [
+                    c["hidden"][:, None],
+                    head.global_proj(c["global_condition"])[:, None],
+                    head.history_proj(c["history"]),
+                ],
+                dim=1,
+            )
             rows.append(head.token_proj(tokens))
         return torch.stack(rows).to(self.dtype)
 
@@ -102,7 +151,9 @@ class FusedHeads(nn.Module):
         S, D = x.shape[2:]
         x = x.view(n, R * S, D)
         for i, (qkv, out, gate_up, down) in enumerate(self.layers):
-            heads = torch.bmm(self.norm(x), qkv).view(n * R, S, 3, self.stack.num_attention_heads, -1)
+            heads = torch.bmm(self.norm(x), qkv).view(
+                n * R, S, 3, self.stack.num_attention_heads, -1
+            )
             q, k = self.turn(heads[:, :, :2]).permute(2, 0, 3, 1, 4)  # each (n R, H, S, C)
             if i == len(self.layers) - 1:  # only the last P positions are read
                 q, x = q[:, :, -P:], x.view(n, R, S, D)[:, :, -P:].reshape(n, R * P, D)
@@ -124,11 +175,21 @@ class FusedHeads(nn.Module):
         key = s.num_steps, s.sway, s.zero_star
         grid = time_grid(s.num_steps, s.sway)[zero_star_steps(s.num_steps) if s.zero_star else 0 :]
         if key not in self.times:
-            self.times = {key: self.time_tokens(grid.to(noises[0].device))}  # the last one used is kept
+            # the last one used is kept
+            self.times = {key: self.time_tokens(grid.to(noises[0].device))}
         if s.guidance_scale != 1:
-            conditions = [{k: torch.cat([v, torch.zeros_like(v) if k == "hidden" else v]) for k, v in c.items()} for c in conditions]
+            conditions = [
+                {
+                    k: torch.cat([v, torch.zeros_like(v) if k == "hidden" else v])
+                    for k, v in c.items()
+                }
+                for c in conditions
+            ]
         static = self.static_tokens(conditions)
-        x = torch.stack([F.pad(noise, (0, width - noise.shape[-1])) for noise in noises]).float() * s.temperature
+        x = (
+            torch.stack([F.pad(noise, (0, width - noise.shape[-1])) for noise in noises]).float()
+            * s.temperature
+        )
         for i, step in enumerate((grid[:-1] - grid[1:]).tolist()):
             rows = torch.cat([x, x], dim=1) if s.guidance_scale != 1 else x
             velocity = self.velocity(rows.to(self.dtype), static, self.times[key][:, i]).float()
@@ -140,20 +201,29 @@ class FusedHeads(nn.Module):
 
 # %% ../../nbs/3_model/11_fast_heads.ipynb #4ffb2238
 class FusedStreams:
-    "Makes the streams of one run of `generate`; the heads of all streams that have to be drawn run as one. Use one for each run."
+    """Makes the streams of one run of `generate`; the heads of all streams that have to be drawn
+    run as one.
+
+    Use one for each run.
+    """
 
     def __init__(self, cache: dict, dtype: torch.dtype):
         self.cache, self.dtype = cache, dtype  # cache: heads -> FusedHeads, kept between runs
         self.streams: list[FusedStream] = []
-        self.waiting: dict[int, Tensor] = {}  # position in `streams` -> patch that is drawn, but not yet asked for
+        # position in `streams` -> patch that is drawn, but not yet asked for
+        self.waiting: dict[int, Tensor] = {}
 
     def __call__(self, head, global_condition, given, noise) -> FusedStream:
         "As `Stream`; sound first, then motion."
         self.streams.append(FusedStream(self, head, global_condition, given, noise))
         return self.streams[-1]
 
-    def draw(self, stream: FusedStream, hidden: Tensor, sampling: Sampling) -> Tensor:  # hidden (B, D) -> (B, P, d)
-        "The next patch of `stream`, from the memory or drawn now, together with those of the others that are about to be asked."
+    def draw(
+        self, stream: FusedStream, hidden: Tensor, sampling: Sampling
+    ) -> Tensor:  # hidden (B, D) -> (B, P, d)
+        """The next patch of `stream`, from the memory or drawn now, together with those of the
+        others that are about to be asked.
+        """
         me, index = self.streams.index(stream), len(stream.patches)
         if me in self.waiting:
             return self.waiting.pop(me)
@@ -162,7 +232,9 @@ class FusedStreams:
         if key not in self.cache:
             self.cache[key] = FusedHeads([self.streams[i].head for i in now], self.dtype)
         drawn = [self.streams[i].ingredients(hidden) for i in now]
-        patches = self.cache[key].sample([noise for noise, _ in drawn], [conditions for _, conditions in drawn], sampling)
+        patches = self.cache[key].sample(
+            [noise for noise, _ in drawn], [conditions for _, conditions in drawn], sampling
+        )
         self.waiting = dict(zip(now, patches))
         return self.waiting.pop(me)
 
@@ -178,23 +250,40 @@ class FusedStream(Stream):
         "Noise and conditions of the next patch."
         noise = self.noise[len(self.patches) - len(self.given)].to(hidden)
         history = self.patches[-1] if self.patches else hidden.new_zeros(self.shape)
-        return noise, {"hidden": hidden, "history": history, "global_condition": self.global_condition}
+        return noise, {
+            "hidden": hidden,
+            "history": history,
+            "global_condition": self.global_condition,
+        }
 
-    def next(self, hidden: Tensor, sampling: Sampling, generator=None) -> Tensor:  # (B, D) -> (B, P, d)
-        "The given patch as long as there is one, else a new one. `generator` is not used: the noise is given."
+    def next(
+        self, hidden: Tensor, sampling: Sampling, generator=None
+    ) -> Tensor:  # (B, D) -> (B, P, d)
+        """The given patch as long as there is one, else a new one.
+
+        `generator` is not used: the noise is given.
+        """
         index = len(self.patches)
-        patch = self.given[index] if index < len(self.given) else self.group.draw(self, hidden, sampling)
+        patch = (
+            self.given[index]
+            if index < len(self.given)
+            else self.group.draw(self, hidden, sampling)
+        )
         self.patches.append(patch)
         return patch
 
 # %% ../../nbs/3_model/11_fast_heads.ipynb #a2a31720
 class FastHeads:
-    "The fused heads of one talker: `generate(..., make_stream=fast.streams())`. Weights are copied at the first use; make a new one after training on."
+    """The fused heads of one talker: `generate(..., make_stream=fast.streams())`.
+
+    Weights are copied at the first use; make a new one after training on.
+    """
 
     def __init__(
         self,
         talker: Talker,
-        dtype: torch.dtype = torch.float32,  # bfloat16 is less exact, and faster only where it is native
+        # bfloat16 is less exact, and faster only where it is native
+        dtype: torch.dtype = torch.float32,
     ):
         self.talker, self.dtype, self.cache = talker, dtype, {}
 

@@ -20,14 +20,19 @@ def _check_float(name: str, value: Tensor):
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if not value.is_floating_point():
-        raise TypeError(f"{name} must hold floating-point numbers, got {value.dtype}; convert it with .float()")
+        raise TypeError(
+            f"{name} must hold floating-point numbers, got {value.dtype}; convert it with .float()"
+        )
 
 
 def _check_finite(name: str, value: Tensor):
     "Raise unless `value` is a floating-point tensor without NaN or infinity."
     _check_float(name, value)
     if not torch.isfinite(value).all():
-        raise ValueError(f"{name} holds NaN or infinite values, shape {tuple(value.shape)}; look at where it was made")
+        raise ValueError(
+            f"{name} holds NaN or infinite values, shape {tuple(value.shape)}; look "
+            "at where it was made"
+        )
 
 
 def _check_same_shape(**tensors: Tensor):
@@ -44,10 +49,17 @@ def interpolate(
     noise: Tensor,  # (B, ...) standard normal, t = 1
     timestep: Tensor,  # (B,) in [0, 1]
 ) -> Tensor:  # (B, ...)
-    "The point at `timestep` on the straight line from `data` to `noise` (section 3 of arXiv 2604.23586). Raises ValueError for shapes that do not fit."
+    """The point at `timestep` on the straight line from `data` to `noise` (section 3 of arXiv
+    2604.23586).
+
+    Raises ValueError for shapes that do not fit.
+    """
     _check_same_shape(data=data, noise=noise)
     if timestep.shape != data.shape[:1]:
-        raise ValueError(f"timestep must have shape ({len(data)},), one time per row of data, got {tuple(timestep.shape)}")
+        raise ValueError(
+            f"timestep must have shape ({len(data)},), one time per row of data, got "
+            f"{tuple(timestep.shape)}"
+        )
     t = timestep.reshape(-1, *[1] * (data.ndim - 1))
     return (1 - t) * data + t * noise
 
@@ -67,11 +79,16 @@ def _check_grid(grid: Tensor):
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"grid must be one row of at least 2 times, got shape {tuple(grid.shape)}")
     if not ((grid[1:] < grid[:-1]).all() and grid[0] <= 1 and grid[-1] >= 0):
-        raise ValueError(f"grid must fall strictly from at most 1 (noise) to at least 0 (data), got {grid.tolist()}")
+        raise ValueError(
+            "grid must fall strictly from at most 1 (noise) to at least 0 (data), "
+            f"got {grid.tolist()}"
+        )
 
 
 def _integrate(step: Callable, x: Tensor, grid: Tensor, callback: Callable | None) -> Tensor:
-    "Walk `x` along `grid` with `step(x, t, t_next)`; show every state, first and last included, to `callback(x, t)`."
+    """Walk `x` along `grid` with `step(x, t, t_next)`; show every state, first and last
+    included, to `callback(x, t)`.
+    """
     _check_grid(grid)
     for t, t_next in pairwise(grid):
         if callback is not None:
@@ -102,7 +119,9 @@ def midpoint(
     grid: Tensor,  # (n + 1,) strictly decreasing times in [0, 1]
     callback: Callable | None = None,  # callback(x, t) sees all n + 1 states
 ) -> Tensor:  # state at grid[-1]
-    "Midpoint method: the velocity in the middle of the step counts; two looks per step, error falls like 1 / n^2."
+    """Midpoint method: the velocity in the middle of the step counts; two looks per step,
+    error falls like 1 / n^2.
+    """
 
     def step(x, t, t_next):
         half = (t - t_next) / 2
@@ -117,7 +136,9 @@ def heun(
     grid: Tensor,  # (n + 1,) strictly decreasing times in [0, 1]
     callback: Callable | None = None,  # callback(x, t) sees all n + 1 states
 ) -> Tensor:  # state at grid[-1]
-    "Heun's method: mean of the velocities at both ends of the step; two looks per step, error falls like 1 / n^2."
+    """Heun's method: mean of the velocities at both ends of the step; two looks per step,
+    error falls like 1 / n^2.
+    """
 
     def step(x, t, t_next):
         first = velocity_fn(x, t)
@@ -132,7 +153,11 @@ def logit_normal_timesteps(
     mean: float = -0.4,  # of the logit; negative leans to the data end
     std: float = 1.0,  # of the logit, > 0
 ) -> Tensor:  # (B,) times in (0, 1)
-    "Training times: the sigmoid of a normal number (arXiv 2403.03206; -0.4 and 1 in the released training). Raises ValueError for a std that is not above 0."
+    """Training times: the sigmoid of a normal number (arXiv 2403.03206; -0.4 and 1 in the released
+    training).
+
+    Raises ValueError for a std that is not above 0.
+    """
     _check_float("normal", normal)
     if not std > 0:
         raise ValueError(f"std must be above 0, got {std}")
@@ -143,11 +168,16 @@ def time_grid(
     num_steps: int,  # at least 1
     sway: float = 1.0,  # 0 even; positive puts more steps near noise; from -1 to 1.75
 ) -> Tensor:  # (num_steps + 1,) float32, from 1 to 0
-    "Sampling times from noise to data, bent by sway sampling (arXiv 2410.06885). Raises ValueError for a value out of range."
+    """Sampling times from noise to data, bent by sway sampling (arXiv 2410.06885).
+
+    Raises ValueError for a value out of range.
+    """
     if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
         raise ValueError(f"num_steps must be a whole number, at least 1, got {num_steps!r}")
     if not -1 <= sway <= 1.75:
-        raise ValueError(f"sway must be between -1 and 1.75, else times would not fall steadily, got {sway}")
+        raise ValueError(
+            f"sway must be between -1 and 1.75, else times would not fall steadily, got {sway}"
+        )
     u = torch.linspace(1, 0, num_steps + 1)
     grid = u + sway * (torch.cos(torch.pi / 2 * u) - 1 + u)
     grid[0], grid[-1] = 1, 0  # the ends are exact whatever the rounding
@@ -159,11 +189,18 @@ def drop_condition(
     uniform: Tensor,  # (B,) uniform in [0, 1)
     rate: float,  # share of rows to drop, in [0, 1]
 ) -> Tensor:  # (B, ...) with dropped rows set to zero
-    "Zero the rows where `uniform` is not above `rate`, so that guidance has an unconditional branch (arXiv 2207.12598). Raises ValueError for a rate or a shape that does not fit."
+    """Zero the rows where `uniform` is not above `rate`, so that guidance has an unconditional
+    branch (arXiv 2207.12598).
+
+    Raises ValueError for a rate or a shape that does not fit.
+    """
     if not 0 <= rate <= 1:
         raise ValueError(f"rate must be between 0 and 1, got {rate}")
     if uniform.shape != condition.shape[:1]:
-        raise ValueError(f"uniform must have shape ({len(condition)},), one number per row, got {tuple(uniform.shape)}")
+        raise ValueError(
+            f"uniform must have shape ({len(condition)},), one number per row, got "
+            f"{tuple(uniform.shape)}"
+        )
     keep = (uniform > rate).reshape(-1, *[1] * (condition.ndim - 1))
     return condition * keep
 
@@ -171,16 +208,23 @@ def drop_condition(
 def guide(
     conditional: Tensor,  # (B, ...) velocity with the condition
     unconditional: Tensor,  # (B, ...) velocity without it
-    guidance_scale: float,  # 1 conditional, more exaggerates; 0 is c* unconditional, and only without zero_star free of the condition
+    # 1 conditional, more exaggerates; 0 is c* unconditional, and only without zero_star free of the
+    # condition
+    guidance_scale: float,
     zero_star: bool = True,  # rescale the unconditional branch by its projection
 ) -> Tensor:  # (B, ...) guided velocity
-    "Classifier-free guidance (arXiv 2207.12598), optionally with the projection of CFG-zero-star (arXiv 2503.18886). Raises ValueError for unequal shapes or a negative scale."
+    """Classifier-free guidance (arXiv 2207.12598), optionally with the projection of CFG-zero-star
+    (arXiv 2503.18886).
+
+    Raises ValueError for unequal shapes or a negative scale.
+    """
     _check_same_shape(conditional=conditional, unconditional=unconditional)
     if not 0 <= guidance_scale < float("inf"):
         raise ValueError(f"guidance_scale must be 0 or more, got {guidance_scale}")
     if zero_star:
         axes, c, u = tuple(range(1, conditional.ndim)), conditional.float(), unconditional.float()
-        shrink = (c * u).sum(axes, keepdim=True) / (u.square().sum(axes, keepdim=True) + 1e-8)  # c*, (B, 1, ...)
+        # c*, (B, 1, ...)
+        shrink = (c * u).sum(axes, keepdim=True) / (u.square().sum(axes, keepdim=True) + 1e-8)
         unconditional = shrink.to(unconditional.dtype) * unconditional
     return unconditional + guidance_scale * (conditional - unconditional)
 
@@ -244,19 +288,31 @@ def _check_loss_inputs(data, conditions, draws, drop_rates, mask):
     for name, value in {"data": data, "draws.noise": draws.noise, **conditions}.items():
         _check_finite(name, value)
     rows, total = len(data), len(draws.noise)
-    if rows == 0 or total % rows or draws.noise.shape[1:] != data.shape[1:] or len(draws.timestep_normal) != total:
+    if (
+        rows == 0
+        or total % rows
+        or draws.noise.shape[1:] != data.shape[1:]
+        or len(draws.timestep_normal) != total
+    ):
         raise ValueError(
-            f"draws must hold K numbers for each of the {rows} rows of data {tuple(data.shape)}: got noise "
-            f"{tuple(draws.noise.shape)} and timestep_normal {tuple(draws.timestep_normal.shape)}; use draw_flow"
+            f"draws must hold K numbers for each of the {rows} rows of data "
+            f"{tuple(data.shape)}: got noise "
+            f"{tuple(draws.noise.shape)} and timestep_normal "
+            f"{tuple(draws.timestep_normal.shape)}; use draw_flow"
         )
     for name, value in conditions.items():
         if len(value) != rows:
             raise ValueError(f"{name} must have {rows} rows like data, got {tuple(value.shape)}")
     missing = set(drop_rates) - (set(conditions) & set(draws.drop_uniform))
     if missing:
-        raise ValueError(f"drop_rates names {sorted(missing)}, which conditions or draws.drop_uniform lack")
+        raise ValueError(
+            f"drop_rates names {sorted(missing)}, which conditions or draws.drop_uniform lack"
+        )
     if mask is not None and mask.shape != data.shape[:-1]:
-        raise ValueError(f"mask must have shape {tuple(data.shape[:-1])} (data without channels), got {tuple(mask.shape)}")
+        raise ValueError(
+            f"mask must have shape {tuple(data.shape[:-1])} (data without channels), got "
+            f"{tuple(mask.shape)}"
+        )
     return total // rows
 
 # %% ../../nbs/3_model/05_flow.ipynb #9e9a5ec1
@@ -270,7 +326,8 @@ def flow_matching_loss(
 ) -> Tensor:  # () mean squared error of the velocity, float32
     """Flow matching loss with K independent draws per row (section 3 of arXiv 2604.23586).
 
-    Squared error is averaged over channels, then over frames by `mask` (0 when the mask is 0 everywhere).
+    Squared error is averaged over channels, then over frames by `mask` (0 when the mask is 0
+    everywhere).
     ValueError or TypeError on shapes that do not fit, integer data, NaN or infinity.
     """
     k = _check_loss_inputs(data, conditions, draws, drop_rates, mask)
@@ -279,8 +336,11 @@ def flow_matching_loss(
     for name, rate in drop_rates.items():
         inputs[name] = drop_condition(inputs[name], draws.drop_uniform[name], rate)
     timestep = logit_normal_timesteps(draws.timestep_normal)
-    predicted = velocity_fn(interpolate(data, draws.noise, timestep.to(data.dtype)), timestep, **inputs)
-    error = (predicted.float() - target_velocity(data, draws.noise).float()).square().mean(-1)  # (N, ...)
+    predicted = velocity_fn(
+        interpolate(data, draws.noise, timestep.to(data.dtype)), timestep, **inputs
+    )
+    # (N, ...)
+    error = (predicted.float() - target_velocity(data, draws.noise).float()).square().mean(-1)
     if mask is None:
         return error.mean()
     weight = repeat(mask).to(error.dtype)
@@ -297,24 +357,39 @@ def sample_flow(
     guidance_scale: float = 2.0,  # 1 is no guidance, at half the cost
     zero_star: bool = True,  # CFG-zero-star: projection, and no motion in the first 4% of the steps
     sway: float = 1.0,  # see `time_grid`
-    temperature: float = 1.0,  # scales the noise; 0.7 in the paper, 0.3 in the released command line
+    # scales the noise; 0.7 in the paper, 0.3 in the released command line
+    temperature: float = 1.0,
     solver: Callable = euler,  # or `midpoint`, `heun`
     dropped: Iterable[str] = ("hidden",),  # conditions that guidance drops
     callback: Callable | None = None,  # callback(x, t) sees every state that was computed
 ) -> Tensor:  # (B, ...) samples at t = 0
-    "From noise to data along the guided velocity (section 3 of arXiv 2604.23586). ValueError or TypeError on bad input."
+    """From noise to data along the guided velocity (section 3 of arXiv 2604.23586).
+
+    ValueError or TypeError on bad input.
+    """
     for name, value in {"noise": noise, **conditions}.items():
         _check_finite(name, value)
         if len(value) != len(noise):
-            raise ValueError(f"{name} must have {len(noise)} rows like noise, got {tuple(value.shape)}")
+            raise ValueError(
+                f"{name} must have {len(noise)} rows like noise, got {tuple(value.shape)}"
+            )
     if not (0 <= guidance_scale < float("inf") and 0 <= temperature < float("inf")):
-        raise ValueError(f"guidance_scale and temperature must be 0 or more, got {guidance_scale} and {temperature}")
+        raise ValueError(
+            "guidance_scale and temperature must be 0 or more, got "
+            f"{guidance_scale} and {temperature}"
+        )
     absent = [name for name in dropped if name not in conditions]
     if guidance_scale != 1 and absent:
-        raise ValueError(f"guidance drops {absent}, but conditions has {sorted(conditions)}; set dropped or guidance_scale=1")
+        raise ValueError(
+            f"guidance drops {absent}, but conditions has {sorted(conditions)}; set dropped "
+            "or guidance_scale=1"
+        )
     grid = time_grid(num_steps, sway)
     skipped = zero_star_steps(num_steps) if zero_star else 0
     if skipped >= num_steps:
-        raise ValueError(f"zero_star keeps the first of {num_steps} step(s) still: take num_steps >= 2 or zero_star=False")
+        raise ValueError(
+            f"zero_star keeps the first of {num_steps} step(s) still: take num_steps >= 2 "
+            "or zero_star=False"
+        )
     velocity = guided_velocity(velocity_fn, conditions, guidance_scale, zero_star, dropped)
     return solver(velocity, temperature * noise, grid[skipped:].to(noise.device), callback)

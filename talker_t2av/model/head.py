@@ -18,7 +18,10 @@ from .layers import RELEASED_STACK_NAMES, TransformerConfig, TransformerStack
 # %% ../../nbs/3_model/06_head.ipynb #5590124b
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    "Sizes of a `DiffusionHead`. The paper's: width 1024, 8 layers, 8 heads (section 4.1 of arXiv 2604.23586)."
+    """Sizes of a `DiffusionHead`.
+
+    The paper's: width 1024, 8 layers, 8 heads (section 4.1 of arXiv 2604.23586).
+    """
 
     latent_dim: int  # d, channels of one latent frame
     global_condition_dim: int  # G, channels of the global condition
@@ -34,12 +37,16 @@ class HeadConfig:
                 raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
         if self.hidden_size < 4 or self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
-                f"hidden_size must be a multiple of 2 * num_attention_heads = {2 * self.num_attention_heads} (rotary pairs "
-                f"in each head) and at least 4 (sines and cosines of the time), got {self.hidden_size}"
+                "hidden_size must be a multiple of 2 * num_attention_heads = "
+                f"{2 * self.num_attention_heads} (rotary pairs "
+                "in each head) and at least 4 (sines and cosines of the time), got "
+                f"{self.hidden_size}"
             )
 
     def transformer(self) -> TransformerConfig:
-        "The bidirectional stack inside: rotary pairs are adjacent channels, MLP width int(8 D / 3)."
+        """The bidirectional stack inside: rotary pairs are adjacent channels,
+        MLP width int(8 D / 3).
+        """
         return TransformerConfig(
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_hidden_layers,
@@ -53,7 +60,9 @@ def time_features(
     timestep: Tensor,  # (B,) in [0, 1]
     hidden_size: int,  # D, even, at least 4
 ) -> Tensor:  # (B, D) float32: D/2 sines, then D/2 cosines
-    "Sinusoidal features of 1000 t; frequencies fall geometrically from 1 to 1/10000 over D/2 channels."
+    """Sinusoidal features of 1000 t; frequencies fall geometrically from 1 to
+    1/10000 over D/2 channels.
+    """
     half = hidden_size // 2
     k = torch.arange(half, device=timestep.device, dtype=torch.float32)
     frequency = torch.exp(-math.log(10_000) / (half - 1) * k)  # (D/2,)
@@ -74,7 +83,9 @@ class TimeEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(features)))
 
 # %% ../../nbs/3_model/06_head.ipynb #ec95cfd9
-def _check_head_inputs(c: HeadConfig, dtype: torch.dtype, noisy, timestep, hidden, global_condition, history):
+def _check_head_inputs(
+    c: HeadConfig, dtype: torch.dtype, noisy, timestep, hidden, global_condition, history
+):
     "Raise unless every input fits the configuration and the weights' dtype, before any work."
     rows = len(noisy)
     wanted = {
@@ -89,12 +100,21 @@ def _check_head_inputs(c: HeadConfig, dtype: torch.dtype, noisy, timestep, hidde
             raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
         if not value.is_floating_point():
             raise TypeError(f"{name} must hold floating-point numbers, got {value.dtype}")
-        if name != "timestep" and value.dtype != dtype and not torch.is_autocast_enabled(value.device.type):
-            raise TypeError(f"{name} is {value.dtype} but the head's weights are {dtype}: convert one, or use torch.autocast")
+        if (
+            name != "timestep"
+            and value.dtype != dtype
+            and not torch.is_autocast_enabled(value.device.type)
+        ):
+            raise TypeError(
+                f"{name} is {value.dtype} but the head's weights are {dtype}: convert one, or "
+                "use torch.autocast"
+            )
 
 # %% ../../nbs/3_model/06_head.ipynb #aaa3b36d
 class DiffusionHead(nn.Module):
-    "Predicts the velocity of P noisy latent frames of one modality (section 3 of arXiv 2604.23586)."
+    """Predicts the velocity of P noisy latent frames of one modality (section 3
+    of arXiv 2604.23586).
+    """
 
     def __init__(self, config: HeadConfig):
         super().__init__()
@@ -115,10 +135,19 @@ class DiffusionHead(nn.Module):
         hidden: Tensor,  # (B, D) backbone hidden state; zeros: unconditional
         global_condition: Tensor,  # (B, G) speaker embedding, or first motion frame
         history: Tensor,  # (B, P * context_patches, d) clean frames just before; zeros: none
-        delta: Tensor | None = None,  # (B,) second time; the released model only knows 0, which None stands for
+        # (B,) second time; the released model only knows 0, which None stands for
+        delta: Tensor | None = None,
     ) -> Tensor:  # (B, P, d) velocity, noise minus data
         "ValueError or TypeError if a shape or dtype does not fit `config`."
-        _check_head_inputs(self.config, self.velocity_proj.weight.dtype, noisy, timestep, hidden, global_condition, history)
+        _check_head_inputs(
+            self.config,
+            self.velocity_proj.weight.dtype,
+            noisy,
+            timestep,
+            hidden,
+            global_condition,
+            history,
+        )
         delta = timestep.new_zeros(1) if delta is None else delta
         time = self.time_embedding(timestep) + self.delta_embedding(delta)  # (B, D)
         tokens = [
@@ -127,11 +156,13 @@ class DiffusionHead(nn.Module):
             self.history_proj(history),
             self.noisy_proj(noisy),
         ]
-        states = self.stack(self.token_proj(torch.cat(tokens, dim=1)))  # (B, 2 + P * context + P, D)
+        # (B, 2 + P * context + P, D)
+        states = self.stack(self.token_proj(torch.cat(tokens, dim=1)))
         return self.velocity_proj(states[:, -self.config.patch_size :])
 
 # %% ../../nbs/3_model/06_head.ipynb #70927618
-RELEASED_HEAD_NAMES = (  # (in the released heads, here), applied in this order; "decoder.rope.w" is computed, not loaded
+# (in the released heads, here), applied in this order; "decoder.rope.w" is computed, not loaded
+RELEASED_HEAD_NAMES = (
     ("estimator.", ""),
     ("decoder.input_proj.", "token_proj."),
     ("decoder.", "stack."),

@@ -19,7 +19,9 @@ __all__ = ['PLAIN_UP_TO', 'RELEASED_STACK_NAMES', 'RMSNorm', 'rope_table', 'appl
 
 # %% ../../nbs/3_model/02_layers.ipynb #7359ae48
 class RMSNorm(nn.Module):
-    "Scale each vector to root mean square 1, then by a learnt `weight` per channel (arXiv 1910.07467)."
+    """Scale each vector to root mean square 1, then by a learnt `weight` per
+    channel (arXiv 1910.07467).
+    """
 
     def __init__(
         self,
@@ -43,11 +45,14 @@ def rope_table(
     theta: float = 1e4,  # base of the frequencies
     device: torch.device | str | None = None,
 ) -> Tensor:  # (n_positions, head_dim / 2, 2) float32: cos, sin
-    """Cosine and sine of `position * theta ** (-2 i / head_dim)`, rotary embedding (arXiv 2104.09864, section 3.2.2).
+    """Cosine and sine of `position * theta ** (-2 i / head_dim)`, rotary embedding (arXiv
+    2104.09864, section 3.2.2).
 
     Raises ValueError for an odd or non-positive `head_dim`."""
     if head_dim < 2 or head_dim % 2:
-        raise ValueError(f"rope_table: head_dim must be even and positive to form pairs, got {head_dim}")
+        raise ValueError(
+            f"rope_table: head_dim must be even and positive to form pairs, got {head_dim}"
+        )
     pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)
     frequencies = 1.0 / theta ** (pairs / head_dim)
     angles = torch.outer(torch.arange(n_positions, dtype=torch.float32, device=device), frequencies)
@@ -56,12 +61,20 @@ def rope_table(
 # %% ../../nbs/3_model/02_layers.ipynb #13d813f5
 def apply_rope(
     x: Tensor,  # (B, H, S, head_dim) queries or keys
-    table: Tensor,  # (S, head_dim / 2, 2), or (B, S, head_dim / 2, 2) when rows have their own positions
-    pairing: str = "halves",  # "halves": channel i with i + head_dim / 2; "adjacent": 2i with 2i + 1
+    # (S, head_dim / 2, 2), or (B, S, head_dim / 2, 2) when rows have their own positions
+    table: Tensor,
+    # "halves": channel i with i + head_dim / 2; "adjacent": 2i with 2i + 1
+    pairing: str = "halves",
 ) -> Tensor:  # (B, H, S, head_dim), dtype of x
-    "Turn each pair of channels by its angle. Raises ValueError for an unknown `pairing`, or a table of another size."
+    """Turn each pair of channels by its angle.
+
+    Raises ValueError for an unknown `pairing`, or a table of another size.
+    """
     if table.shape[-3:] != (x.shape[-2], x.shape[-1] // 2, 2):
-        raise ValueError(f"apply_rope: x {tuple(x.shape)} needs a table (..., {x.shape[-2]}, {x.shape[-1] // 2}, 2), got {tuple(table.shape)}")
+        raise ValueError(
+            f"apply_rope: x {tuple(x.shape)} needs a table (..., {x.shape[-2]}, "
+            f"{x.shape[-1] // 2}, 2), got {tuple(table.shape)}"
+        )
     if table.dim() == 4:
         table = table.unsqueeze(1)  # the same angles for every head
     if pairing == "adjacent":  # neighbours in memory are one complex number
@@ -69,12 +82,16 @@ def apply_rope(
         return torch.view_as_real(pairs * torch.view_as_complex(table)).flatten(-2).to(x.dtype)
     if pairing == "halves":
         cos, sin = table.to(x.dtype).unbind(-1)
-        return x * torch.cat([cos, cos], -1) + x.roll(x.shape[-1] // 2, -1) * torch.cat([-sin, sin], -1)
+        return x * torch.cat([cos, cos], -1) + x.roll(x.shape[-1] // 2, -1) * torch.cat(
+            [-sin, sin], -1
+        )
     raise ValueError(f"apply_rope: pairing must be 'halves' or 'adjacent', got {pairing!r}")
 
 # %% ../../nbs/3_model/02_layers.ipynb #11dcdfc6
 class Rope(nn.Module):
-    "Holds the rotary table of one stack: not saved, always float32, remade wherever the module is moved."
+    """Holds the rotary table of one stack: not saved, always float32, remade wherever
+    the module is moved.
+    """
 
     def __init__(
         self,
@@ -86,7 +103,9 @@ class Rope(nn.Module):
         self.arguments = n_positions, head_dim, theta
         self.register_buffer("table", rope_table(*self.arguments), persistent=False)
 
-    def _apply(self, fn, recurse=True):  # .to(bfloat16) must not round the table, .to_empty must not leave garbage
+    def _apply(
+        self, fn, recurse=True
+    ):  # .to(bfloat16) must not round the table, .to_empty must not leave garbage
         super()._apply(fn, recurse)
         self.table = rope_table(*self.arguments, device=self.table.device)
         return self
@@ -98,7 +117,10 @@ class Rope(nn.Module):
     ) -> Tensor:  # (S, head_dim / 2, 2), or (B, S, head_dim / 2, 2)
         "Rows of the table. Raises ValueError for more tokens than there are rows."
         if n_tokens > len(self.table):
-            raise ValueError(f"{n_tokens} tokens, but the rotary table has {len(self.table)} positions; raise max_position_embeddings")
+            raise ValueError(
+                f"{n_tokens} tokens, but the rotary table has {len(self.table)} positions; raise "
+                "max_position_embeddings"
+            )
         return self.table[:n_tokens] if positions is None else self.table[positions]
 
 # %% ../../nbs/3_model/02_layers.ipynb #94eea734
@@ -108,7 +130,10 @@ def plain_attention(
     v: Tensor,  # (B, H_kv, T, head_dim)
     mask: Tensor | None = None,  # bool, broadcasts to (B, H, S, T); True: may be read
 ) -> Tensor:  # (B, H, S, head_dim)
-    "softmax(q k / sqrt(head_dim)) v written out. Query heads that share a key head are stacked, so no key is copied."
+    """softmax(q k / sqrt(head_dim)) v written out.
+
+    Query heads that share a key head are stacked, so no key is copied.
+    """
     (B, H, S, C), groups = q.shape, k.shape[1]
     scores = (q * C**-0.5).reshape(B, groups, H // groups * S, C) @ k.transpose(-1, -2)
     if mask is not None:
@@ -116,30 +141,44 @@ def plain_attention(
     return (scores.softmax(-1) @ v).view(B, H, S, C)
 
 # %% ../../nbs/3_model/02_layers.ipynb #a58dce06
-PLAIN_UP_TO = {torch.float32: 64, torch.bfloat16: 256}  # keys up to which the plain product is faster on a CPU
+# keys up to which the plain product is faster on a CPU
+PLAIN_UP_TO = {torch.float32: 64, torch.bfloat16: 256}
 
 
 def attention(
     q: Tensor,  # (B, H, S, head_dim)
-    k: Tensor,  # (B, H_kv, T, head_dim); H is a multiple r of H_kv, query heads j r .. (j + 1) r - 1 read key head j
+    # (B, H_kv, T, head_dim); H is a multiple r of H_kv, query heads j r .. (j + 1) r - 1 read key
+    # head j
+    k: Tensor,
     v: Tensor,  # (B, H_kv, T, head_dim)
-    mask: Tensor | None = None,  # bool, broadcasts to (B, H, S, T); True: may be read. Every query needs one True
+    # bool, broadcasts to (B, H, S, T); True: may be read. Every query needs one True
+    mask: Tensor | None = None,
     causal: bool = False,  # token s reads tokens 0 .. s; then there is no mask, and S = T
 ) -> Tensor:  # (B, H, S, head_dim)
-    """Scaled dot-product attention with grouped queries, on the path that is fast for what it gets; the numbers agree.
+    """Scaled dot-product attention with grouped queries, on the path that is fast for what it
+    gets; the numbers agree.
 
-    Raises ValueError for heads that do not divide or a mask beside `causal`, TypeError for a mask that is not boolean."""
+    Raises ValueError for heads that do not divide or a mask beside `causal`, TypeError for a mask
+    that is not boolean.
+    """
     if q.shape[1] % k.shape[1]:
-        raise ValueError(f"attention: {q.shape[1]} query heads cannot share {k.shape[1]} key heads evenly")
+        raise ValueError(
+            f"attention: {q.shape[1]} query heads cannot share {k.shape[1]} key heads evenly"
+        )
     if causal and (mask is not None or q.shape[2] != k.shape[2]):
-        raise ValueError("attention: causal=True takes no mask and as many keys as queries; put the order into the mask instead")
+        raise ValueError(
+            "attention: causal=True takes no mask and as many keys as queries; put the order "
+            "into the mask instead"
+        )
     if mask is not None and mask.dtype != torch.bool:
         raise TypeError(f"attention: mask must be boolean (True: may be read), got {mask.dtype}")
     if q.device.type == "cpu" and k.shape[2] <= PLAIN_UP_TO.get(k.dtype, 64):
         if causal:
             mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
         return plain_attention(q, k, v, mask)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
+    )
 
 # %% ../../nbs/3_model/02_layers.ipynb #9568fbbf
 def _positive(config, *names: str) -> None:
@@ -152,7 +191,9 @@ def _positive(config, *names: str) -> None:
 # %% ../../nbs/3_model/02_layers.ipynb #012c2044
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Shape of a stack of blocks. The defaults are those of the released patch encoders and diffusion heads.
+    """Shape of a stack of blocks.
+
+    The defaults are those of the released patch encoders and diffusion heads.
 
     Raises ValueError for sizes that cannot be."""
 
@@ -173,7 +214,10 @@ class TransformerConfig:
     def __post_init__(self):
         _positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads")
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size={self.hidden_size} does not divide into {self.num_attention_heads} heads; give head_dim")
+            raise ValueError(
+                f"hidden_size={self.hidden_size} does not divide into {self.num_attention_heads} "
+                "heads; give head_dim"
+            )
         defaults = {
             "num_key_value_heads": self.num_attention_heads,
             "head_dim": self.hidden_size // self.num_attention_heads,
@@ -184,33 +228,55 @@ class TransformerConfig:
                 object.__setattr__(self, name, value)  # frozen only after this
         _positive(self, *defaults, "max_position_embeddings")
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(f"num_attention_heads={self.num_attention_heads} must be a multiple of num_key_value_heads={self.num_key_value_heads}")
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} must be a multiple of "
+                f"num_key_value_heads={self.num_key_value_heads}"
+            )
         if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even, because rotary embedding turns pairs of channels; got {self.head_dim}")
+            raise ValueError(
+                "head_dim must be even, because rotary embedding turns pairs of channels; "
+                f"got {self.head_dim}"
+            )
         if self.rope_pairing not in ("halves", "adjacent"):
-            raise ValueError(f"rope_pairing must be 'halves' or 'adjacent', got {self.rope_pairing!r}")
+            raise ValueError(
+                f"rope_pairing must be 'halves' or 'adjacent', got {self.rope_pairing!r}"
+            )
 
 # %% ../../nbs/3_model/02_layers.ipynb #d2c8b7c0
 class Attention(nn.Module):
-    "Self-attention with rotary positions; grouped queries, q/k norm and a fused projection as the config says."
+    """Self-attention with rotary positions; grouped queries, q/k norm and a fused
+    projection as the config says.
+    """
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.heads = (heads, kv_heads, kv_heads)  # of queries, keys, values
-        names = {"qkv_proj": sum(self.heads)} if config.fused_qkv else {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads}
+        names = (
+            {"qkv_proj": sum(self.heads)}
+            if config.fused_qkv
+            else {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads}
+        )
         for name, count in names.items():
-            self.add_module(name, nn.Linear(config.hidden_size, count * config.head_dim, bias=False))
+            self.add_module(
+                name, nn.Linear(config.hidden_size, count * config.head_dim, bias=False)
+            )
         self.o_proj = nn.Linear(heads * config.head_dim, config.hidden_size, bias=False)
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
             self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def project(self, x: Tensor) -> tuple[Tensor, ...]:  # (B, S, D) -> q, k, v: (B, heads, S, head_dim)
-        "Queries, keys and values, split into heads; queries and keys normalised per head if the config says so."
+    def project(
+        self, x: Tensor
+    ) -> tuple[Tensor, ...]:  # (B, S, D) -> q, k, v: (B, heads, S, head_dim)
+        """Queries, keys and values, split into heads; queries and keys normalised per head
+        if the config says so.
+        """
         if self.config.fused_qkv:
-            q, k, v = rearrange(self.qkv_proj(x), "b s (h c) -> b h s c", c=self.config.head_dim).split(self.heads, dim=1)
+            q, k, v = rearrange(
+                self.qkv_proj(x), "b s (h c) -> b h s c", c=self.config.head_dim
+            ).split(self.heads, dim=1)
         else:
             flat = self.q_proj(x), self.k_proj(x), self.v_proj(x)
             q, k, v = (rearrange(t, "b s (h c) -> b h s c", c=self.config.head_dim) for t in flat)
@@ -220,7 +286,8 @@ class Attention(nn.Module):
         self,
         x: Tensor,  # (B, S, D)
         table: Tensor,  # (S, head_dim / 2, 2) rotary table of these positions
-        mask: Tensor | None = None,  # bool (B, 1, S, T), True: may be read; replaces the causal order
+        # bool (B, 1, S, T), True: may be read; replaces the causal order
+        mask: Tensor | None = None,
         cache=None,  # has `update(k, v) -> (k, v)` over all tokens so far; comes with a mask
     ) -> Tensor:  # (B, S, D)
         q, k, v = self.project(x)
@@ -258,7 +325,9 @@ class TransformerBlock(nn.Module):
         self.post_attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x: Tensor, table: Tensor, mask: Tensor | None = None, cache=None) -> Tensor:  # (B, S, D) -> (B, S, D)
+    def forward(
+        self, x: Tensor, table: Tensor, mask: Tensor | None = None, cache=None
+    ) -> Tensor:  # (B, S, D) -> (B, S, D)
         "Arguments as in `Attention.forward`."
         x = x + self.attention(self.input_norm(x), table, mask, cache)
         return x + self.mlp(self.post_attention_norm(x))
@@ -270,7 +339,9 @@ class TransformerStack(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(TransformerBlock(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            TransformerBlock(config) for _ in range(config.num_hidden_layers)
+        )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rope = Rope(config.max_position_embeddings, config.head_dim, config.rope_theta)
 
@@ -278,12 +349,18 @@ class TransformerStack(nn.Module):
         self,
         x: Tensor,  # (B, S, D)
         positions: Tensor | None = None,  # (B, S) integers; None: 0 .. S - 1
-        mask: Tensor | None = None,  # bool (B, 1, S, T), True: may be read; replaces the causal order
+        # bool (B, 1, S, T), True: may be read; replaces the causal order
+        mask: Tensor | None = None,
         caches=None,  # one per layer, see `Attention.forward`
     ) -> Tensor:  # (B, S, D), after the final norm
-        "Raises ValueError for a wrong shape, or for more tokens than the rotary table has positions."
+        """Raises ValueError for a wrong shape, or for more tokens than the rotary
+        table has positions.
+        """
         if x.dim() != 3 or x.shape[-1] != self.config.hidden_size:
-            raise ValueError(f"TransformerStack: x must be (B, S, {self.config.hidden_size}), got {tuple(x.shape)}")
+            raise ValueError(
+                f"TransformerStack: x must be (B, S, {self.config.hidden_size}), "
+                f"got {tuple(x.shape)}"
+            )
         table = self.rope(x.shape[1], positions)
         for layer, cache in zip(self.layers, caches or [None] * len(self.layers)):
             x = layer(x, table, mask, cache)

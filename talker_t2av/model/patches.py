@@ -12,7 +12,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..common.media import PATCH_SIZE
-from .layers import RELEASED_STACK_NAMES, TransformerConfig, TransformerStack, rename
+from talker_t2av.model.layers import (
+    RELEASED_STACK_NAMES,
+    TransformerConfig,
+    TransformerStack,
+    rename,
+)
 
 # %% ../../nbs/3_model/04_patches.ipynb #d87cb234
 def frames_to_patches(
@@ -21,7 +26,10 @@ def frames_to_patches(
 ) -> Tensor:  # (..., L, P, d) with L = N / P
     "Cut frames into patches. Raises ValueError when N is no multiple of P."
     if frames.dim() < 2 or frames.shape[-2] % patch_size:
-        raise ValueError(f"frames: takes (..., N, d) with N a multiple of {patch_size}, got {tuple(frames.shape)}; pad or cut the clip to whole patches")
+        raise ValueError(
+            f"frames: takes (..., N, d) with N a multiple of {patch_size}, got "
+            f"{tuple(frames.shape)}; pad or cut the clip to whole patches"
+        )
     return rearrange(frames, "... (l p) d -> ... l p d", p=patch_size)
 
 
@@ -33,11 +41,20 @@ def patches_to_frames(patches: Tensor) -> Tensor:  # (..., L, P, d) -> (..., L P
 
 # %% ../../nbs/3_model/04_patches.ipynb #3dc42806
 class PatchEncoder(TransformerStack):
-    "P frames of one patch -> one vector, read at a learnt CLS position (arXiv 2604.23586, section 3). Patches never see each other. Raises ValueError for a causal config."
+    """P frames of one patch -> one vector, read at a learnt CLS position (arXiv 2604.23586, section
+    3).
 
-    def __init__(self, config: TransformerConfig):  # bidirectional; its defaults are the released encoder's
+    Patches never see each other. Raises ValueError for a causal config.
+    """
+
+    def __init__(
+        self, config: TransformerConfig
+    ):  # bidirectional; its defaults are the released encoder's
         if config.causal:
-            raise ValueError("config: causal=True would leave CLS, the first position, blind to the frames; a patch encoder takes causal=False")
+            raise ValueError(
+                "config: causal=True would leave CLS, the first position, blind to the frames; a "
+                "patch encoder takes causal=False"
+            )
         super().__init__(config)
         self.input_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.cls_token = nn.Parameter(torch.randn(1, 1, 1, config.hidden_size) * 0.02)
@@ -45,8 +62,14 @@ class PatchEncoder(TransformerStack):
     def forward(self, patches: Tensor) -> Tensor:  # (..., P, D) projected frames -> (..., D)
         "Raises ValueError for a wrong shape."
         if patches.dim() < 2 or patches.shape[-1] != self.config.hidden_size:
-            raise ValueError(f"patches: takes (..., P, {self.config.hidden_size}), got {tuple(patches.shape)}")
-        x = self.input_proj(patches).flatten(0, -3) if patches.dim() > 2 else self.input_proj(patches)[None]  # (M, P, D)
+            raise ValueError(
+                f"patches: takes (..., P, {self.config.hidden_size}), got {tuple(patches.shape)}"
+            )
+        x = (
+            self.input_proj(patches).flatten(0, -3)
+            if patches.dim() > 2
+            else self.input_proj(patches)[None]
+        )  # (M, P, D)
         cls = self.cls_token[0].to(x.dtype).expand(len(x), 1, -1)
         x = super().forward(torch.cat([cls, x], dim=1))  # (M, 1 + P, D)
         return x[:, 0].view(*patches.shape[:-2], -1)
@@ -63,8 +86,14 @@ RELEASED_PATCH_NAMES = (  # (in the released checkpoint, here)
 
 
 def convert_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:  # released name -> tensor
-    "The same tensors under our names; the released rotary tables are left out, because ours are computed."
-    return {rename(name, RELEASED_PATCH_NAMES): tensor for name, tensor in weights.items() if not name.endswith("rope.w")}
+    """The same tensors under our names; the released rotary tables are left out,
+    because ours are computed.
+    """
+    return {
+        rename(name, RELEASED_PATCH_NAMES): tensor
+        for name, tensor in weights.items()
+        if not name.endswith("rope.w")
+    }
 
 # %% ../../nbs/3_model/04_patches.ipynb #15c4976f
 def count_patches(
@@ -72,18 +101,30 @@ def count_patches(
     motion_lengths: Tensor,  # (B,) frames of motion, 0: a sample without video
     patch_size: int = PATCH_SIZE,  # P
 ) -> Tensor:  # (B,) patches
-    "Patches of each sample, as the release counts: sound rounded up, motion rounded down, the larger of both."
+    """Patches of each sample, as the release counts: sound rounded up, motion rounded
+    down, the larger of both.
+    """
     return torch.maximum(-(-audio_lengths // patch_size), motion_lengths // patch_size)
 
 # %% ../../nbs/3_model/04_patches.ipynb #7cd0f3be
 def _check_latents(name: str, latents: Tensor, dim: int) -> None:
     "ValueError for latents that are not (B, N, dim) floats, or hold NaN or infinity."
-    if latents.dim() != 3 or latents.shape[-1] != dim or latents.shape[1] == 0 or not latents.is_floating_point():
-        raise ValueError(f"{name}: takes floats of shape (B, N, {dim}) with N > 0, got {latents.dtype} {tuple(latents.shape)}")
+    if (
+        latents.dim() != 3
+        or latents.shape[-1] != dim
+        or latents.shape[1] == 0
+        or not latents.is_floating_point()
+    ):
+        raise ValueError(
+            f"{name}: takes floats of shape (B, N, {dim}) with N > 0, got {latents.dtype} "
+            f"{tuple(latents.shape)}"
+        )
     if latents.is_cuda and torch.cuda.is_current_stream_capturing():
         return  # a captured graph cannot wait for a value
     if not torch.compiler.is_compiling() and not latents.isfinite().all():
-        raise ValueError(f"{name}: holds NaN or infinity; look at the codec or the file it came from")
+        raise ValueError(
+            f"{name}: holds NaN or infinity; look at the codec or the file it came from"
+        )
 
 
 def _check_lengths(name: str, lengths: Tensor | None, latents: Tensor, least: int) -> Tensor | None:
@@ -91,25 +132,41 @@ def _check_lengths(name: str, lengths: Tensor | None, latents: Tensor, least: in
     if lengths is None:
         return None
     if lengths.shape != latents.shape[:1] or lengths.is_floating_point():
-        raise ValueError(f"{name}: takes integers of shape ({len(latents)},), one per sample, got {lengths.dtype} {tuple(lengths.shape)}")
+        raise ValueError(
+            f"{name}: takes integers of shape ({len(latents)},), one per sample, got "
+            f"{lengths.dtype} {tuple(lengths.shape)}"
+        )
     if lengths.min() < least or lengths.max() > latents.shape[1]:
-        raise ValueError(f"{name}: takes {least} to {latents.shape[1]} frames (what the batch holds), got {lengths.tolist()}")
+        raise ValueError(
+            f"{name}: takes {least} to {latents.shape[1]} frames (what the batch holds), got "
+            f"{lengths.tolist()}"
+        )
     return lengths.to(latents.device)
 
 
 def _check_streams(audio, motion, audio_lengths, motion_lengths, audio_dim: int, motion_dim: int):
-    "Both lengths, or None for both. Refuses what does not fit; fills in lengths when only one is given."
+    """Both lengths, or None for both.
+
+    Refuses what does not fit; fills in lengths when only one is given.
+    """
     _check_latents("audio", audio, audio_dim)
     if motion is None:
         if motion_lengths is not None and motion_lengths.any():
-            raise ValueError("motion_lengths: given without motion; give motion latents too, or neither")
+            raise ValueError(
+                "motion_lengths: given without motion; give motion latents too, or neither"
+            )
         motion_lengths = None if audio_lengths is None else torch.zeros_like(audio_lengths)
     else:
         _check_latents("motion", motion, motion_dim)
         if len(motion) != len(audio):
-            raise ValueError(f"motion: has {len(motion)} samples, audio has {len(audio)}; give one row each (zeros and length 0 for a sample without video)")
+            raise ValueError(
+                f"motion: has {len(motion)} samples, audio has {len(audio)}; give one row each "
+                "(zeros and length 0 for a sample without video)"
+            )
     audio_lengths = _check_lengths("audio_lengths", audio_lengths, audio, 1)
-    motion_lengths = _check_lengths("motion_lengths", motion_lengths, audio if motion is None else motion, 0)
+    motion_lengths = _check_lengths(
+        "motion_lengths", motion_lengths, audio if motion is None else motion, 0
+    )
     if (audio_lengths is None) != (motion_lengths is None):
         full = torch.full((len(audio),), 0, device=audio.device)
         audio_lengths = full + audio.shape[1] if audio_lengths is None else audio_lengths
@@ -127,23 +184,32 @@ def _project_frames(
     "Projected frames as patches; frames beyond a sample's length are zeros after the projector."
     x = projector(latents.to(projector.weight.dtype))
     if lengths is not None:
-        x = x.masked_fill(torch.arange(x.shape[1], device=x.device)[None, :, None] >= lengths[:, None, None], 0.0)
+        x = x.masked_fill(
+            torch.arange(x.shape[1], device=x.device)[None, :, None] >= lengths[:, None, None], 0.0
+        )
     missing = num_patches * patch_size - x.shape[1]
-    return frames_to_patches(nn.functional.pad(x, (0, 0, 0, missing)), patch_size)  # a negative pad cuts
+    # a negative pad cuts
+    return frames_to_patches(nn.functional.pad(x, (0, 0, 0, missing)), patch_size)
 
 # %% ../../nbs/3_model/04_patches.ipynb #22660f3c
-def _encode_where(encoder: PatchEncoder, patches: Tensor, where: Tensor) -> Tensor:  # (B, L, P, D), (B, L) -> (B, L, D)
+def _encode_where(
+    encoder: PatchEncoder, patches: Tensor, where: Tensor
+) -> Tensor:  # (B, L, P, D), (B, L) -> (B, L, D)
     "The encoder's vector where `where` is True, zeros elsewhere."
     vectors = encoder(patches[where])
-    return vectors.new_zeros(*where.shape, vectors.shape[-1]).masked_scatter(where[..., None], vectors)
+    return vectors.new_zeros(*where.shape, vectors.shape[-1]).masked_scatter(
+        where[..., None], vectors
+    )
 
 # %% ../../nbs/3_model/04_patches.ipynb #b076eedd
 class PatchEmbedding(nn.Module):
-    """Two latent streams -> one vector per patch: projector, patch encoder, sum (arXiv 2604.23586, section 3).
+    """Two latent streams -> one vector per patch: projector, patch encoder, sum (arXiv
+    2604.23586, section 3).
 
     Also holds the padding embedding for samples without video and the task tag."""
 
-    TASKS = {"tts": 0, "t2av": 1, "audio leads": 2, "motion leads": 3}  # speech only; speech and video; a given stream runs ahead (notebook 3.7)
+    # speech only; speech and video; a given stream runs ahead (notebook 3.7)
+    TASKS = {"tts": 0, "t2av": 1, "audio leads": 2, "motion leads": 3}
 
     def __init__(
         self,
@@ -167,32 +233,56 @@ class PatchEmbedding(nn.Module):
         "The task tag: the first token of the sequence."
         return self.task_embedding(task)[:, None]
 
-    def forward(self, audio: Tensor, motion=None, audio_lengths=None, motion_lengths=None) -> Tensor:  # (B, L, D)
-        "One vector per patch: the sum of what `encode_each` gives, with the same arguments and errors."
-        audio_vectors, motion_vectors = self.encode_each(audio, motion, audio_lengths, motion_lengths)
+    def forward(
+        self, audio: Tensor, motion=None, audio_lengths=None, motion_lengths=None
+    ) -> Tensor:  # (B, L, D)
+        """One vector per patch: the sum of what `encode_each` gives, with the same
+        arguments and errors.
+        """
+        audio_vectors, motion_vectors = self.encode_each(
+            audio, motion, audio_lengths, motion_lengths
+        )
         return audio_vectors + motion_vectors
 
     def encode_each(
         self,
         audio: Tensor,  # (B, N, d_a) audio latents, zero padded
-        motion: Tensor | None = None,  # (B, M, d_v) normalised motion latents; None: no sample has video
+        # (B, M, d_v) normalised motion latents; None: no sample has video
+        motion: Tensor | None = None,
         audio_lengths: Tensor | None = None,  # (B,) frames, 1 to N; None: all N
-        motion_lengths: Tensor | None = None,  # (B,) frames, 0 to M, 0 for a sample without video; None: all M
-    ) -> tuple[Tensor, Tensor]:  # each (B, L, D), L of the longest sample; zeros after a sample's own patches
-        "The vectors of sound and of motion, apart. Raises ValueError for wrong shapes, lengths that do not fit, NaN."
+        # (B,) frames, 0 to M, 0 for a sample without video; None: all M
+        motion_lengths: Tensor | None = None,
+    ) -> tuple[
+        Tensor, Tensor
+    ]:  # each (B, L, D), L of the longest sample; zeros after a sample's own patches
+        """The vectors of sound and of motion, apart.
+
+        Raises ValueError for wrong shapes, lengths that do not fit, NaN.
+        """
         dims = self.audio_projector.in_features, self.motion_projector.in_features
-        audio_lengths, motion_lengths = _check_streams(audio, motion, audio_lengths, motion_lengths, *dims)
+        audio_lengths, motion_lengths = _check_streams(
+            audio, motion, audio_lengths, motion_lengths, *dims
+        )
         if audio_lengths is not None:
             return self._encode_batch(audio, motion, audio_lengths, motion_lengths)
         # The usual step of generation: no lengths, so nothing depends on data.
-        L = max(-(-audio.shape[1] // self.patch_size), 0 if motion is None else motion.shape[1] // self.patch_size)
-        sound = self.audio_encoder(_project_frames(audio, None, self.audio_projector, L, self.patch_size))
+        L = max(
+            -(-audio.shape[1] // self.patch_size),
+            0 if motion is None else motion.shape[1] // self.patch_size,
+        )
+        sound = self.audio_encoder(
+            _project_frames(audio, None, self.audio_projector, L, self.patch_size)
+        )
         if motion is None:
             return sound, self.motion_padding.expand_as(sound)
-        return sound, self.motion_encoder(_project_frames(motion, None, self.motion_projector, L, self.patch_size))
+        return sound, self.motion_encoder(
+            _project_frames(motion, None, self.motion_projector, L, self.patch_size)
+        )
 
     def _encode_batch(self, audio, motion, audio_lengths, motion_lengths) -> tuple[Tensor, Tensor]:
-        "Samples of different lengths: encode only the patches that exist, and put each back in its place."
+        """Samples of different lengths: encode only the patches that exist, and put
+        each back in its place.
+        """
         count = count_patches(audio_lengths, motion_lengths, self.patch_size)  # (B,)
         L = int(count.max())
         exists = torch.arange(L, device=audio.device) < count[:, None]  # (B, L)
@@ -209,4 +299,8 @@ class PatchEmbedding(nn.Module):
 def task_of(has_motion: Tensor, lead: Tensor) -> Tensor:  # both (B,) -> (B,) int64
     "Number of the task tag, a value of `PatchEmbedding.TASKS`."
     tasks = PatchEmbedding.TASKS
-    return torch.where(lead > 0, tasks["audio leads"], torch.where(lead < 0, tasks["motion leads"], has_motion.long()))
+    return torch.where(
+        lead > 0,
+        tasks["audio leads"],
+        torch.where(lead < 0, tasks["motion leads"], has_motion.long()),
+    )

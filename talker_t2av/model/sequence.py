@@ -22,7 +22,8 @@ __all__ = ['SUM', 'PALETTE', 'Arrangement', 'parse_arrangement', 'draw_sequence'
 # %% ../../nbs/3_model/07_sequence.ipynb #43785ee0
 @dataclass(frozen=True)
 class Arrangement:
-    """Where patches stand: patch i of a stream at slot `stride * i + offset`, predicted from the position just before that slot.
+    """Where patches stand: patch i of a stream at slot `stride * i + offset`, predicted from the
+    position just before that slot.
 
     The paper compares these arrangements in its ablation (arXiv 2604.23586, token arrangement)."""
 
@@ -44,14 +45,18 @@ class Arrangement:
         return patch if rest == 0 and patch >= 0 else None
 
     def last_patch(self, slot: int) -> int | None:
-        "Which patch is complete in both streams once `slot` has been read; None when none ends there."
+        """Which patch is complete in both streams once `slot` has been read; None
+        when none ends there.
+        """
         return self.patch_at("audio" if self.audio_offset > self.motion_offset else "motion", slot)
 
 
 SUM = Arrangement()
 
 # %% ../../nbs/3_model/07_sequence.ipynb #6bd9ff64
-def parse_arrangement(name: str) -> Arrangement:  # "sum", "audio-motion", "motion-audio", or "delay-K" with K of 1 or more
+def parse_arrangement(
+    name: str,
+) -> Arrangement:  # "sum", "audio-motion", "motion-audio", or "delay-K" with K of 1 or more
     "The arrangement of that name. Raises ValueError for another name."
     known = {"sum": SUM, "audio-motion": Arrangement(2, 0, 1), "motion-audio": Arrangement(2, 1, 0)}
     if isinstance(name, str):
@@ -59,10 +64,14 @@ def parse_arrangement(name: str) -> Arrangement:  # "sum", "audio-motion", "moti
             return known[name]
         if delay := re.fullmatch(r"delay-([1-9]\d?)", name):
             return Arrangement(1, 0, int(delay[1]))
-    raise ValueError(f"arrangement: takes {', '.join(map(repr, known))} or 'delay-K' (motion K patches late, K from 1 to 99), got {name!r}")
+    raise ValueError(
+        f"arrangement: takes {', '.join(map(repr, known))} or 'delay-K' (motion K patches late, K "
+        f"from 1 to 99), got {name!r}"
+    )
 
 # %% ../../nbs/3_model/07_sequence.ipynb #f3d95c76
-PALETTE = "#D97706", "#2563EB", "#7C3AED", "#6B7280"  # the book's colours of sound, motion, both, text
+# the book's colours of sound, motion, both, text
+PALETTE = "#D97706", "#2563EB", "#7C3AED", "#6B7280"
 
 
 def draw_sequence(
@@ -72,7 +81,10 @@ def draw_sequence(
     closing: tuple[str, ...] = ("end",),  # what follows the last patch
     axes=None,  # matplotlib axes; None makes some
 ):
-    "Draw one row of tokens, with arcs from each predicting position to what it predicts. Returns the axes."
+    """Draw one row of tokens, with arcs from each predicting position to what it predicts.
+
+    Returns the axes.
+    """
     import matplotlib.pyplot as plt
 
     audio_colour, motion_colour, stop_colour, text_colour = PALETTE
@@ -81,18 +93,50 @@ def draw_sequence(
     if axes is None:
         axes = plt.subplots(figsize=(0.75 * total, 2.1))[1]
     for position, label in enumerate((*prompt, *[""] * slots, *closing)):
-        axes.add_patch(plt.Rectangle((position - 0.42, -0.42), 0.84, 0.84, fc="#F3F4F6", ec=text_colour, lw=0.8))
+        axes.add_patch(
+            plt.Rectangle(
+                (position - 0.42, -0.42), 0.84, 0.84, fc="#F3F4F6", ec=text_colour, lw=0.8
+            )
+        )
         axes.text(position, 0, label, ha="center", va="center", fontsize=8, color="#374151")
     late = max(arrangement.audio_offset, arrangement.motion_offset)
     for stream, colour, side in (("audio", audio_colour, 1), ("motion", motion_colour, -1)):
         for i in range(num_patches):
             at = first + arrangement.stride * i + arrangement.offset(stream)
-            half = arrangement.stride == 1 and i + arrangement.offset(stream) >= late  # shares its slot, or has had to
+            # shares its slot, or has had to
+            half = arrangement.stride == 1 and i + arrangement.offset(stream) >= late
             y, height = (0.0 if side > 0 else -0.42, 0.42) if half else (-0.42, 0.84)
-            axes.add_patch(plt.Rectangle((at - 0.42, y), 0.84, height, fc=colour, ec="white", lw=0.8))
-            axes.text(at, y + height / 2, f"${stream[0]}_{i}$", ha="center", va="center", fontsize=9, color="white")
-            axes.annotate("", (at, 0.46 * side), (at - 1, 0.46 * side), arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.3, "connectionstyle": f"arc3,rad={-0.55 * side}"})
-    axes.annotate("stop?", (first + slots - 1, 0.46), (first + slots - 1 + 0.5, 1.05), fontsize=8, color=stop_colour, arrowprops={"arrowstyle": "<-", "color": stop_colour})
+            axes.add_patch(
+                plt.Rectangle((at - 0.42, y), 0.84, height, fc=colour, ec="white", lw=0.8)
+            )
+            axes.text(
+                at,
+                y + height / 2,
+                f"${stream[0]}_{i}$",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white",
+            )
+            axes.annotate(
+                "",
+                (at, 0.46 * side),
+                (at - 1, 0.46 * side),
+                arrowprops={
+                    "arrowstyle": "->",
+                    "color": colour,
+                    "lw": 1.3,
+                    "connectionstyle": f"arc3,rad={-0.55 * side}",
+                },
+            )
+    axes.annotate(
+        "stop?",
+        (first + slots - 1, 0.46),
+        (first + slots - 1 + 0.5, 1.05),
+        fontsize=8,
+        color=stop_colour,
+        arrowprops={"arrowstyle": "<-", "color": stop_colour},
+    )
     axes.set(xlim=(-0.6, total - 0.4), ylim=(-1.1, 1.3))
     axes.axis("off")
     return axes
@@ -100,7 +144,8 @@ def draw_sequence(
 # %% ../../nbs/3_model/07_sequence.ipynb #2ddba47c
 def lay_out(
     audio_tokens: Tensor,  # (B, L, D) one vector per audio patch, zeros beyond a row's own patches
-    motion_tokens: Tensor,  # (B, L, D) one vector per motion patch, zeros beyond a row's own patches
+    # (B, L, D) one vector per motion patch, zeros beyond a row's own patches
+    motion_tokens: Tensor,
     arrangement: Arrangement = SUM,
 ) -> Tensor:  # (B, S, D) one vector per slot, S = arrangement.num_slots(L)
     "Add each patch's vector into its slot."
@@ -119,13 +164,16 @@ def place_slots(
     num_slots: Tensor,  # (B,) slots that each row really has
 ) -> Tensor:  # (B, T, D)
     "Overwrite each row's slots, wherever they begin; everything else stays."
-    slot = torch.arange(embeds.shape[1], device=embeds.device) - first[:, None]  # (B, T) slot number of each position
+    # (B, T) slot number of each position
+    slot = torch.arange(embeds.shape[1], device=embeds.device) - first[:, None]
     inside = (slot >= 0) & (slot < num_slots[:, None])
     index = slot.clamp(0, slots.shape[1] - 1)[..., None].expand(-1, -1, slots.shape[2])
     return torch.where(inside[..., None], slots.gather(1, index).to(embeds.dtype), embeds)
 
 
-def target_mask(span: tuple[Tensor, Tensor], num_patches: int) -> Tensor:  # both (B,) from `target_patches` -> (B, L) bool
+def target_mask(
+    span: tuple[Tensor, Tensor], num_patches: int
+) -> Tensor:  # both (B,) from `target_patches` -> (B, L) bool
     "Which of L patches are targets."
     patch = torch.arange(num_patches, device=span[0].device)
     return (patch >= span[0][:, None]) & (patch < span[1][:, None])
@@ -138,7 +186,12 @@ def predicting_positions(
     arrangement: Arrangement = SUM,
 ) -> Tensor:  # (B, L) positions whose hidden state predicts patch 0 .. L - 1
     "The position just before each patch's slot."
-    return first[:, None] + arrangement.stride * torch.arange(num_patches, device=first.device) + arrangement.offset(stream) - 1
+    return (
+        first[:, None]
+        + arrangement.stride * torch.arange(num_patches, device=first.device)
+        + arrangement.offset(stream)
+        - 1
+    )
 
 # %% ../../nbs/3_model/07_sequence.ipynb #8e893944
 @dataclass(frozen=True)
@@ -149,14 +202,18 @@ class TalkerSample:
     audio: Tensor  # (N, d_a) audio latents, 25 a second
     motion: Tensor | None  # (M, d_v) normalised motion latents, 25 a second; None: speech only
     speaker: Tensor  # (d_s,) speaker embedding
-    lead: int = 0  # k > 0: sound is given and k patches ahead of motion; k < 0: motion is given and -k patches ahead
+    # k > 0: sound is given and k patches ahead of motion; k < 0: motion is given and -k patches
+    # ahead
+    lead: int = 0
 
 
 @dataclass(frozen=True)
 class TalkerBatch:
     "Samples of different lengths, padded on the right."
 
-    input_ids: Tensor  # (B, T) int64: text, one placeholder per slot, closing tokens, padding. No task tag: the model adds it
+    # (B, T) int64: text, one placeholder per slot, closing tokens, padding. No task tag: the model
+    # adds it
+    input_ids: Tensor
     num_tokens: Tensor  # (B,) int64: real tokens of each row
     first_slot: Tensor  # (B,) int64: index of each row's first placeholder
     audio: Tensor  # (B, N, d_a) audio latents
@@ -164,14 +221,22 @@ class TalkerBatch:
     motion: Tensor  # (B, M, d_v) normalised motion latents; M may be 0
     motion_length: Tensor  # (B,) int64: real motion frames; 0: speech only
     speaker: Tensor  # (B, d_s)
-    lead: Tensor  # (B,) int64: patches by which sound is ahead of motion, as in `TalkerSample`; lengths count the empty patches
+    # (B,) int64: patches by which sound is ahead of motion, as in `TalkerSample`; lengths count the
+    # empty patches
+    lead: Tensor
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def to(self, device) -> TalkerBatch:
         "The same batch with all its tensors on a device."
-        return replace(self, **{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)})
+        return replace(
+            self,
+            **{
+                field.name: getattr(self, field.name).to(device, non_blocking=True)
+                for field in fields(self)
+            },
+        )
 
 # %% ../../nbs/3_model/07_sequence.ipynb #e15b3df6
 def target_patches(
@@ -179,25 +244,37 @@ def target_patches(
     motion_length: Tensor,  # (B,) frames
     patch_size: int,  # P, frames per patch
     lead: Tensor | int = 0,  # (B,) as in `TalkerBatch`
-) -> dict[str, tuple[Tensor, Tensor]]:  # "audio" and "motion": (B,) first target patch, and (B,) one past the last
-    "Which patches of each stream are targets: sound counts an incomplete last patch, motion only whole ones, a clip with a single patch has none (released rules); a stream that leads is given."
+) -> dict[
+    str, tuple[Tensor, Tensor]
+]:  # "audio" and "motion": (B,) first target patch, and (B,) one past the last
+    """Which patches of each stream are targets: sound counts an incomplete last patch,
+    motion only whole ones, a clip with a single patch has none (released rules); a stream
+    that leads is given.
+    """
     lead = torch.as_tensor(lead).expand_as(audio_length)
     count = {"audio": -(-audio_length // patch_size), "motion": motion_length // patch_size}
     ahead = {"audio": lead, "motion": -lead}
-    return {name: ((-ahead[name]).clamp(min=0), torch.where((n > 1) & (ahead[name] <= 0), n, 0)) for name, n in count.items()}
+    return {
+        name: ((-ahead[name]).clamp(min=0), torch.where((n > 1) & (ahead[name] <= 0), n, 0))
+        for name, n in count.items()
+    }
 
 # %% ../../nbs/3_model/07_sequence.ipynb #82ebaa4f
 def shift_streams(
     sample: TalkerSample,
     patch_size: int,  # P, frames per patch
 ) -> tuple[Tensor, Tensor | None]:  # audio (N + |lead| P, d_a), motion (M + |lead| P, d_v)
-    "Both streams as they stand in the row: the given one ahead, empty patches of zeros after it and before the other."
+    """Both streams as they stand in the row: the given one ahead, empty patches of zeros after
+    it and before the other.
+    """
     empty = abs(sample.lead) * patch_size
     if empty == 0:
         return sample.audio, sample.motion
     sides = ((0, 0, 0, empty), (0, 0, empty, 0))  # zeros after, zeros before
     first, second = sides if sample.lead > 0 else sides[::-1]
-    return torch.nn.functional.pad(sample.audio, first), torch.nn.functional.pad(sample.motion, second)
+    return torch.nn.functional.pad(sample.audio, first), torch.nn.functional.pad(
+        sample.motion, second
+    )
 
 
 def run_ahead(
@@ -207,13 +284,26 @@ def run_ahead(
     motion: Tensor | None,  # (B, M, d_v) given
     max_patches: int,
 ) -> tuple[Tensor, Tensor]:  # both streams as far as they are given in a row where one leads
-    "Empty patches after the stream that leads, and before the other. Raises ValueError unless the one that leads is given for all patches, and the other is not."
-    given, dims = {"audio": audio, "motion": motion}, {"audio": config.audio_dim, "motion": config.motion_dim}
+    """Empty patches after the stream that leads, and before the other.
+
+    Raises ValueError unless the one that leads is given for all patches, and the other is not.
+    """
+    given, dims = (
+        {"audio": audio, "motion": motion},
+        {"audio": config.audio_dim, "motion": config.motion_dim},
+    )
     ahead, behind = ("audio", "motion") if lead > 0 else ("motion", "audio")
-    if abs(lead) > config.lead_patches or given[behind] is not None or given[ahead] is None or given[ahead].shape[1] != max_patches * config.patch_size:
+    if (
+        abs(lead) > config.lead_patches
+        or given[behind] is not None
+        or given[ahead] is None
+        or given[ahead].shape[1] != max_patches * config.patch_size
+    ):
         raise ValueError(
-            f"lead: takes at most lead_patches={config.lead_patches} patches, and {ahead} given for all {max_patches} patches and no {behind}; "
-            f"got {lead}, {', '.join(f'{name} of {value.shape[1]} frames' for name, value in given.items() if value is not None) or 'nothing given'}"
+            f"lead: takes at most lead_patches={config.lead_patches} patches, and {ahead} given "
+            f"for all {max_patches} patches and no {behind}; "
+            f"got {lead}, "
+            f"{', '.join(f'{name} of {value.shape[1]} frames' for name, value in given.items() if value is not None) or 'nothing given'}"
         )
     empty = abs(lead) * config.patch_size
     given[behind] = given[ahead].new_zeros(len(given[ahead]), empty, dims[behind])
@@ -221,17 +311,27 @@ def run_ahead(
     return given["audio"], given["motion"]
 
 
-def in_the_row(lead: Tensor) -> dict[str, Tensor]:  # (B,) as in `TalkerBatch` -> "audio" and "motion": (B, 1, 1) bool
-    "Which streams the backbone gets to see: both, or the one that leads, without the one that follows it."
+def in_the_row(
+    lead: Tensor,
+) -> dict[str, Tensor]:  # (B,) as in `TalkerBatch` -> "audio" and "motion": (B, 1, 1) bool
+    """Which streams the backbone gets to see: both, or the one that leads, without the
+    one that follows it.
+    """
     return {"audio": (lead >= 0)[:, None, None], "motion": (lead <= 0)[:, None, None]}
 
 # %% ../../nbs/3_model/07_sequence.ipynb #4d4b2cfb
 def _check_latent(name: str, value, width: int | None = None) -> None:
     "Raise unless `value` is a finite (frames, width) float tensor with at least one frame."
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise TypeError(f"{name}: takes a floating-point tensor, got {getattr(value, 'dtype', type(value).__name__)}")
+        raise TypeError(
+            f"{name}: takes a floating-point tensor, got "
+            f"{getattr(value, 'dtype', type(value).__name__)}"
+        )
     if value.ndim != 2 or 0 in value.shape or width not in (None, value.shape[1]):
-        raise ValueError(f"{name}: takes (frames, {width or 'dim'}) with at least one frame, got {tuple(value.shape)}")
+        raise ValueError(
+            f"{name}: takes (frames, {width or 'dim'}) with at least one frame, got "
+            f"{tuple(value.shape)}"
+        )
     if not torch.isfinite(value).all():
         raise ValueError(f"{name}: holds NaN or infinite values; look at the codec that made it")
 
@@ -241,9 +341,16 @@ def _check_sample(i: int, sample: TalkerSample, config) -> None:
     _check_latent(f"samples[{i}].audio", sample.audio, config.audio_dim)
     if sample.motion is not None:
         _check_latent(f"samples[{i}].motion", sample.motion, config.motion_dim)
-    _check_latent(f"samples[{i}].speaker", sample.speaker[None] if isinstance(sample.speaker, Tensor) else sample.speaker, config.speaker_dim)
+    _check_latent(
+        f"samples[{i}].speaker",
+        sample.speaker[None] if isinstance(sample.speaker, Tensor) else sample.speaker,
+        config.speaker_dim,
+    )
     if sample.lead and (sample.motion is None or abs(sample.lead) > config.lead_patches):
-        raise ValueError(f"samples[{i}].lead: takes at most lead_patches={config.lead_patches} patches and a clip with motion, got {sample.lead}")
+        raise ValueError(
+            f"samples[{i}].lead: takes at most lead_patches={config.lead_patches} patches and a "
+            f"clip with motion, got {sample.lead}"
+        )
 
 
 def make_batch(
@@ -251,18 +358,30 @@ def make_batch(
     tokenizer,  # has `prompt(text, num_patches)` and `pad_id`, see `model.text`
     config,  # `TalkerConfig`: patch_size, arrangement, lead_patches and latent sizes are read
 ) -> TalkerBatch:
-    "Pad samples into one batch. Raises TypeError or ValueError that names the sample and the field at fault."
+    """Pad samples into one batch.
+
+    Raises TypeError or ValueError that names the sample and the field at fault.
+    """
     if not samples:
         raise ValueError("samples: takes at least one sample, got none")
     for i, sample in enumerate(samples):
         _check_sample(i, sample, config)
     streams = [shift_streams(sample, config.patch_size) for sample in samples]
-    audio, motion = [a for a, _ in streams], [a.new_zeros(0, config.motion_dim) if m is None else m for a, m in streams]
-    audio_length, motion_length = (torch.tensor([len(latents) for latents in stream]) for stream in (audio, motion))
-    slots = parse_arrangement(config.arrangement).num_slots(count_patches(audio_length, motion_length, config.patch_size))
+    audio, motion = (
+        [a for a, _ in streams],
+        [a.new_zeros(0, config.motion_dim) if m is None else m for a, m in streams],
+    )
+    audio_length, motion_length = (
+        torch.tensor([len(latents) for latents in stream]) for stream in (audio, motion)
+    )
+    slots = parse_arrangement(config.arrangement).num_slots(
+        count_patches(audio_length, motion_length, config.patch_size)
+    )
     prompts = [tokenizer.prompt(sample.text, n) for sample, n in zip(samples, slots.tolist())]
     return TalkerBatch(
-        input_ids=pad_sequence([torch.tensor(p.ids) for p in prompts], batch_first=True, padding_value=tokenizer.pad_id),
+        input_ids=pad_sequence(
+            [torch.tensor(p.ids) for p in prompts], batch_first=True, padding_value=tokenizer.pad_id
+        ),
         num_tokens=torch.tensor([len(p.ids) for p in prompts]),
         first_slot=torch.tensor([p.span[0] for p in prompts]),
         audio=pad_sequence(audio, batch_first=True),
@@ -275,22 +394,34 @@ def make_batch(
 
 # %% ../../nbs/3_model/07_sequence.ipynb #00abc0c8
 def _check_tensor(name: str, value, shape: tuple, kind: str) -> None:
-    "Raise unless `value` has `shape` (None: any size) and holds finite floats (kind 'float') or int64 (kind 'int')."
+    """Raise unless `value` has `shape` (None: any size) and holds finite floats (kind 'float')
+    or int64 (kind 'int').
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"batch.{name}: takes a tensor, got {type(value).__name__}")
     if not (value.is_floating_point() if kind == "float" else value.dtype == torch.int64):
-        raise TypeError(f"batch.{name}: takes {'floating-point numbers' if kind == 'float' else 'int64'}, got {value.dtype}")
-    if value.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, value.shape)):
+        raise TypeError(
+            f"batch.{name}: takes {'floating-point numbers' if kind == 'float' else 'int64'}"
+            f", got {value.dtype}"
+        )
+    if value.ndim != len(shape) or any(
+        want not in (None, got) for want, got in zip(shape, value.shape)
+    ):
         wanted = ", ".join("*" if size is None else str(size) for size in shape)
         raise ValueError(f"batch.{name}: takes shape ({wanted}), got {tuple(value.shape)}")
     if kind == "float" and not torch.isfinite(value).all():
-        raise ValueError(f"batch.{name}: holds NaN or infinite values; look at the codec that made it")
+        raise ValueError(
+            f"batch.{name}: holds NaN or infinite values; look at the codec that made it"
+        )
 
 
 def _check_range(name: str, value: Tensor, low: int, high: int) -> None:
     "Raise unless all integers of `value` lie in low .. high."
     if len(value) and not (low <= int(value.min()) and int(value.max()) <= high):
-        raise ValueError(f"batch.{name}: takes values from {low} to {high}, got {int(value.min())} to {int(value.max())}")
+        raise ValueError(
+            f"batch.{name}: takes values from {low} to {high}, got {int(value.min())} to "
+            f"{int(value.max())}"
+        )
 
 # %% ../../nbs/3_model/07_sequence.ipynb #b527226d
 def check_batch(batch: TalkerBatch, config) -> None:  # config: `TalkerConfig`
@@ -312,13 +443,19 @@ def check_batch(batch: TalkerBatch, config) -> None:  # config: `TalkerConfig`
     _check_range("motion_length", batch.motion_length, 0, batch.motion.shape[1])
     _check_range("lead", batch.lead, -config.lead_patches, config.lead_patches)
     if T + 1 > config.max_position_embeddings:
-        raise ValueError(f"batch.input_ids: {T} tokens and the task tag are over max_position_embeddings={config.max_position_embeddings}; use shorter clips or text")
+        raise ValueError(
+            f"batch.input_ids: {T} tokens and the task tag are over "
+            f"max_position_embeddings={config.max_position_embeddings}; use shorter clips or text"
+        )
     patches = count_patches(batch.audio_length, batch.motion_length, config.patch_size)
-    last = batch.first_slot + parse_arrangement(config.arrangement).num_slots(patches)  # one past the last slot
+    # one past the last slot
+    last = batch.first_slot + parse_arrangement(config.arrangement).num_slots(patches)
     wrong = ((batch.first_slot < 1) | (last > batch.num_tokens)).nonzero().flatten()
     if len(wrong):
         i = int(wrong[0])
         raise ValueError(
-            f"batch.first_slot: row {i} has its slots at {int(batch.first_slot[i])} to {int(last[i])} (from its latents' lengths), "
-            f"but {int(batch.num_tokens[i])} tokens, of which at least one must be text before the slots; make the batch with make_batch"
+            f"batch.first_slot: row {i} has its slots at {int(batch.first_slot[i])} to "
+            f"{int(last[i])} (from its latents' lengths), "
+            f"but {int(batch.num_tokens[i])} tokens, of which at least one must be text before the "
+            "slots; make the batch with make_batch"
         )

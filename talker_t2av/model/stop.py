@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 # %% ../../nbs/3_model/08_stop.ipynb #bd8ab748
 class StopPredictor(nn.Module):
-    "An MLP from the backbone's hidden state to the logit of 'this was the last patch' (arXiv 2604.23586, section 3)."
+    """An MLP from the backbone's hidden state to the logit of 'this was the last patch' (arXiv
+    2604.23586, section 3).
+    """
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -35,10 +37,17 @@ def stop_labels(
     ignore_seconds: float = 0.3,  # before the last slot
     max_seconds: float = 30.0,  # longer clips count as cut off
     stride: int = 1,  # slots per patch, see `Arrangement`
-) -> tuple[Tensor, Tensor]:  # (B, T) int64: 0 go on, 1 stop, -100 ignored; () mean number of 0 in rows that have a 1
-    "Labels and, for the weight of the rare 1, how many 0 stand against each 1 (1.0 when the batch has no 1). Released rule."
+) -> tuple[
+    Tensor, Tensor
+]:  # (B, T) int64: 0 go on, 1 stop, -100 ignored; () mean number of 0 in rows that have a 1
+    """Labels and, for the weight of the rare 1, how many 0 stand against each 1 (1.0 when the batch
+    has no 1).
+
+    Released rule.
+    """
     first, num_slots = first[:, None], num_slots[:, None]
-    slot = torch.arange(num_positions, device=first.device) - first  # (B, T) slot number of each position
+    # (B, T) slot number of each position
+    slot = torch.arange(num_positions, device=first.device) - first
     inside = (slot >= 0) & (slot < num_slots)
     longest = stride * int(max_seconds * frame_rate / patch_size)
     ends = (num_slots > 0) & (first + num_slots <= num_positions) & (num_slots <= longest)  # (B, 1)
@@ -57,15 +66,23 @@ def stop_loss(
     zeros_per_one: Tensor,  # scalar, from `stop_labels`
     weight: float = 0.3,  # of the 1 of a row, against all its 0
 ) -> Tensor:  # () float32
-    "Binary cross entropy, averaged over the labelled positions of the whole batch; 0 when none is labelled."
+    """Binary cross entropy, averaged over the labelled positions of the whole batch; 0
+    when none is labelled.
+    """
     known = labels != IGNORE
     if not known.any():
         return logits.sum() * 0.0
-    return F.binary_cross_entropy_with_logits(logits[known].float(), labels[known].float(), pos_weight=weight * zeros_per_one)
+    return F.binary_cross_entropy_with_logits(
+        logits[known].float(), labels[known].float(), pos_weight=weight * zeros_per_one
+    )
 
 # %% ../../nbs/3_model/08_stop.ipynb #85db1c06
 class StopRule:
-    "Ends a row after `streak` alarms without a break, the first one counted after `min_patches` patches. Raises ValueError for a setting out of range."
+    """Ends a row after `streak` alarms without a break, the first one counted after `min_patches`
+    patches.
+
+    Raises ValueError for a setting out of range.
+    """
 
     def __init__(
         self,
@@ -74,7 +91,10 @@ class StopRule:
         min_patches: int = 7,  # not asked before
     ):
         if not 0 < threshold <= 1 or streak < 1 or min_patches < 0:
-            raise ValueError(f"StopRule: takes 0 < threshold <= 1, streak >= 1, min_patches >= 0; got {threshold}, {streak}, {min_patches}")
+            raise ValueError(
+                "StopRule: takes 0 < threshold <= 1, streak >= 1, min_patches >= 0; got "
+                f"{threshold}, {streak}, {min_patches}"
+            )
         self.threshold, self.streak, self.min_patches = threshold, streak, min_patches
         self.alarms = 0  # (B,) after the first update
 
@@ -87,4 +107,7 @@ class StopRule:
         if num_patches >= self.min_patches:
             alarm = probability >= self.threshold
             self.alarms = torch.where(alarm, self.alarms + 1, 0)
-        return torch.as_tensor(self.alarms, device=probability.device).expand(probability.shape) >= self.streak
+        return (
+            torch.as_tensor(self.alarms, device=probability.device).expand(probability.shape)
+            >= self.streak
+        )

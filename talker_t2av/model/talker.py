@@ -19,7 +19,18 @@ from .flow import FlowDraws, draw_flow, flow_matching_loss, sample_flow
 from .head import DiffusionHead, HeadConfig
 from .layers import TransformerConfig
 from .patches import PatchEmbedding, count_patches, frames_to_patches, task_of
-from .sequence import TalkerBatch, check_batch, in_the_row, lay_out, parse_arrangement, place_slots, predicting_positions, run_ahead, target_mask, target_patches
+from talker_t2av.model.sequence import (
+    TalkerBatch,
+    check_batch,
+    in_the_row,
+    lay_out,
+    parse_arrangement,
+    place_slots,
+    predicting_positions,
+    run_ahead,
+    target_mask,
+    target_patches,
+)
 from .stop import StopPredictor, StopRule, stop_labels, stop_loss
 
 # %% auto #0
@@ -31,7 +42,8 @@ __all__ = ['build_backbone', 'build_patches', 'build_head', 'PatchTargets', 'sel
 def build_backbone(c: TalkerConfig) -> Backbone:
     "The causal language model (notebook 3.3)."
     names = (
-        "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size "
+        "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
+        "intermediate_size "
         "rope_theta rms_norm_eps max_position_embeddings"
     )
     return Backbone(BackboneConfig(**{name: getattr(c, name) for name in names.split()}))
@@ -39,21 +51,35 @@ def build_backbone(c: TalkerConfig) -> Backbone:
 
 def build_patches(c: TalkerConfig) -> PatchEmbedding:
     "Projectors, patch encoders, padding embedding, task tag (notebook 3.4)."
-    encoder = TransformerConfig(hidden_size=c.hidden_size, num_hidden_layers=c.num_patch_layers, num_attention_heads=c.num_patch_attention_heads)
-    return PatchEmbedding(encoder, c.audio_dim, c.motion_dim, c.patch_size, num_tasks=4 if c.lead_patches else 2)
+    encoder = TransformerConfig(
+        hidden_size=c.hidden_size,
+        num_hidden_layers=c.num_patch_layers,
+        num_attention_heads=c.num_patch_attention_heads,
+    )
+    return PatchEmbedding(
+        encoder, c.audio_dim, c.motion_dim, c.patch_size, num_tasks=4 if c.lead_patches else 2
+    )
 
 
 def build_head(c: TalkerConfig, latent_dim: int, global_condition_dim: int) -> DiffusionHead:
     "The diffusion head of one stream (notebook 3.6)."
-    return DiffusionHead(HeadConfig(
-        latent_dim=latent_dim, global_condition_dim=global_condition_dim, patch_size=c.patch_size,
-        hidden_size=c.hidden_size, num_hidden_layers=c.num_head_layers, num_attention_heads=c.num_head_attention_heads,
-    ))
+    return DiffusionHead(
+        HeadConfig(
+            latent_dim=latent_dim,
+            global_condition_dim=global_condition_dim,
+            patch_size=c.patch_size,
+            hidden_size=c.hidden_size,
+            num_hidden_layers=c.num_head_layers,
+            num_attention_heads=c.num_head_attention_heads,
+        )
+    )
 
 # %% ../../nbs/3_model/10_talker.ipynb #56b0a95c
 @dataclass(frozen=True)
 class PatchTargets:
-    "What one diffusion head learns from in one batch: R rows, one per target patch, samples in order."
+    """What one diffusion head learns from in one batch: R rows, one per target
+    patch, samples in order.
+    """
 
     data: Tensor  # (R, P, d) the patch
     conditions: dict[str, Tensor]  # hidden (R, D), history (R, P, d), global_condition (R, G)
@@ -62,9 +88,11 @@ class PatchTargets:
 def select_targets(
     latents: Tensor,  # (B, N, d) of one stream
     lengths: Tensor,  # (B,) real frames
-    span: tuple[Tensor, Tensor],  # (B,) first target patch, (B,) one past the last, see `target_patches`
+    # (B,) first target patch, (B,) one past the last, see `target_patches`
+    span: tuple[Tensor, Tensor],
     hidden: Tensor,  # (B, T, D) hidden states
-    positions: Tensor,  # (B, L) where each patch is predicted from, L patches or more than the longest row
+    # (B, L) where each patch is predicted from, L patches or more than the longest row
+    positions: Tensor,
     global_condition: Tensor,  # (B, G)
     patch_size: int,  # P
 ) -> PatchTargets:
@@ -74,10 +102,18 @@ def select_targets(
     frames = F.pad(latents * real[..., None], (0, 0, 0, L * patch_size - latents.shape[1]))
     patches = frames_to_patches(frames, patch_size)  # (B, L, P, d)
     history = F.pad(patches, (0, 0, 0, 0, 1, 0))[:, :-1]
-    states = hidden.gather(1, positions.clamp(max=hidden.shape[1] - 1)[..., None].expand(-1, -1, D))  # (B, L, D)
+    # (B, L, D)
+    states = hidden.gather(1, positions.clamp(max=hidden.shape[1] - 1)[..., None].expand(-1, -1, D))
     chosen = target_mask(span, L)  # (B, L)
     condition = global_condition[:, None].expand(-1, L, -1)  # (B, L, G)
-    return PatchTargets(patches[chosen], {"hidden": states[chosen], "history": history[chosen], "global_condition": condition[chosen]})
+    return PatchTargets(
+        patches[chosen],
+        {
+            "hidden": states[chosen],
+            "history": history[chosen],
+            "global_condition": condition[chosen],
+        },
+    )
 
 # %% ../../nbs/3_model/10_talker.ipynb #5e99be52
 def stream_loss(
@@ -111,7 +147,10 @@ class TalkerOutput:
 
     def losses(self) -> dict[str, float]:
         "The four losses as numbers, for logging."
-        return {name: float(getattr(self, name).detach()) for name in ("loss", "audio_loss", "motion_loss", "stop_loss")}
+        return {
+            name: float(getattr(self, name).detach())
+            for name in ("loss", "audio_loss", "motion_loss", "stop_loss")
+        }
 
 # %% ../../nbs/3_model/10_talker.ipynb #a5ea2e4b
 class TalkerParts(nn.Module):
@@ -121,7 +160,9 @@ class TalkerParts(nn.Module):
         super().__init__()
         if isinstance(config, str):
             if config not in PRESETS:
-                raise ValueError(f"config: takes a TalkerConfig or one of {', '.join(PRESETS)}, got {config!r}")
+                raise ValueError(
+                    f"config: takes a TalkerConfig or one of {', '.join(PRESETS)}, got {config!r}"
+                )
             config = PRESETS[config]
         self.config, self.arrangement = config, parse_arrangement(config.arrangement)
         self.backbone = build_backbone(config)
@@ -141,12 +182,17 @@ class TalkerParts(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path,  # a folder, or "owner/repository" on the Hugging Face Hub; our layout or the released one
-        config: TalkerConfig | None = None,  # None: the folder's own; the paper's for the released checkpoint
+        # a folder, or "owner/repository" on the Hugging Face Hub; our layout or the released one
+        name: str | Path,
+        # None: the folder's own; the paper's for the released checkpoint
+        config: TalkerConfig | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Talker:
-        "A talker with stored weights, in evaluation mode. Raises FileNotFoundError, or ValueError that names the tensor at fault."
+        """A talker with stored weights, in evaluation mode.
+
+        Raises FileNotFoundError, or ValueError that names the tensor at fault.
+        """
         folder = local_folder(name)
         with torch.device("meta"):
             model = cls(config or read_config(folder) or PRESETS["paper"])
@@ -158,61 +204,111 @@ class TalkerRows(TalkerParts):
 
     def num_slots(self, batch: TalkerBatch) -> Tensor:  # (B,)
         "Slots of each row."
-        return self.arrangement.num_slots(count_patches(batch.audio_length, batch.motion_length, self.config.patch_size))
+        return self.arrangement.num_slots(
+            count_patches(batch.audio_length, batch.motion_length, self.config.patch_size)
+        )
 
     def embed(self, batch: TalkerBatch) -> Tensor:  # (B, 1 + T, D)
         "Task tag, text, patches in their slots, closing tokens."
         task = self.patches.embed_task(task_of(batch.motion_length > 0, batch.lead))
         row = torch.cat([task, self.backbone.embed_tokens(batch.input_ids)], dim=1)
-        streams = batch.audio, batch.motion if batch.motion.shape[1] else None, batch.audio_length, batch.motion_length
+        streams = (
+            batch.audio,
+            batch.motion if batch.motion.shape[1] else None,
+            batch.audio_length,
+            batch.motion_length,
+        )
         seen = in_the_row(batch.lead)
         audio, motion = self.patches.encode_each(*streams)  # each (B, L, D)
-        slots = lay_out(audio * seen["audio"], motion * seen["motion"], self.arrangement)  # by default, the sum of both
+        # by default, the sum of both
+        slots = lay_out(audio * seen["audio"], motion * seen["motion"], self.arrangement)
         return place_slots(row, slots, batch.first_slot + 1, self.num_slots(batch))
 
-    def targets(self, batch: TalkerBatch, hidden: Tensor) -> dict[str, PatchTargets]:  # "audio" and "motion"
+    def targets(
+        self, batch: TalkerBatch, hidden: Tensor
+    ) -> dict[str, PatchTargets]:  # "audio" and "motion"
         "Rows for both heads, from the hidden states (B, S, D) of the whole row."
         c, first = self.config, batch.first_slot + 1
         spans = target_patches(batch.audio_length, batch.motion_length, c.patch_size, batch.lead)
         begin = batch.lead.clamp(min=0) * c.patch_size  # (B,) where motion begins
         rows = torch.arange(len(batch), device=begin.device)
-        first_motion = batch.motion[rows, begin] if batch.motion.shape[1] else batch.motion.new_zeros(len(batch), c.motion_dim)
-        streams = {"audio": (batch.audio, batch.audio_length, batch.speaker), "motion": (batch.motion, batch.motion_length, first_motion)}
+        first_motion = (
+            batch.motion[rows, begin]
+            if batch.motion.shape[1]
+            else batch.motion.new_zeros(len(batch), c.motion_dim)
+        )
+        streams = {
+            "audio": (batch.audio, batch.audio_length, batch.speaker),
+            "motion": (batch.motion, batch.motion_length, first_motion),
+        }
         return {
             name: select_targets(
-                latents, lengths, spans[name], hidden,
-                predicting_positions(first, -(-latents.shape[1] // c.patch_size), name, self.arrangement), condition, c.patch_size,
+                latents,
+                lengths,
+                spans[name],
+                hidden,
+                predicting_positions(
+                    first, -(-latents.shape[1] // c.patch_size), name, self.arrangement
+                ),
+                condition,
+                c.patch_size,
             )
             for name, (latents, lengths, condition) in streams.items()
         }
 
 # %% ../../nbs/3_model/10_talker.ipynb #48add058
 class Talker(TalkerRows):
-    "Text, then one token per patch of both streams, in one causal model; two diffusion heads and a stop predictor (arXiv 2604.23586, section 3)."
+    """Text, then one token per patch of both streams, in one causal model; two diffusion heads
+    and a stop predictor (arXiv 2604.23586, section 3).
+    """
 
     def forward(
         self,
         batch: TalkerBatch,
-        generator: torch.Generator | None = None,  # source of times, noises and drops: first audio, then motion
+        # source of times, noises and drops: first audio, then motion
+        generator: torch.Generator | None = None,
         draws: dict[str, FlowDraws] | None = None,  # "audio", "motion": given numbers instead
     ) -> TalkerOutput:
-        "All losses of one batch. Raises TypeError or ValueError, before any work, for a batch that does not fit."
+        """All losses of one batch.
+
+        Raises TypeError or ValueError, before any work, for a batch that does not fit.
+        """
         c = self.config
         check_batch(batch, c)
         if (generator is None) == (draws is None):
-            raise ValueError("Talker: takes either a torch.Generator or given draws, for times and noises")
+            raise ValueError(
+                "Talker: takes either a torch.Generator or given draws, for times and noises"
+            )
         row = self.embed(batch)
         hidden = self.backbone(inputs_embeds=row, lengths=batch.num_tokens + 1)
         targets = self.targets(batch, hidden)
         heads = {"audio": self.audio_head, "motion": self.motion_head}
-        loss = {name: stream_loss(heads[name], targets[name], c, draws and draws[name], generator) for name in heads}
+        loss = {
+            name: stream_loss(heads[name], targets[name], c, draws and draws[name], generator)
+            for name in heads
+        }
         logits = self.stop(hidden)
         labels, zeros_per_one = stop_labels(
-            batch.first_slot + 1, self.num_slots(batch), row.shape[1], c.patch_size, c.frame_rate, c.stop_ignore_seconds, stride=self.arrangement.stride
+            batch.first_slot + 1,
+            self.num_slots(batch),
+            row.shape[1],
+            c.patch_size,
+            c.frame_rate,
+            c.stop_ignore_seconds,
+            stride=self.arrangement.stride,
         )
         stop = stop_loss(logits, labels, zeros_per_one, c.stop_positive_weight)
         total = loss["audio"] + c.motion_loss_weight * loss["motion"] + c.stop_loss_weight * stop
-        return TalkerOutput(total, loss["audio"], loss["motion"], stop, hidden, logits, len(targets["audio"].data), len(targets["motion"].data))
+        return TalkerOutput(
+            total,
+            loss["audio"],
+            loss["motion"],
+            stop,
+            hidden,
+            logits,
+            len(targets["audio"].data),
+            len(targets["motion"].data),
+        )
 
     def generate(self, *args, **kwargs) -> Iterator[Patch]:
         "One patch of both streams at a time, see `generate_patches`."
@@ -224,8 +320,13 @@ def parameter_table(config: TalkerConfig | str) -> dict[str, int]:
     with torch.device("meta"):
         model = Talker(config)
     parts = {
-        "text embedding": model.backbone.embed_tokens, "backbone": model.backbone, "audio patches": model.patches.audio_encoder,
-        "motion patches": model.patches.motion_encoder, "audio head": model.audio_head, "motion head": model.motion_head, "stop": model.stop,
+        "text embedding": model.backbone.embed_tokens,
+        "backbone": model.backbone,
+        "audio patches": model.patches.audio_encoder,
+        "motion patches": model.patches.motion_encoder,
+        "audio head": model.audio_head,
+        "motion head": model.motion_head,
+        "stop": model.stop,
     }
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     count["backbone"] -= count["text embedding"]
@@ -235,11 +336,14 @@ def parameter_table(config: TalkerConfig | str) -> dict[str, int]:
 # %% ../../nbs/3_model/10_talker.ipynb #73b32c93
 @dataclass(frozen=True)
 class Sampling:
-    "How a patch is drawn: steps, guidance and temperature of the paper, zero-star and sway of the release."
+    """How a patch is drawn: steps, guidance and temperature of the paper, zero-star and
+    sway of the release.
+    """
 
     num_steps: int = 10  # paper
     guidance_scale: float = 2.0  # paper
-    temperature: float = 0.7  # paper; the released command line takes 0.3, `sample_flow` by itself 1.0
+    # paper; the released command line takes 0.3, `sample_flow` by itself 1.0
+    temperature: float = 0.7
     zero_star: bool = True  # release
     sway: float = 1.0  # release
 
@@ -252,18 +356,29 @@ class Patch:
     audio: Tensor  # (B, P, d_a)
     motion: Tensor | None  # (B, P, d_v) normalised; None: speech only
     stop_logit: Tensor  # (B,) after this patch
-    ended: Tensor  # (B,) bool: the stop rule has ended this row; the generator ends when all rows have
+    # (B,) bool: the stop rule has ended this row; the generator ends when all rows have
+    ended: Tensor
 
 # %% ../../nbs/3_model/10_talker.ipynb #b9bf327c
 class Stream:
     "One stream during generation: what is given, what was drawn, and how the next patch is made."
 
-    def __init__(self, head: DiffusionHead, global_condition: Tensor, given: Tensor | None, noise: Sequence[Tensor] | None):
+    def __init__(
+        self,
+        head: DiffusionHead,
+        global_condition: Tensor,
+        given: Tensor | None,
+        noise: Sequence[Tensor] | None,
+    ):
         self.head, self.noise = head, noise
         dtype = head.velocity_proj.weight.dtype
         self.global_condition = global_condition.to(dtype)  # (B, G)
         self.shape = len(global_condition), head.config.patch_size, head.config.latent_dim
-        self.given = [] if given is None else list(frames_to_patches(given.to(dtype), self.shape[1]).unbind(1))
+        self.given = (
+            []
+            if given is None
+            else list(frames_to_patches(given.to(dtype), self.shape[1]).unbind(1))
+        )
         self.patches: list[Tensor] = []  # of (B, P, d)
 
     def next(
@@ -282,58 +397,117 @@ class Stream:
             else:
                 noise = self.noise[index - len(self.given)]
             history = self.patches[-1] if self.patches else hidden.new_zeros(self.shape)
-            conditions = {"hidden": hidden, "history": history, "global_condition": self.global_condition}
+            conditions = {
+                "hidden": hidden,
+                "history": history,
+                "global_condition": self.global_condition,
+            }
             patch = sample_flow(self.head, noise.to(hidden), conditions, **vars(sampling))
         self.patches.append(patch)
         return patch
 
 # %% ../../nbs/3_model/10_talker.ipynb #820ebdbd
-def check_generation(config: TalkerConfig, ids, speaker, first_motion, given: dict, max_patches: int, lead: int = 0) -> None:
+def check_generation(
+    config: TalkerConfig, ids, speaker, first_motion, given: dict, max_patches: int, lead: int = 0
+) -> None:
     "Raise ValueError, naming the argument, for what `generate_patches` cannot use."
     if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.ndim != 2 or 0 in ids.shape:
-        raise ValueError(f"prefix_ids: takes int64 of shape (B, T) with at least one token, got {getattr(ids, 'dtype', type(ids).__name__)} {tuple(getattr(ids, 'shape', ()))}")
+        raise ValueError(
+            "prefix_ids: takes int64 of shape (B, T) with at least one token, got "
+            f"{getattr(ids, 'dtype', type(ids).__name__)} {tuple(getattr(ids, 'shape', ()))}"
+        )
     if int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size:
-        raise ValueError(f"prefix_ids: takes ids below vocab_size={config.vocab_size}, got {int(ids.min())} to {int(ids.max())}")
+        raise ValueError(
+            f"prefix_ids: takes ids below vocab_size={config.vocab_size}, got {int(ids.min())} "
+            f"to {int(ids.max())}"
+        )
     if first_motion is None and given["motion"] is not None:
-        raise ValueError("motion: is given, but first_motion is None, which means speech only; give the first frame's motion too")
+        raise ValueError(
+            "motion: is given, but first_motion is None, which means speech only; give the first "
+            "frame's motion too"
+        )
     B, widths = len(ids), {"audio": config.audio_dim, "motion": config.motion_dim}
-    wanted = {"speaker": (speaker, (B, config.speaker_dim)), "first_motion": (first_motion, (B, config.motion_dim))}
+    wanted = {
+        "speaker": (speaker, (B, config.speaker_dim)),
+        "first_motion": (first_motion, (B, config.motion_dim)),
+    }
     for name, value in given.items():
-        if value is not None and (value.ndim != 3 or value.shape[1] == 0 or value.shape[1] % config.patch_size):
-            raise ValueError(f"{name}: takes (B, N, {widths[name]}) with N a multiple of {config.patch_size} frames, got {tuple(value.shape)}")
+        if value is not None and (
+            value.ndim != 3 or value.shape[1] == 0 or value.shape[1] % config.patch_size
+        ):
+            raise ValueError(
+                f"{name}: takes (B, N, {widths[name]}) with N a multiple of {config.patch_size} "
+                f"frames, got {tuple(value.shape)}"
+            )
         wanted[name] = value, value is not None and (B, value.shape[1], widths[name])
     for name, (value, shape) in wanted.items():
         if value is not None and (tuple(value.shape) != shape or not value.is_floating_point()):
-            raise ValueError(f"{name}: takes floats of shape {shape}, got {value.dtype} {tuple(value.shape)}")
+            raise ValueError(
+                f"{name}: takes floats of shape {shape}, got {value.dtype} {tuple(value.shape)}"
+            )
         if value is not None and not torch.isfinite(value).all():
-            raise ValueError(f"{name}: holds NaN or infinite values; look at the codec that made it")
+            raise ValueError(
+                f"{name}: holds NaN or infinite values; look at the codec that made it"
+            )
     if isinstance(max_patches, bool) or not isinstance(max_patches, int) or max_patches < 1:
         raise ValueError(f"max_patches: takes an integer of 1 or more, got {max_patches!r}")
-    slots, room = parse_arrangement(config.arrangement).num_slots(max_patches + abs(lead)), config.max_position_embeddings
+    slots, room = (
+        parse_arrangement(config.arrangement).num_slots(max_patches + abs(lead)),
+        config.max_position_embeddings,
+    )
     if 1 + ids.shape[1] + slots > room:
-        raise ValueError(f"max_patches: task tag, {ids.shape[1]} tokens of text and {slots} slots are over max_position_embeddings={room}; shorten one")
+        raise ValueError(
+            f"max_patches: task tag, {ids.shape[1]} tokens of text and {slots} slots are over "
+            f"max_position_embeddings={room}; shorten one"
+        )
 
 # %% ../../nbs/3_model/10_talker.ipynb #424d7b91
-def _next_token(talker, name: str, stream: Stream | None, hidden: Tensor, sampling: Sampling, generator, seen: bool) -> Tensor:  # (B, D)
-    "Make the next patch of a stream and encode it; the padding embedding where there is no stream, zeros for a stream that is not in the row."
+def _next_token(
+    talker,
+    name: str,
+    stream: Stream | None,
+    hidden: Tensor,
+    sampling: Sampling,
+    generator,
+    seen: bool,
+) -> Tensor:  # (B, D)
+    """Make the next patch of a stream and encode it; the padding embedding where there is no
+    stream, zeros for a stream that is not in the row.
+    """
     patches = talker.patches
     if stream is None:
         return patches.motion_padding[0].expand_as(hidden)
     patch = stream.next(hidden, sampling, generator)
     if not seen:
         return torch.zeros_like(hidden)
-    projector, encoder = (patches.audio_projector, patches.audio_encoder) if name == "audio" else (patches.motion_projector, patches.motion_encoder)
+    projector, encoder = (
+        (patches.audio_projector, patches.audio_encoder)
+        if name == "audio"
+        else (patches.motion_projector, patches.motion_encoder)
+    )
     return encoder(projector(patch))
 
 
 @torch.no_grad()
-def _walk(talker, ids, lengths, streams, max_patches, lead, generator, sampling, stop_rule, tag_on_first_patch) -> Iterator[Patch]:
+def _walk(
+    talker,
+    ids,
+    lengths,
+    streams,
+    max_patches,
+    lead,
+    generator,
+    sampling,
+    stop_rule,
+    tag_on_first_patch,
+) -> Iterator[Patch]:
     "The loop of `generate_patches`: one slot at a time."
     arrangement, longest = talker.arrangement, max_patches + abs(lead)
     slots, late = arrangement.num_slots(longest), {"audio": max(0, -lead), "motion": max(0, lead)}
     num_given = max(len(stream.given) for stream in streams.values() if stream)
     every = lambda value: torch.full((len(ids),), value, device=ids.device)  # (B,)
-    tag = talker.patches.embed_task(task_of(every(streams["motion"] is not None), every(lead)))  # (B, 1, D)
+    # (B, 1, D)
+    tag = talker.patches.embed_task(task_of(every(streams["motion"] is not None), every(lead)))
     seen = {name: bool(value.all()) for name, value in in_the_row(every(lead)).items()}
     row = talker.backbone.embed_tokens(ids)
     if not tag_on_first_patch:
@@ -346,51 +520,108 @@ def _walk(talker, ids, lengths, streams, max_patches, lead, generator, sampling,
         for name, stream in streams.items():
             index = arrangement.patch_at(name, slot)
             if index is not None and index < longest:
-                token = token + _next_token(talker, name, stream, hidden, sampling, generator, seen[name])
+                token = token + _next_token(
+                    talker, name, stream, hidden, sampling, generator, seen[name]
+                )
         hidden = talker.backbone(inputs_embeds=token[:, None], kv_cache=cache)[:, 0]
         index = arrangement.last_patch(slot)
         if index is not None:
             logit, drawn = talker.stop(hidden), index + 1 - num_given
-            ended = stop_rule.update(logit.sigmoid(), drawn) if drawn > 0 else torch.zeros_like(logit, dtype=torch.bool)
+            ended = (
+                stop_rule.update(logit.sigmoid(), drawn)
+                if drawn > 0
+                else torch.zeros_like(logit, dtype=torch.bool)
+            )
             if index >= abs(lead):  # before, there is only the stream that leads
                 here = index - abs(lead)
-                yield Patch(here, *(stream and stream.patches[here + late[name]] for name, stream in streams.items()), logit, ended)
+                yield Patch(
+                    here,
+                    *(
+                        stream and stream.patches[here + late[name]]
+                        for name, stream in streams.items()
+                    ),
+                    logit,
+                    ended,
+                )
             if ended.all():
                 return
 
 # %% ../../nbs/3_model/10_talker.ipynb #10eb13ba
 def generate_patches(
     talker: Talker,
-    prefix_ids: Tensor,  # (B, T) int64: text up to the first slot, `tokenizer.prompt(text).prefix`, padded on the right
+    # (B, T) int64: text up to the first slot, `tokenizer.prompt(text).prefix`, padded on the right
+    prefix_ids: Tensor,
     speaker: Tensor,  # (B, d_s)
-    first_motion: Tensor | None = None,  # (B, d_v) normalised motion of the first frame; None: speech only
+    # (B, d_v) normalised motion of the first frame; None: speech only
+    first_motion: Tensor | None = None,
     *,
     max_patches: int,  # upper bound, given patches included
     prefix_lengths: Tensor | None = None,  # (B,) real tokens of each row; None: all
     generator: torch.Generator | None = None,  # draws noise, audio before motion, patch by patch
-    noise: dict[str, Sequence[Tensor]] | None = None,  # "audio", "motion": (B, P, d) normal numbers for each drawn patch, instead
+    # "audio", "motion": (B, P, d) normal numbers for each drawn patch, instead
+    noise: dict[str, Sequence[Tensor]] | None = None,
     audio: Tensor | None = None,  # (B, N, d_a) given from the start on, N a multiple of P
     motion: Tensor | None = None,  # (B, M, d_v) given from the start on, M a multiple of P
-    lead: int = 0,  # k > 0: the given audio runs k patches ahead; k < 0: the given motion, -k patches; with max_patches its length
+    # k > 0: the given audio runs k patches ahead; k < 0: the given motion, -k patches; with
+    # max_patches its length
+    lead: int = 0,
     sampling: Sampling = Sampling(),
     stop_rule: StopRule | None = None,  # None: the released rule
-    tag_on_first_patch: bool = False,  # the released command line's habit: add the task tag to the first given patch
-    make_stream: Callable[..., Stream] = Stream,  # takes what `Stream` takes; another one may draw patches in another way
+    # the released command line's habit: add the task tag to the first given patch
+    tag_on_first_patch: bool = False,
+    # takes what `Stream` takes; another one may draw patches in another way
+    make_stream: Callable[..., Stream] = Stream,
 ) -> Iterator[Patch]:
     """Yield one patch of both streams at a time, without gradients (arXiv 2604.23586, section 3).
 
-    A stream that is given is not sampled, as far as it reaches; the stop rule is asked once nothing is given any more.
+    A stream that is given is not sampled, as far as it reaches; the stop rule is asked once nothing
+    is given any more.
     Raises ValueError at once, not at the first patch."""
-    check_generation(talker.config, prefix_ids, speaker, first_motion, {"audio": audio, "motion": motion}, max_patches, lead)
-    if prefix_lengths is not None and (prefix_lengths.shape != prefix_ids.shape[:1] or int(prefix_lengths.min()) < 1 or int(prefix_lengths.max()) > prefix_ids.shape[1]):
-        raise ValueError(f"prefix_lengths: takes {len(prefix_ids)} integers from 1 to {prefix_ids.shape[1]}, got {prefix_lengths.tolist()}")
+    check_generation(
+        talker.config,
+        prefix_ids,
+        speaker,
+        first_motion,
+        {"audio": audio, "motion": motion},
+        max_patches,
+        lead,
+    )
+    if prefix_lengths is not None and (
+        prefix_lengths.shape != prefix_ids.shape[:1]
+        or int(prefix_lengths.min()) < 1
+        or int(prefix_lengths.max()) > prefix_ids.shape[1]
+    ):
+        raise ValueError(
+            f"prefix_lengths: takes {len(prefix_ids)} integers from 1 to {prefix_ids.shape[1]}, "
+            f"got {prefix_lengths.tolist()}"
+        )
     if (generator is None) == (noise is None):
         raise ValueError("generator: takes a torch.Generator, or noise instead, one of them")
     if lead:
         audio, motion = run_ahead(talker.config, lead, audio, motion, max_patches)
     noise = noise or {}
-    streams = {"audio": make_stream(talker.audio_head, speaker, audio, noise.get("audio")), "motion": None}
+    streams = {
+        "audio": make_stream(talker.audio_head, speaker, audio, noise.get("audio")),
+        "motion": None,
+    }
     if first_motion is not None:
-        streams["motion"] = make_stream(talker.motion_head, first_motion, motion, noise.get("motion"))
-    lengths = torch.full((len(prefix_ids),), prefix_ids.shape[1]) if prefix_lengths is None else prefix_lengths.cpu()
-    return _walk(talker, prefix_ids, lengths, streams, max_patches, lead, generator, sampling, stop_rule or StopRule(), tag_on_first_patch)
+        streams["motion"] = make_stream(
+            talker.motion_head, first_motion, motion, noise.get("motion")
+        )
+    lengths = (
+        torch.full((len(prefix_ids),), prefix_ids.shape[1])
+        if prefix_lengths is None
+        else prefix_lengths.cpu()
+    )
+    return _walk(
+        talker,
+        prefix_ids,
+        lengths,
+        streams,
+        max_patches,
+        lead,
+        generator,
+        sampling,
+        stop_rule or StopRule(),
+        tag_on_first_patch,
+    )

@@ -8,7 +8,10 @@ __all__ = ['BYTE_TO_CHAR', 'CHAR_TO_BYTE', 'BYTE_IDS', 'PATTERN', 'SPECIAL_TOKEN
            'Tokenizer', 'train_tokenizer', 'save_tokenizer', 'ReleasedTokenizer', 'load_tokenizer']
 
 # %% ../../nbs/3_model/01_text.ipynb #28914a30
-import heapq, json, re, unicodedata
+import heapq
+import json
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,24 +23,33 @@ from ..common.media import atomic_path, data_dir
 
 # %% ../../nbs/3_model/01_text.ipynb #0aafb2da
 def byte_alphabet() -> dict[int, str]:
-    "One printable character for each of the 256 bytes, in the order of the characters (the map that GPT-2 introduced)."
+    """One printable character for each of the 256 bytes, in the order of the characters (the map
+    that GPT-2 introduced).
+    """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = sorted(set(range(256)) - set(visible))
-    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+    return {byte: chr(byte) for byte in visible} | {
+        byte: chr(256 + i) for i, byte in enumerate(hidden)
+    }
 
 
 BYTE_TO_CHAR = byte_alphabet()
 CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
-BYTE_IDS = {byte: i for i, byte in enumerate(BYTE_TO_CHAR)}  # a byte's place in that order: its token id, special tokens not counted
+# a byte's place in that order: its token id, special tokens not counted
+BYTE_IDS = {byte: i for i, byte in enumerate(BYTE_TO_CHAR)}
 
 # %% ../../nbs/3_model/01_text.ipynb #fb861fa9
-PATTERN = "|".join([
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",     # English endings: it's, we'll
-    r"(?:[^\r\n\w]|_)?[^\W\d_]+",        # a word, with one space or sign in front of it
-    r"\d",                               # one digit
-    r" ?(?:[^\s\w]|_)+[\r\n]*",          # punctuation
-    r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+",  # line ends; spaces, all but the last of which stay behind
-])
+PATTERN = "|".join(
+    [
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",  # English endings: it's, we'll
+        r"(?:[^\r\n\w]|_)?[^\W\d_]+",  # a word, with one space or sign in front of it
+        r"\d",  # one digit
+        r" ?(?:[^\s\w]|_)+[\r\n]*",  # punctuation
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",  # line ends; spaces, all but the last of which stay behind
+    ]
+)
 _PIECES = re.compile(PATTERN)
 
 
@@ -72,7 +84,9 @@ def _count_pairs(words: list[list[int]], frequencies: list[int]) -> tuple[Counte
 
 
 def _apply_merge(pair, new, words, frequencies, counts, where) -> list:
-    "Merge `pair` in the words that hold it, keep counts and places up to date; returns the pairs whose count changed."
+    """Merge `pair` in the words that hold it, keep counts and places up to date; returns the
+    pairs whose count changed.
+    """
     change = Counter()
     for index in where.pop(pair):
         for old in pairwise(words[index]):
@@ -89,7 +103,8 @@ def train_merges(
     piece_counts: dict[str, int],  # piece -> how often it occurs
     num_tokens: int,  # tokens to learn beyond the 256 bytes
 ) -> list[tuple[int, int]]:
-    """Learn byte-pair merges, most frequent pair first, ties to the smallest ids (arXiv 1508.07909).
+    """Learn byte-pair merges, most frequent pair first, ties to the smallest
+    ids (arXiv 1508.07909).
 
     Ids 0 to 255 are bytes in the order of `BYTE_IDS`. Stops early when no pair occurs twice."""
     words = [[BYTE_IDS[byte] for byte in piece.encode()] for piece in piece_counts]
@@ -118,7 +133,8 @@ def train_merges(
 # %% ../../nbs/3_model/01_text.ipynb #0257061c
 def encode_piece(
     ids: list[int],  # the piece as byte tokens
-    ranks: dict[tuple[int, int], tuple[int, int]],  # pair -> (when it was learnt, token that it makes)
+    # pair -> (when it was learnt, token that it makes)
+    ranks: dict[tuple[int, int], tuple[int, int]],
 ) -> list[int]:
     "Apply merges to one piece, earliest learnt first, until none applies."
     while len(ids) > 1:
@@ -153,19 +169,28 @@ class Prompt:
 
 # %% ../../nbs/3_model/01_text.ipynb #008f1c64
 def check_transcript(text: str) -> str:
-    "`text` in NFC. Raises TypeError for what is no string, ValueError for no visible text or a lone surrogate."
+    """`text` in NFC.
+
+    Raises TypeError for what is no string, ValueError for no visible text or a lone surrogate.
+    """
     if not isinstance(text, str):
         raise TypeError(f"text: takes a string, got {type(text).__name__}")
     if not text.strip():
         raise ValueError(f"text: there is nothing to say in {text[:20]!r}; give at least one word")
     for position, char in enumerate(text):
         if "\ud800" <= char <= "\udfff":
-            raise ValueError(f"text: lone surrogate {ascii(char)} at position {position} is no valid Unicode; decode the text with errors='replace'")
+            raise ValueError(
+                f"text: lone surrogate {ascii(char)} at position {position} is no valid Unicode; "
+                "decode the text with errors='replace'"
+            )
     return unicodedata.normalize("NFC", text)
 
 # %% ../../nbs/3_model/01_text.ipynb #3172b1c9
 class TextTokenizer:
-    "What our tokenizer and the released one share: prompts, decoding, errors. Subclasses add `encode`, `token_bytes`, `_opening`, `_closing`."
+    """What our tokenizer and the released one share: prompts, decoding, errors.
+
+    Subclasses add `encode`, `token_bytes`, `_opening`, `_closing`.
+    """
 
     vocab_size: int  # one more than the largest id
     special_ids: dict[str, int]  # name -> id; never produced by `encode`
@@ -177,42 +202,68 @@ class TextTokenizer:
     def prompt(
         self,
         text: str,  # the transcript
-        num_patches: int = 0,  # slots to reserve: the sample's patches in training, 0 or a prefix's in generation
+        # slots to reserve: the sample's patches in training, 0 or a prefix's in generation
+        num_patches: int = 0,
     ) -> Prompt:
-        "The token ids that the model reads. Raises TypeError or ValueError for empty text, bad types, or text over `max_prefix_tokens`."
+        """The token ids that the model reads.
+
+        Raises TypeError or ValueError for empty text, bad types, or text over `max_prefix_tokens`.
+        """
         text = check_transcript(text)
         if isinstance(num_patches, bool) or not isinstance(num_patches, int) or num_patches < 0:
             raise ValueError(f"num_patches: takes an integer of 0 or more, got {num_patches!r}")
         if len(text) > self.max_characters:
-            raise ValueError(f"text: has {len(text):,} characters, at most {self.max_characters:,} are read; split it into sentences")
+            raise ValueError(
+                f"text: has {len(text):,} characters, at most {self.max_characters:,} are read; "
+                "split it into sentences"
+            )
         prefix = self._opening(text)
         if len(prefix) > self.max_prefix_tokens:
-            raise ValueError(f"text: takes {len(prefix)} tokens with its frame, at most {self.max_prefix_tokens} fit; split it into sentences")
+            raise ValueError(
+                f"text: takes {len(prefix)} tokens with its frame, at most "
+                f"{self.max_prefix_tokens} fit; split it into sentences"
+            )
         span = (len(prefix), len(prefix) + num_patches)
         return Prompt(prefix + [self.placeholder_id] * num_patches + self._closing(), span)
 
     def decode(self, ids) -> str:  # any iterable of token ids
-        "Text of `ids`; special tokens appear by name, bytes that are no UTF-8 as U+FFFD. Raises ValueError for an id that does not exist."
+        """Text of `ids`; special tokens appear by name, bytes that are no UTF-8 as U+FFFD.
+
+        Raises ValueError for an id that does not exist.
+        """
         return b"".join(self.token_bytes(int(i)) for i in ids).decode("utf-8", errors="replace")
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "TextTokenizer":  # as `load_tokenizer` takes it
-        "`load_tokenizer(name)`, and ValueError when what is there is of another kind than this class."
+        """`load_tokenizer(name)`, and ValueError when what is there is of another
+        kind than this class.
+        """
         tokenizer = load_tokenizer(name)
         if not isinstance(tokenizer, cls):
-            raise ValueError(f"name: {name} holds a {type(tokenizer).__name__}, not a {cls.__name__}; load_tokenizer takes either")
+            raise ValueError(
+                f"name: {name} holds a {type(tokenizer).__name__}, not a {cls.__name__}; "
+                "load_tokenizer takes either"
+            )
         return tokenizer
 
 # %% ../../nbs/3_model/01_text.ipynb #7266f70c
 def merge_tables(
     merges: list[tuple[int, int]],  # as from `train_merges`
-) -> tuple[list[bytes], dict[tuple[int, int], tuple[int, int]]]:  # bytes of each token; ranks as `encode_piece` takes them
-    "What each token spells, and when each pair was learnt. Raises ValueError for a merge of tokens that do not exist yet."
+) -> tuple[
+    list[bytes], dict[tuple[int, int], tuple[int, int]]
+]:  # bytes of each token; ranks as `encode_piece` takes them
+    """What each token spells, and when each pair was learnt.
+
+    Raises ValueError for a merge of tokens that do not exist yet.
+    """
     spelling, ranks = [bytes([byte]) for byte in BYTE_IDS], {}
     known = {s: i for i, s in enumerate(spelling)}
     for rank, (left, right) in enumerate(merges):
         if not (0 <= left < len(spelling) and 0 <= right < len(spelling)):
-            raise ValueError(f"merges: number {rank} is {(left, right)}, but only ids 0 to {len(spelling) - 1} exist at that point")
+            raise ValueError(
+                f"merges: number {rank} is {(left, right)}, but only ids 0 to {len(spelling) - 1} "
+                "exist at that point"
+            )
         joined = spelling[left] + spelling[right]
         new = known.setdefault(joined, len(spelling))
         if new == len(spelling):
@@ -226,16 +277,24 @@ _CACHE_SIZE = 50_000  # pieces
 
 
 class Tokenizer(TextTokenizer):
-    "Byte-level BPE: special tokens, 256 bytes, then one token per merge. `encode` and `decode` lose nothing."
+    """Byte-level BPE: special tokens, 256 bytes, then one token per merge.
 
-    def __init__(self, merges: list[tuple[int, int]]):  # as from `train_merges`: ids without special tokens
+    `encode` and `decode` lose nothing.
+    """
+
+    def __init__(
+        self, merges: list[tuple[int, int]]
+    ):  # as from `train_merges`: ids without special tokens
         self.merges = [(int(left), int(right)) for left, right in merges]
         spelling, self._ranks = merge_tables(self.merges)
         self._spelling = [name.encode() for name in SPECIAL_TOKENS] + spelling
         self._cache: dict[str, list[int]] = {}
         self.special_ids = {name: i for i, name in enumerate(SPECIAL_TOKENS)}
         self.vocab_size = len(self._spelling)
-        self.pad_id, self.placeholder_id = self.special_ids["<PAD>"], self.special_ids["<SPEECH_FRAME>"]
+        self.pad_id, self.placeholder_id = (
+            self.special_ids["<PAD>"],
+            self.special_ids["<SPEECH_FRAME>"],
+        )
 
     def _encode_piece(self, piece: str) -> list[int]:
         if piece not in self._cache:
@@ -246,15 +305,23 @@ class Tokenizer(TextTokenizer):
         return self._cache[piece]
 
     def encode(self, text: str) -> list[int]:
-        "Token ids of `text`, byte for byte: decoding gives the same string again. No special token can come out. Raises TypeError for anything but a string."
+        """Token ids of `text`, byte for byte: decoding gives the same string again.
+
+        No special token can come out. Raises TypeError for anything but a string.
+        """
         if not isinstance(text, str):
             raise TypeError(f"text: takes a string, got {type(text).__name__}")
         return [i for piece in split_pieces(text) for i in self._encode_piece(piece)]
 
     def token_bytes(self, token: int) -> bytes:
-        "The bytes of one token; of a special token, its name. Raises ValueError for an id that does not exist."
+        """The bytes of one token; of a special token, its name.
+
+        Raises ValueError for an id that does not exist.
+        """
         if not 0 <= token < self.vocab_size:
-            raise ValueError(f"token: {token} does not exist; ids run from 0 to {self.vocab_size - 1}")
+            raise ValueError(
+                f"token: {token} does not exist; ids run from 0 to {self.vocab_size - 1}"
+            )
         return self._spelling[token]
 
     def _opening(self, text: str) -> list[int]:
@@ -268,10 +335,17 @@ def train_tokenizer(
     texts,  # iterable of strings
     vocab_size: int,  # special tokens and 256 bytes included
 ) -> Tokenizer:
-    "Learn a byte-level BPE of at most `vocab_size` tokens (fewer when the text runs out of repeated pairs). Raises ValueError for a size below that, TypeError for one string instead of many."
+    """Learn a byte-level BPE of at most `vocab_size` tokens (fewer when the text runs out of
+    repeated pairs).
+
+    Raises ValueError for a size below that, TypeError for one string instead of many.
+    """
     smallest = len(SPECIAL_TOKENS) + 256
     if vocab_size < smallest:
-        raise ValueError(f"vocab_size: {vocab_size} is too small; {len(SPECIAL_TOKENS)} special tokens and 256 bytes need {smallest}")
+        raise ValueError(
+            f"vocab_size: {vocab_size} is too small; {len(SPECIAL_TOKENS)} special tokens and 256 "
+            f"bytes need {smallest}"
+        )
     if isinstance(texts, str):
         raise TypeError("texts: takes an iterable of strings, got one string; put it in a list")
     piece_counts = Counter(piece for text in texts for piece in split_pieces(text))
@@ -286,20 +360,35 @@ def save_tokenizer(
     path: str | Path,  # a .json file
     note: str = "",  # where it comes from: text, seed, size
 ) -> Path:
-    "Write the tokenizer atomically as JSON: merges as pairs of strings in the byte alphabet, in the order learnt."
+    """Write the tokenizer atomically as JSON: merges as pairs of strings in the byte alphabet,
+    in the order learnt.
+    """
     first = len(SPECIAL_TOKENS)
-    names = ["".join(BYTE_TO_CHAR[byte] for byte in tokenizer.token_bytes(first + i)) for i in range(tokenizer.vocab_size - first)]
+    names = [
+        "".join(BYTE_TO_CHAR[byte] for byte in tokenizer.token_bytes(first + i))
+        for i in range(tokenizer.vocab_size - first)
+    ]
     merges = [f"{names[left]} {names[right]}" for left, right in tokenizer.merges]
-    content = {"format": FORMAT, "note": note, "pattern": PATTERN, "special_tokens": SPECIAL_TOKENS, "merges": merges}
+    content = {
+        "format": FORMAT,
+        "note": note,
+        "pattern": PATTERN,
+        "special_tokens": SPECIAL_TOKENS,
+        "merges": merges,
+    }
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+        )
     return Path(path)
 
 # %% ../../nbs/3_model/01_text.ipynb #9dbca86d
 def _read_json(path: Path) -> dict:
     "A JSON object from a file. Raises FileNotFoundError, or ValueError for what is no JSON object."
     if not path.is_file():
-        raise FileNotFoundError(f"tokenizer: no file at {path}; it takes a tokenizer.json or a folder that holds one")
+        raise FileNotFoundError(
+            f"tokenizer: no file at {path}; it takes a tokenizer.json or a folder that holds one"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -312,32 +401,49 @@ def _read_json(path: Path) -> dict:
 def _parse_tokenizer(content: dict, path: Path) -> Tokenizer:
     "Our tokenizer from its JSON; ValueError names what does not fit."
     if content.get("format") != FORMAT:
-        raise ValueError(f"tokenizer: {path} has format {content.get('format')!r}, this code reads {FORMAT!r}")
+        raise ValueError(
+            f"tokenizer: {path} has format {content.get('format')!r}, this code reads {FORMAT!r}"
+        )
     if content.get("pattern") != PATTERN or content.get("special_tokens") != list(SPECIAL_TOKENS):
-        raise ValueError(f"tokenizer: {path} was made with another pattern or other special tokens than {SPECIAL_TOKENS}")
+        raise ValueError(
+            f"tokenizer: {path} was made with another pattern or other special tokens "
+            f"than {SPECIAL_TOKENS}"
+        )
     ids, merges = {char: i for i, char in enumerate(BYTE_TO_CHAR.values())}, []
     for number, line in enumerate(content.get("merges", [])):
         parts = line.split(" ") if isinstance(line, str) else []
         if len(parts) != 2 or not all(part in ids for part in parts):
-            raise ValueError(f"tokenizer: merge {number} of {path} is {line!r}; it takes two known tokens with a space between")
+            raise ValueError(
+                f"tokenizer: merge {number} of {path} is {line!r}; it takes two known tokens "
+                "with a space between"
+            )
         merges.append((ids[parts[0]], ids[parts[1]]))
         ids.setdefault(parts[0] + parts[1], len(ids))
     return Tokenizer(merges)
 
 # %% ../../nbs/3_model/01_text.ipynb #ff356426
 def _read_library(path: Path) -> tuple[LibraryTokenizer, dict[str, int]]:
-    "The library's tokenizer without its added tokens, and those tokens with their ids. ValueError for another kind of file."
+    """The library's tokenizer without its added tokens, and those tokens with their ids.
+
+    ValueError for another kind of file.
+    """
     content = _read_json(path)
     try:
         added = {token["content"]: int(token["id"]) for token in content.get("added_tokens", [])}
         content["added_tokens"] = []  # the library must not find special tokens inside a transcript
         return LibraryTokenizer.from_str(json.dumps(content)), added
     except Exception as error:  # the library raises plain Exception
-        raise ValueError(f"tokenizer: {path} is no tokenizer.json of the tokenizers library ({error})") from None
+        raise ValueError(
+            f"tokenizer: {path} is no tokenizer.json of the tokenizers library ({error})"
+        ) from None
 
 # %% ../../nbs/3_model/01_text.ipynb #1d1fd8eb
 class ReleasedTokenizer(TextTokenizer):
-    "A Hugging Face `tokenizer.json` in Qwen's form, with the chat-style prompt of the released Talker-T2AV (arXiv 2604.23586). Raises ValueError for a file without its special tokens."
+    """A Hugging Face `tokenizer.json` in Qwen's form, with the chat-style prompt of the released
+    Talker-T2AV (arXiv 2604.23586).
+
+    Raises ValueError for a file without its special tokens.
+    """
 
     NEEDED = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
     FRAMES = ("<SPEECH_FRAME>", "<MOTION_FRAME>")
@@ -346,7 +452,10 @@ class ReleasedTokenizer(TextTokenizer):
         self._library, added = _read_library(Path(path))
         missing = [name for name in self.NEEDED if name not in added]
         if missing:
-            raise ValueError(f"tokenizer: {path} lacks the special tokens {', '.join(missing)}; it takes the tokenizer.json of Qwen3 or of the release")
+            raise ValueError(
+                f"tokenizer: {path} lacks the special tokens {', '.join(missing)}; it takes the "
+                "tokenizer.json of Qwen3 or of the release"
+            )
         self.vocab_size = max(*added.values(), self._library.get_vocab_size() - 1) + 1
         for name in self.FRAMES:
             if name not in added:
@@ -358,32 +467,49 @@ class ReleasedTokenizer(TextTokenizer):
         self.pad_id = added.get("<|endoftext|>", added["<|im_end|>"])
 
     def encode(self, text: str) -> list[int]:
-        "Token ids of `text` in NFC. No special token can come out, whatever the text says. Raises TypeError for anything but a string."
+        """Token ids of `text` in NFC.
+
+        No special token can come out, whatever the text says. Raises TypeError for anything but a
+        string.
+        """
         if not isinstance(text, str):
             raise TypeError(f"text: takes a string, got {type(text).__name__}")
         return self._library.encode(text, add_special_tokens=False).ids
 
     def token_bytes(self, token: int) -> bytes:
-        "The bytes of one token; of a special token, its name. Raises ValueError for an id that does not exist."
+        """The bytes of one token; of a special token, its name.
+
+        Raises ValueError for an id that does not exist.
+        """
         if token in self._added_names:
             return self._added_names[token].encode()
         chars = self._library.id_to_token(token) if 0 <= token < self.vocab_size else None
         if chars is None:
-            raise ValueError(f"token: {token} does not exist; ids run from 0 to {self.vocab_size - 1}")
+            raise ValueError(
+                f"token: {token} does not exist; ids run from 0 to {self.vocab_size - 1}"
+            )
         return bytes(CHAR_TO_BYTE[char] for char in chars)
 
     def _opening(self, text: str) -> list[int]:
         start, end, think, unthink = (self.special_ids[name] for name in self.NEEDED)
-        user, newline, assistant, gap = (self.encode(part) for part in (f"user\n{text}", "\n", "assistant\n", "\n\n"))
+        user, newline, assistant, gap = (
+            self.encode(part) for part in (f"user\n{text}", "\n", "assistant\n", "\n\n")
+        )
         return [start, *user, end, *newline, start, *assistant, think, *gap, unthink, *gap]
 
     def _closing(self) -> list[int]:
         return [self.special_ids["<|im_end|>"], *self.encode("\n")]
 
 # %% ../../nbs/3_model/01_text.ipynb #c2d60fa4
-def load_tokenizer(name: str | Path) -> TextTokenizer:  # preset ("small", "tiny"), folder, or tokenizer.json
-    "Load either kind of tokenizer; the file tells which. Raises FileNotFoundError, or ValueError for a file that is neither."
-    preset = data_dir() / "small" if name in ("tiny", "small") else None  # tiny shares small's vocabulary
+def load_tokenizer(
+    name: str | Path,
+) -> TextTokenizer:  # preset ("small", "tiny"), folder, or tokenizer.json
+    """Load either kind of tokenizer; the file tells which.
+
+    Raises FileNotFoundError, or ValueError for a file that is neither.
+    """
+    # tiny shares small's vocabulary
+    preset = data_dir() / "small" if name in ("tiny", "small") else None
     path = Path(preset or name)
     path = path / "tokenizer.json" if path.is_dir() or preset else path
     content = _read_json(path)

@@ -18,12 +18,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..codecs.motion.layers import LOOKS, EqualLinear, FaceReader, PictureReader, look_at
 from ..codecs.motion.codec import MotionCodec, latent_statistics
-from ..codecs.motion.reader import LOUD, NAMES, Person, Talk, frame_bank, kept, read_people, to_pictures, world_talks
-from ..codecs.motion.training import correlation, explained_by, fit_line, from_rest, means
-from ..codecs.motion.losses import FeatureNet, MotionLossWeights
-from ..codecs.motion.training import MOTION_RECIPES, MotionRecipe, pair_batches, picture_quality, redraw, two_way_loss
+from ..codecs.motion.layers import LOOKS, EqualLinear, FaceReader, PictureReader, look_at
+from ..codecs.motion.losses import MotionLossWeights
+from talker_t2av.codecs.motion.reader import (
+    LOUD,
+    NAMES,
+    Person,
+    Talk,
+    frame_bank,
+    kept,
+    read_people,
+    to_pictures,
+    world_talks,
+)
+from talker_t2av.codecs.motion.training import (
+    MOTION_RECIPES,
+    MotionRecipe,
+    correlation,
+    explained_by,
+    fit_line,
+    from_rest,
+    means,
+    pair_batches,
+    picture_quality,
+    redraw,
+    two_way_loss,
+)
 from ..common.trainer import fit, seed_of
 
 # %% ../../nbs/7_studies/01_motion_codes.ipynb #e14b626a
@@ -33,21 +54,34 @@ def pooled(part: PictureReader, picture: Tensor) -> Tensor:  # (B, 3, H, W) -> (
 
 
 @torch.no_grad()
-def look_everywhere(reader: FaceReader, picture: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # (B, 3, H, W)
-    "What a reader says (B, outputs), where the mouth is (B, 2), and all that it has seen (B, seen)."
+def look_everywhere(
+    reader: FaceReader, picture: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:  # (B, 3, H, W)
+    """What a reader says (B, outputs), where the mouth is (B, 2), and all that
+    it has seen (B, seen).
+    """
     said, centre = reader.find_and_read(picture)
-    close = [pooled(reader.close[name], look_at(picture, centre + centre.new_tensor(offset), half, reader.size)) for name, (offset, half) in LOOKS.items()]
+    close = [
+        pooled(
+            reader.close[name],
+            look_at(picture, centre + centre.new_tensor(offset), half, reader.size),
+        )
+        for name, (offset, half) in LOOKS.items()
+    ]
     return said, centre, torch.cat([pooled(reader.glance, picture), *close], 1)
 
 # %% ../../nbs/7_studies/01_motion_codes.ipynb #a993a641
 class View(NamedTuple):
     "How to make few numbers of all that a reader sees."
+
     mean: Tensor  # (seen,)
     explain: Tensor  # (20, seen): what is seen, as far as the reader's own numbers tell it
     directions: Tensor  # (seen, 108): principal directions of the rest, scaled to deviation one
 
 
-def fit_view(said: Tensor, seen: Tensor, numbers: int = 128) -> View:  # (M, 20) in deviations, (M, seen)
+def fit_view(
+    said: Tensor, seen: Tensor, numbers: int = 128
+) -> View:  # (M, 20) in deviations, (M, seen)
     "Principal directions of what the reader sees and does not say."
     mean = seen.mean(0)
     explain = torch.linalg.lstsq(said, seen - mean).solution
@@ -64,7 +98,14 @@ def viewed(said: Tensor, seen: Tensor, view: View) -> Tensor:  # (M, 20), (M, se
 class LearnedCode(nn.Module):
     "A frozen reader, and a layer that learns which K numbers to say of what it sees."
 
-    def __init__(self, reader: FaceReader, view: View, turn: Tensor, code_size: int, generator: torch.Generator):  # turn: (20, 20), rows are principal directions
+    def __init__(
+        self,
+        reader: FaceReader,
+        view: View,
+        turn: Tensor,
+        code_size: int,
+        generator: torch.Generator,
+    ):  # turn: (20, 20), rows are principal directions
         super().__init__()
         self.reader = reader.requires_grad_(False)
         for name, value in view._asdict().items():
@@ -73,16 +114,25 @@ class LearnedCode(nn.Module):
         self.say = EqualLinear(width, code_size)
         weight = torch.zeros(code_size, width)
         weight[:own, :own] = turn[:code_size]
-        weight[own:, own:] = 0.1 * torch.randn(max(0, code_size - own), width - own, generator=generator) / (width - own) ** 0.5
+        weight[own:, own:] = (
+            0.1
+            * torch.randn(max(0, code_size - own), width - own, generator=generator)
+            / (width - own) ** 0.5
+        )
         with torch.no_grad():
-            self.say.weight.copy_(LOUD * weight * width**0.5)  # an equalised weight is divided by this when it is used
+            # an equalised weight is divided by this when it is used
+            self.say.weight.copy_(LOUD * weight * width**0.5)
 
-    def find_and_view(self, picture: Tensor) -> tuple[Tensor, Tensor]:  # (B, 3, H, W) -> (B, 128), (B, 2)
+    def find_and_view(
+        self, picture: Tensor
+    ) -> tuple[Tensor, Tensor]:  # (B, 3, H, W) -> (B, 128), (B, 2)
         "What there is to say, and where the mouth is."
         said, centre, seen = look_everywhere(self.reader, picture)
         return viewed(said / LOUD, seen, View(self.mean, self.explain, self.directions)), centre
 
-    def find_and_read(self, picture: Tensor) -> tuple[Tensor, Tensor]:  # (B, 3, H, W) -> (B, K), (B, 2)
+    def find_and_read(
+        self, picture: Tensor
+    ) -> tuple[Tensor, Tensor]:  # (B, 3, H, W) -> (B, K), (B, 2)
         "The code, and where the mouth is."
         view, centre = self.find_and_view(picture)
         return self.say(view), centre
@@ -97,8 +147,10 @@ SHIPPED = MOTION_RECIPES["small"]
 @dataclass(frozen=True)
 class Variant:
     "One decision, or none, made in another way."
+
     code_size: int = 20
-    learned: bool = False  # the code is learnt together with the decoder, from pairs of frames; else it is the reader's
+    # the code is learnt together with the decoder, from pairs of frames; else it is the reader's
+    learned: bool = False
     dictionary: str = SHIPPED.config.dictionary
     weights: MotionLossWeights = SHIPPED.weights
     read: float = SHIPPED.read  # weight of what the reader reads in drawn pictures
@@ -107,9 +159,14 @@ class Variant:
 
 PLAIN = replace(SHIPPED.weights, gradient=0.0)  # absolute errors, the mouth stressed
 VARIANTS = {f"{K} numbers": Variant(K, learned=True) for K in (8, 16, 24, 40, 64)} | {
-    "40 numbers, sparse": Variant(40, learned=True, dictionary="unit", weights=replace(SHIPPED.weights, sparsity=0.02)),
-    "as shipped": Variant(), "another seed": Variant(seed=1), "free dictionary": Variant(dictionary="unit"),
-    "pixels": Variant(weights=PLAIN, read=0.0), "pixels, mouth not stressed": Variant(weights=replace(PLAIN, mouth=1.0), read=0.0),
+    "40 numbers, sparse": Variant(
+        40, learned=True, dictionary="unit", weights=replace(SHIPPED.weights, sparsity=0.02)
+    ),
+    "as shipped": Variant(),
+    "another seed": Variant(seed=1),
+    "free dictionary": Variant(dictionary="unit"),
+    "pixels": Variant(weights=PLAIN, read=0.0),
+    "pixels, mouth not stressed": Variant(weights=replace(PLAIN, mouth=1.0), read=0.0),
     "pixels, gradients": Variant(read=0.0),
     "all, and features": Variant(weights=replace(SHIPPED.weights, feature=1.0)),
 }
@@ -118,8 +175,10 @@ VARIANTS = {f"{K} numbers": Variant(K, learned=True) for K in (8, 16, 24, 40, 64
 @dataclass(frozen=True)
 class Study:
     "What all variants share."
+
     recipe: MotionRecipe = SHIPPED
-    stages: tuple[tuple[int, int, int], ...] = ((2, 250, 16), (1, 500, 8))  # halvings of the size, steps, pairs in a batch
+    # halvings of the size, steps, pairs in a batch
+    stages: tuple[tuple[int, int, int], ...] = ((2, 250, 16), (1, 500, 8))
     people: int = 800
     clips: int = 150  # from which movements are taken
     strangers: int = 24  # clips of held-out people, for the measurement
@@ -127,23 +186,34 @@ class Study:
 
 # %% ../../nbs/7_studies/01_motion_codes.ipynb #c38ca646
 def saying(loss: Callable) -> Callable:  # as `fit` takes it, and as `two_way_loss` makes it
-    "The same loss for a codec with a `LearnedCode`: 'codes' of the batch are views (B, 128), said in every step."
-    def said_first(codec: MotionCodec, batch: dict[str, Tensor], generator=None) -> dict[str, Tensor]:
+    """The same loss for a codec with a `LearnedCode`: 'codes' of the batch are views (B,
+    128), said in every step.
+    """
+
+    def said_first(
+        codec: MotionCodec, batch: dict[str, Tensor], generator=None
+    ) -> dict[str, Tensor]:
         codec.network.reader.reader.eval()  # frozen, its batch statistics too
         return loss(codec, batch | {"codes": codec.network.reader.say(batch["codes"])}, generator)
 
     return said_first
 
 
-def new_codec(study: Study, variant: Variant, reader: FaceReader, view: View, turn: Tensor) -> MotionCodec:  # turn: (20, 20)
+def new_codec(
+    study: Study, variant: Variant, reader: FaceReader, view: View, turn: Tensor
+) -> MotionCodec:  # turn: (20, 20)
     "A codec that cannot draw yet."
-    config = replace(study.recipe.config, code_size=variant.code_size, dictionary=variant.dictionary)
+    config = replace(
+        study.recipe.config, code_size=variant.code_size, dictionary=variant.dictionary
+    )
     generator = torch.Generator().manual_seed(seed_of(variant.seed, "code"))
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(variant.seed, "weights"))
         codec = MotionCodec(config)
     reader = deepcopy(reader).requires_grad_(False)
-    codec.network.reader = LearnedCode(reader, view, turn, variant.code_size, generator) if variant.learned else reader
+    codec.network.reader = (
+        LearnedCode(reader, view, turn, variant.code_size, generator) if variant.learned else reader
+    )
     return codec
 
 
@@ -159,32 +229,67 @@ def train_variant(
 ) -> MotionCodec:
     "Train a decoder (and a code) from small pictures to larger ones."
     codec = new_codec(study, variant, reader, view, turn)
-    find = codec.network.reader.find_and_view if variant.learned else codec.network.reader.find_and_read
+    find = (
+        codec.network.reader.find_and_view
+        if variant.learned
+        else codec.network.reader.find_and_read
+    )
     codes, centres = read_people(find, bank)
     judge = deepcopy(reader).eval().requires_grad_(False)
     for halvings, steps, pairs in study.stages:
         folder = out and out / f"size-{study.recipe.config.image_size >> halvings}"
         loss = two_way_loss(variant.weights, halvings, judge, variant.read if halvings < 2 else 0.0)
-        train = replace(study.recipe.train, steps=steps, seed=variant.seed, validate_every=steps, save_every=max(1, steps // 3))
+        train = replace(
+            study.recipe.train,
+            steps=steps,
+            seed=variant.seed,
+            validate_every=steps,
+            save_every=max(1, steps // 3),
+        )
         batches = pair_batches(bank, codes, centres, pairs, variant.seed + halvings)
-        fit(codec, saying(loss) if variant.learned else loss, batches, train, folder, folder is not None and any(folder.glob("checkpoint-*")), None, progress)
+        fit(
+            codec,
+            saying(loss) if variant.learned else loss,
+            batches,
+            train,
+            folder,
+            folder is not None and any(folder.glob("checkpoint-*")),
+            None,
+            progress,
+        )
     return codec.eval()
 
 # %% ../../nbs/7_studies/01_motion_codes.ipynb #8bb7b8ec
 @torch.no_grad()
-def codes_of(codec: MotionCodec, talks: list[Talk]) -> tuple[Tensor, Tensor, list[int]]:  # (M, K) raw, (M, 20) truth, frames of each clip
+def codes_of(
+    codec: MotionCodec, talks: list[Talk]
+) -> tuple[Tensor, Tensor, list[int]]:  # (M, K) raw, (M, 20) truth, frames of each clip
     "Codes of clips, and what the world says of them."
-    codes = torch.cat([codec.network.code(chunk) for talk in talks for chunk in to_pictures(talk.frames).split(32)])
-    return codes, torch.cat([torch.cat([talk.articulation, talk.pose], 1) for talk in talks]), [len(talk.frames) for talk in talks]
+    codes = torch.cat(
+        [
+            codec.network.code(chunk)
+            for talk in talks
+            for chunk in to_pictures(talk.frames).split(32)
+        ]
+    )
+    return (
+        codes,
+        torch.cat([torch.cat([talk.articulation, talk.pose], 1) for talk in talks]),
+        [len(talk.frames) for talk in talks],
+    )
 
 
 @torch.no_grad()
-def movement_read(judge: FaceReader, frames: Tensor, size: int) -> Tensor:  # (N, h, w, 3) uint8 -> (N, 20)
+def movement_read(
+    judge: FaceReader, frames: Tensor, size: int
+) -> Tensor:  # (N, h, w, 3) uint8 -> (N, 20)
     "What a reader says of small pictures, blown up to its size."
     return judge(F.interpolate(to_pictures(frames), (size, size), mode="bilinear"))
 
 
-def measure_variant(codec: MotionCodec, judge: FaceReader, strangers: list[Talk], known: list[Talk], halvings: int) -> dict:
+def measure_variant(
+    codec: MotionCodec, judge: FaceReader, strangers: list[Talk], known: list[Talk], halvings: int
+) -> dict:
     "Pictures, mouths, and the code, on people whom the codec has not met."
     size, found, told = codec.config.image_size, [], []
     for talk in strangers:
@@ -198,7 +303,8 @@ def measure_variant(codec: MotionCodec, judge: FaceReader, strangers: list[Talk]
     deviation = codes.std(0, correction=0)
     return means(found) | {
         "moves": {name: correlation(made[:, k], true[:, k]) for k, name in enumerate(NAMES)},
-        "probe": probe, "deviation": deviation.sort(descending=True).values.tolist(),
+        "probe": probe,
+        "deviation": deviation.sort(descending=True).values.tolist(),
         "principal": torch.linalg.svdvals(codes - codes.mean(0)).square().tolist(),
         "at_floor": int((latent_statistics(codes)[1] > deviation).sum()),
     }
@@ -206,13 +312,38 @@ def measure_variant(codec: MotionCodec, judge: FaceReader, strangers: list[Talk]
 # %% ../../nbs/7_studies/01_motion_codes.ipynb #4dc89cb4
 def study_material(study: Study, reader: FaceReader, out: Path | None) -> dict[str, Tensor]:
     "Bank of people, view and principal directions, kept in `out` between runs."
+
     def make() -> dict[str, Tensor]:
-        bank = frame_bank(study.people, study.recipe.frames_each, study.recipe.config.image_size, clips=study.clips)
-        some = [look_everywhere(reader, to_pictures(frames)) for frames in bank.frames[:, :: max(1, study.recipe.frames_each // 4)].flatten(0, 1).split(64)]
+        bank = frame_bank(
+            study.people,
+            study.recipe.frames_each,
+            study.recipe.config.image_size,
+            clips=study.clips,
+        )
+        some = [
+            look_everywhere(reader, to_pictures(frames))
+            for frames in bank.frames[:, :: max(1, study.recipe.frames_each // 4)]
+            .flatten(0, 1)
+            .split(64)
+        ]
         said, _, seen = (torch.cat(part) for part in zip(*some))
-        spoken = torch.cat([reader(to_pictures(talk.frames)) for talk in world_talks(study.known, study.recipe.config.image_size, 30_000, frames=40, split="train")])
+        spoken = torch.cat(
+            [
+                reader(to_pictures(talk.frames))
+                for talk in world_talks(
+                    study.known, study.recipe.config.image_size, 30_000, frames=40, split="train"
+                )
+            ]
+        )
         turn = torch.linalg.svd(spoken - spoken.mean(0), full_matrices=False).Vh
-        return bank._asdict() | {f"view.{name}": value for name, value in fit_view(said / LOUD, seen)._asdict().items()} | {"turn": turn}
+        return (
+            bank._asdict()
+            | {
+                f"view.{name}": value
+                for name, value in fit_view(said / LOUD, seen)._asdict().items()
+            }
+            | {"turn": turn}
+        )
 
     with torch.no_grad():
         return kept(out and out / "material.safetensors", make)
@@ -223,12 +354,34 @@ def variant_file(name: str) -> str:
     return name.replace(" ", "-").replace(",", "")
 
 
-def run_variant(study: Study, name: str, material: dict[str, Tensor], reader: FaceReader, out: Path | None = None, progress: bool = True) -> dict:
+def run_variant(
+    study: Study,
+    name: str,
+    material: dict[str, Tensor],
+    reader: FaceReader,
+    out: Path | None = None,
+    progress: bool = True,
+) -> dict:
     "Train and measure one of `VARIANTS`. Raises ValueError for a name that is none of them."
     if name not in VARIANTS:
         raise ValueError(f"variant: takes one of {', '.join(VARIANTS)}; got {name!r}")
-    bank, view = Person(*(material[key] for key in Person._fields)), View(*(material[f"view.{key}"] for key in View._fields))
-    codec = train_variant(study, VARIANTS[name], bank, reader, view, material["turn"], out and out / variant_file(name), progress)
+    bank, view = (
+        Person(*(material[key] for key in Person._fields)),
+        View(*(material[f"view.{key}"] for key in View._fields)),
+    )
+    codec = train_variant(
+        study,
+        VARIANTS[name],
+        bank,
+        reader,
+        view,
+        material["turn"],
+        out and out / variant_file(name),
+        progress,
+    )
     size = study.recipe.config.image_size
-    strangers, known = world_talks(study.strangers, size, 10_000, frames=40), world_talks(study.known, size, 30_000, frames=40, split="train")
+    strangers, known = (
+        world_talks(study.strangers, size, 10_000, frames=40),
+        world_talks(study.known, size, 30_000, frames=40, split="train"),
+    )
     return measure_variant(codec, reader, strangers, known, study.stages[-1][0])

@@ -22,21 +22,29 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..codecs.audio.codec import AudioCodec
-from ..codecs.motion.codec import MotionCodec
 from ..codecs.audio.linear import PcaCodec
 from ..codecs.audio.semantic import speak_invented
+from ..codecs.motion.codec import MotionCodec
 from ..codecs.speaker.encoder import SpeakerEncoder
 from ..common.media import read_video
 from ..world.corpus import clip_rng, file_sha256, make_clip, world_fingerprint
 from ..world.dataset import BadClip, ClipDataset, read_manifest
 from ..world.face.rendering import ARTICULATION, POSE, render, sample_identity
-from ..world.voice.voices import SPREAD, draw_stranger
 from ..world.sentences import SPLITS, hash_share
-from ..world.voice.voices import PronunciationError, speak, voice_names
+from talker_t2av.world.voice.voices import (
+    SPREAD,
+    PronunciationError,
+    draw_stranger,
+    speak,
+    voice_names,
+)
 
 # %% ../../nbs/4_training/01_latents.ipynb #85129712
 class TrackCodec(nn.Module):
-    "Stand-in for the motion codec: the world's own articulation and pose, normalised. Only clips of the world have them."
+    """Stand-in for the motion codec: the world's own articulation and pose, normalised.
+
+    Only clips of the world have them.
+    """
 
     takes = "track"  # what `encode` wants: the (N, 20) track, not frames
 
@@ -57,10 +65,19 @@ class TrackCodec(nn.Module):
         "The track with each number brought to mean 0 and deviation 1."
         return (track - self.mean) / self.deviation
 
-    def render(self, face: int, motion: Tensor, size: int = 128) -> np.ndarray:  # (N, 20) normalised -> (N, size, size, 3) uint8
+    def render(
+        self, face: int, motion: Tensor, size: int = 128
+    ) -> np.ndarray:  # (N, 20) normalised -> (N, size, size, 3) uint8
         "Draw a face of the world with this motion."
         track = (motion.float() * self.deviation + self.mean).numpy()
-        return np.asarray(render(sample_identity(face), track[:, : len(ARTICULATION)], track[:, len(ARTICULATION) :], size))
+        return np.asarray(
+            render(
+                sample_identity(face),
+                track[:, : len(ARTICULATION)],
+                track[:, len(ARTICULATION) :],
+                size,
+            )
+        )
 
 # %% ../../nbs/4_training/01_latents.ipynb #2599d385
 def world_track(clip) -> Tensor:  # a `Clip` -> (N, 20) float32
@@ -70,14 +87,22 @@ def world_track(clip) -> Tensor:  # a `Clip` -> (N, 20) float32
 
 @functools.lru_cache
 def stand_ins(n_clips: int = 120) -> tuple[PcaCodec, TrackCodec]:
-    "Codecs that need no training: PCA for sound, the world's tracks for motion, fitted on the first clips of the training split."
+    """Codecs that need no training: PCA for sound, the world's tracks for motion, fitted on the
+    first clips of the training split.
+    """
     clips = [make_clip(i, "train", video=False) for i in range(n_clips)]
-    return PcaCodec().fit([torch.from_numpy(clip.wav) for clip in clips]).eval(), TrackCodec().fit([world_track(clip) for clip in clips]).eval()
+    return PcaCodec().fit([torch.from_numpy(clip.wav) for clip in clips]).eval(), TrackCodec().fit(
+        [world_track(clip) for clip in clips]
+    ).eval()
 
 # %% ../../nbs/4_training/01_latents.ipynb #6ba4f6ab
 @dataclass(frozen=True)
 class CodecNames:
-    "Which codecs. Each takes 'small', a folder or a Hub id; audio also 'pca', motion also 'track', which need no training."
+    """Which codecs.
+
+    Each takes 'small', a folder or a Hub id; audio also 'pca', motion also 'track', which need no
+    training.
+    """
 
     audio: str = "small"
     motion: str = "small"
@@ -86,7 +111,9 @@ class CodecNames:
 
 @dataclass(frozen=True)
 class Codecs:
-    "The three codecs that stand between clips and the talker, and a checksum of each one's weights."
+    """The three codecs that stand between clips and the talker, and a checksum
+    of each one's weights.
+    """
 
     audio: nn.Module
     motion: nn.Module
@@ -106,19 +133,34 @@ class Codecs:
 
     @property
     def sizes(self) -> dict[str, int]:
-        "Numbers per frame of each stream, and of a speaker vector: fields of the talker's configuration."
-        audio = self.audio.latent_size if isinstance(self.audio, PcaCodec) else self.audio.config.latent_size
-        return {"audio_dim": audio, "motion_dim": self.motion.latent_size, "speaker_dim": self.speaker.config.embedding_size}
+        """Numbers per frame of each stream, and of a speaker vector: fields of the
+        talker's configuration.
+        """
+        audio = (
+            self.audio.latent_size
+            if isinstance(self.audio, PcaCodec)
+            else self.audio.config.latent_size
+        )
+        return {
+            "audio_dim": audio,
+            "motion_dim": self.motion.latent_size,
+            "speaker_dim": self.speaker.config.embedding_size,
+        }
 
 # %% ../../nbs/4_training/01_latents.ipynb #9e97f982
 def tensors_sha256(module: nn.Module) -> str:
     "Checksum of a module's weights."
-    return hashlib.sha256(save({name: value.cpu().contiguous() for name, value in module.state_dict().items()})).hexdigest()
+    return hashlib.sha256(
+        save({name: value.cpu().contiguous() for name, value in module.state_dict().items()})
+    ).hexdigest()
 
 
 @functools.lru_cache
 def load_codecs(names: CodecNames = CodecNames()) -> Codecs:
-    "The codecs of these names, in evaluation mode. Raises FileNotFoundError, or ValueError for weights that do not fit."
+    """The codecs of these names, in evaluation mode.
+
+    Raises FileNotFoundError, or ValueError for weights that do not fit.
+    """
     found, fingerprint = {}, {}
     for kind, make in (("audio", AudioCodec), ("motion", MotionCodec), ("speaker", SpeakerEncoder)):
         name = getattr(names, kind)
@@ -135,7 +177,8 @@ class RawClip:
     sample_id: str
     text: str
     wav: np.ndarray  # (T,) float32, T = 960 N
-    looks: np.ndarray | Tensor | None  # (N, H, W, 3) uint8 frames or (N, 20) track, as the motion codec takes; None: sound only
+    # (N, H, W, 3) uint8 frames or (N, 20) track, as the motion codec takes; None: sound only
+    looks: np.ndarray | Tensor | None
     voice: str
     face: str  # face id in the world, path of a video otherwise; "" for sound only
     phonemes: list = field(default_factory=list)  # (symbol, start s, end s)
@@ -155,8 +198,15 @@ class WorldSource:
     def __post_init__(self):
         if self.split not in SPLITS:
             raise ValueError(f"split: takes one of {', '.join(SPLITS)}, got {self.split!r}")
-        if self.n_clips < 1 or self.first < 0 or not 0 <= self.sound_only <= 1 or not 0 <= self.invented <= 1:
-            raise ValueError(f"WorldSource: takes n_clips >= 1, first >= 0 and shares from 0 to 1, got {self}")
+        if (
+            self.n_clips < 1
+            or self.first < 0
+            or not 0 <= self.sound_only <= 1
+            or not 0 <= self.invented <= 1
+        ):
+            raise ValueError(
+                f"WorldSource: takes n_clips >= 1, first >= 0 and shares from 0 to 1, got {self}"
+            )
 
     def __len__(self) -> int:
         return self.n_clips
@@ -166,13 +216,26 @@ class WorldSource:
         number = self.first + index
         name, key = f"{self.split}-{number:09d}", f"{self.split} {number}"
         faceless = hash_share(key, "latents: sound only") < self.sound_only
-        if faceless and self.split == "train" and hash_share(key, "latents: invented") < self.invented:
+        if (
+            faceless
+            and self.split == "train"
+            and hash_share(key, "latents: invented") < self.invented
+        ):
             said, looks, face = speak_invented(number, self.split), None, ""
         else:
             said = make_clip(number, self.split, size, video=not faceless and wants == "frames")
             looks = None if faceless else said.frames if wants == "frames" else world_track(said)
             face = "" if faceless else str(said.face)
-        return RawClip(name, said.text, said.wav, looks, said.voice, face, [tuple(p)[:3] for p in said.phonemes], [tuple(w)[:3] for w in said.words])
+        return RawClip(
+            name,
+            said.text,
+            said.wav,
+            looks,
+            said.voice,
+            face,
+            [tuple(p)[:3] for p in said.phonemes],
+            [tuple(w)[:3] for w in said.words],
+        )
 
     def identity(self) -> dict:
         "What decides the bytes of the clips, for the cache's records."
@@ -180,7 +243,10 @@ class WorldSource:
 
 # %% ../../nbs/4_training/01_latents.ipynb #7f95b446
 class ManifestSource:
-    "Clips that a manifest lists: real ones, or a corpus of the world on disk. Raises what `read_manifest` raises."
+    """Clips that a manifest lists: real ones, or a corpus of the world on disk.
+
+    Raises what `read_manifest` raises.
+    """
 
     def __init__(self, manifest: str | Path, split: str = "train"):
         self.path, self.split = Path(manifest).resolve(), split
@@ -190,7 +256,10 @@ class ManifestSource:
         return len(self.rows)
 
     def clip(self, index: int, wants: str = "frames", size: int = 128) -> RawClip | BadClip:
-        "Row `index`, loaded. `size` is not used: frames come as they are, and the motion codec says what it takes."
+        """Row `index`, loaded.
+
+        `size` is not used: frames come as they are, and the motion codec says what it takes.
+        """
         row = self.rows[index]
         stream = "frames" if wants == "frames" else "motion"
         item = ClipDataset([row], ("wav", stream, "phonemes"))[0]
@@ -198,7 +267,15 @@ class ManifestSource:
             return item
         looks = item[stream]
         face = "" if looks is None else row.face or str(row.video)
-        return RawClip(row.sample_id, row.text, item["wav"].numpy(), looks, row.voice, face, [tuple(p)[:3] for p in item["phonemes"]])
+        return RawClip(
+            row.sample_id,
+            row.text,
+            item["wav"].numpy(),
+            looks,
+            row.voice,
+            face,
+            [tuple(p)[:3] for p in item["phonemes"]],
+        )
 
     def identity(self) -> dict:
         "What decides the bytes of the clips, for the cache's records."
@@ -206,7 +283,10 @@ class ManifestSource:
 
 # %% ../../nbs/4_training/01_latents.ipynb #216e2069
 def read_texts(path: str | Path) -> list[str]:
-    "Sentences of a file, one a line; empty lines, and those that begin with #, do not count. Raises FileNotFoundError, or ValueError for a file without sentences."
+    """Sentences of a file, one a line; empty lines, and those that begin with #, do not count.
+
+    Raises FileNotFoundError, or ValueError for a file without sentences.
+    """
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError:
@@ -219,7 +299,9 @@ def read_texts(path: str | Path) -> list[str]:
 
 @dataclass(frozen=True)
 class TextSource:
-    "Given sentences, said by the world's voices, without a face: item i is a function of the settings and i."
+    """Given sentences, said by the world's voices, without a face: item i is a function
+    of the settings and i.
+    """
 
     sentences: tuple[str, ...]  # of all splits
     n_clips: int  # more than there are sentences: other voices say them again
@@ -231,30 +313,62 @@ class TextSource:
         if self.split not in ("train", "validation"):
             raise ValueError(f"split: takes train or validation, got {self.split!r}")
         if self.n_clips < 1 or self.first < 0 or not 0 <= self.invented <= 1:
-            raise ValueError(f"TextSource: takes n_clips >= 1, first >= 0 and a share from 0 to 1, got {self.n_clips}, {self.first}, {self.invented}")
+            raise ValueError(
+                "TextSource: takes n_clips >= 1, first >= 0 and a share from 0 to 1, got "
+                f"{self.n_clips}, {self.first}, {self.invented}"
+            )
         if not self.own:
-            raise ValueError(f"texts: none of the {len(self.sentences)} sentences falls to {self.split}; give more of them")
+            raise ValueError(
+                f"texts: none of the {len(self.sentences)} sentences falls to "
+                f"{self.split}; give more of them"
+            )
 
     @functools.cached_property
     def own(self) -> list[str]:
         "The sentences of this split."
-        return [text for text in dict.fromkeys(self.sentences) if (hash_share(text, "texts") < 0.05) == (self.split == "validation")]
+        return [
+            text
+            for text in dict.fromkeys(self.sentences)
+            if (hash_share(text, "texts") < 0.05) == (self.split == "validation")
+        ]
 
     def __len__(self) -> int:
         return self.n_clips
 
-    def clip(self, index: int, wants: str = "frames", size: int = 128) -> RawClip | BadClip:  # wants and size are not used: there is no face
+    def clip(
+        self, index: int, wants: str = "frames", size: int = 128
+    ) -> RawClip | BadClip:  # wants and size are not used: there is no face
         "Clip `index`; a `BadClip` for a sentence that an English voice cannot read."
         number, mine = self.first + index, self.own
-        rng, name, names = clip_rng(number, f"texts {self.split}"), f"texts-{self.split}-{number:09d}", voice_names("train")
+        rng, name, names = (
+            clip_rng(number, f"texts {self.split}"),
+            f"texts-{self.split}-{number:09d}",
+            voice_names("train"),
+        )
         stranger = self.split == "train" and rng.random() < self.invented
         voice = draw_stranger(rng) if stranger else names[int(rng.integers(len(names)))]
         rate, pitch = 1 + rng.uniform(-SPREAD, SPREAD, size=2)
         try:
-            said = speak(mine[number % len(mine)], voice, float(rate), float(pitch), variation=1.0, seed=int(rng.integers(2**31)))
+            said = speak(
+                mine[number % len(mine)],
+                voice,
+                float(rate),
+                float(pitch),
+                variation=1.0,
+                seed=int(rng.integers(2**31)),
+            )
         except PronunciationError as error:
             return BadClip(name, str(error))
-        return RawClip(name, said.text, said.wav, None, said.voice, "", [tuple(p)[:3] for p in said.phonemes], [tuple(w)[:3] for w in said.words])
+        return RawClip(
+            name,
+            said.text,
+            said.wav,
+            None,
+            said.voice,
+            "",
+            [tuple(p)[:3] for p in said.phonemes],
+            [tuple(w)[:3] for w in said.words],
+        )
 
     def identity(self) -> dict:
         "What decides the bytes of the clips, for the cache's records."
@@ -264,7 +378,11 @@ class TextSource:
 # %% ../../nbs/4_training/01_latents.ipynb #22c0101c
 @torch.no_grad()
 def encode_clip(codecs: Codecs, raw: RawClip) -> tuple[dict[str, Tensor], dict]:
-    "(tensors: audio (N, d_a) and motion (N, d_v) float16, speaker (d_s,) float32; record for JSON). ValueError, naming the clip, if a codec refuses it."
+    """(tensors: audio (N, d_a) and motion (N, d_v) float16, speaker (d_s,) float32; record for
+    JSON).
+
+    ValueError, naming the clip, if a codec refuses it.
+    """
     try:
         wav = torch.as_tensor(raw.wav)[None]  # (1, T)
         audio = codecs.audio.encode(wav)[0]
@@ -275,9 +393,21 @@ def encode_clip(codecs: Codecs, raw: RawClip) -> tuple[dict[str, Tensor], dict]:
     except (ValueError, TypeError) as error:
         raise ValueError(f"clip {raw.sample_id}: {error}") from None
     if not all(torch.isfinite(value.half()).all() for value in (audio, motion)):
-        raise ValueError(f"clip {raw.sample_id}: its latents do not fit into float16; is the codec trained?")
-    record = {"sample_id": raw.sample_id, "text": raw.text, "voice": raw.voice, "face": raw.face, "n_frames": len(audio), "n_motion": len(motion)}
-    times = {name: [[what, round(a, 4), round(b, 4)] for what, a, b in getattr(raw, name)] for name in ("phonemes", "words")}
+        raise ValueError(
+            f"clip {raw.sample_id}: its latents do not fit into float16; is the codec trained?"
+        )
+    record = {
+        "sample_id": raw.sample_id,
+        "text": raw.text,
+        "voice": raw.voice,
+        "face": raw.face,
+        "n_frames": len(audio),
+        "n_motion": len(motion),
+    }
+    times = {
+        name: [[what, round(a, 4), round(b, 4)] for what, a, b in getattr(raw, name)]
+        for name in ("phonemes", "words")
+    }
     return {"audio": audio.half(), "motion": motion.half(), "speaker": speaker}, record | times
 
 # %% ../../nbs/4_training/01_latents.ipynb #736522e5
@@ -302,7 +432,9 @@ def decode_clip(
         return wav, None
     if codecs.wants == "track":
         return wav, codecs.motion.render(int(face), motion, codecs.image_size)
-    return wav, np.asarray(codecs.motion.render(source_picture(face, codecs.image_size), motion.float()))
+    return wav, np.asarray(
+        codecs.motion.render(source_picture(face, codecs.image_size), motion.float())
+    )
 
 # %% ../../nbs/4_training/01_latents.ipynb #0c435e5e
 import hashlib
@@ -330,11 +462,21 @@ def pack_clips(clips: list[tuple[dict[str, Tensor], dict]], bad: list[list[str]]
     "The bytes of a shard; `bad` lists [sample_id, reason] of clips left out."
     tensors = {name: torch.cat([t[name] for t, _ in clips]) for name in ("audio", "motion")}
     tensors["speaker"] = torch.stack([t["speaker"] for t, _ in clips])
-    return save(tensors, {"clips": json.dumps({"records": [r for _, r in clips], "bad": list(bad)}, ensure_ascii=False)})
+    return save(
+        tensors,
+        {
+            "clips": json.dumps(
+                {"records": [r for _, r in clips], "bad": list(bad)}, ensure_ascii=False
+            )
+        },
+    )
 
 
 def unpack_clips(data: bytes, where: str) -> tuple[dict[str, Tensor], dict]:
-    "Tensors of a shard's bytes, and {records, bad}. Raises ValueError, naming `where`, for what is no shard."
+    """Tensors of a shard's bytes, and {records, bad}.
+
+    Raises ValueError, naming `where`, for what is no shard.
+    """
     try:
         size = int.from_bytes(data[:8], "little")
         return load(data), json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["clips"])
@@ -358,7 +500,12 @@ class ShardTask:
 
 
 def write_shard(task: ShardTask) -> None:
-    "Make one shard. Rows of a manifest that cannot be used are left out and noted; clips of the world are never bad, so there it is an error. Raises ValueError for such a clip, or when none of the rows can be used."
+    """Make one shard.
+
+    Rows of a manifest that cannot be used are left out and noted; clips of the world are never bad,
+    so there it is an error. Raises ValueError for such a clip, or when none of the rows can be
+    used.
+    """
     codecs, clips, bad = load_codecs(task.names), [], []
     for i in range(task.index * SHARD, min((task.index + 1) * SHARD, len(task.source))):
         raw = task.source.clip(i, codecs.wants, codecs.image_size)
@@ -405,11 +552,20 @@ def agree(out: Path, wanted: dict) -> None:
             found = json.loads(noted.read_text(encoding="utf-8"))
         except json.JSONDecodeError:
             raise ValueError(f"{noted} is not readable; choose another folder") from None
-        different = [f"{key} is {found.get(key)!r} there, {value!r} here" for key, value in wanted.items() if found.get(key) != value]
+        different = [
+            f"{key} is {found.get(key)!r} there, {value!r} here"
+            for key, value in wanted.items()
+            if found.get(key) != value
+        ]
         if different:
-            raise ValueError(f"{out} holds other latents ({'; '.join(different)}); use the same settings, or choose another folder")
+            raise ValueError(
+                f"{out} holds other latents ({'; '.join(different)}); use the same settings, or "
+                "choose another folder"
+            )
     elif any(path for path in out.iterdir() if not path.name.startswith(".")):
-        raise ValueError(f"{out} is not empty and holds no latents; choose an empty or a new folder")
+        raise ValueError(
+            f"{out} is not empty and holds no latents; choose an empty or a new folder"
+        )
     with atomic_path(noted) as temporary:
         temporary.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
 
@@ -420,10 +576,25 @@ def write_index(out: Path, n_shards: int, codecs: Codecs) -> Path:
     for i in range(n_shards):
         data = shard_path(out, i).read_bytes()
         noted = unpack_clips(data, str(shard_path(out, i)))[1]
-        frames = {f"{name}_frames": sum(r[key] for r in noted["records"]) for name, key in (("audio", "n_frames"), ("motion", "n_motion"))}
-        shards.append({"file": shard_path(out, i).name, "sha256": hashlib.sha256(data).hexdigest(), "clips": len(noted["records"])} | frames)
+        frames = {
+            f"{name}_frames": sum(r[key] for r in noted["records"])
+            for name, key in (("audio", "n_frames"), ("motion", "n_motion"))
+        }
+        shards.append(
+            {
+                "file": shard_path(out, i).name,
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "clips": len(noted["records"]),
+            }
+            | frames
+        )
         bad += noted["bad"]
-    index = codecs.sizes | {"codecs": asdict(codecs.names), "fingerprint": codecs.fingerprint, "shards": shards, "bad": bad}
+    index = codecs.sizes | {
+        "codecs": asdict(codecs.names),
+        "fingerprint": codecs.fingerprint,
+        "shards": shards,
+        "bad": bad,
+    }
     with atomic_path(out / "index.json") as temporary:
         temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return out / "index.json"
@@ -435,13 +606,18 @@ def build_latents(
     names: CodecNames = CodecNames(),
     workers: int | None = None,  # processes; None: one a core. Changes no byte
 ) -> Path:  # of the folder
-    "Encode all clips of a source, or finish an interrupted build; whole shards stay. Raises ValueError for a folder with other latents."
+    """Encode all clips of a source, or finish an interrupted build; whole shards stay.
+
+    Raises ValueError for a folder with other latents.
+    """
     out, codecs = Path(out), load_codecs(names)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; latents take a folder")
     out.mkdir(parents=True, exist_ok=True)
     workers, n_shards = workers or cpu_count(), -(-len(source) // SHARD)
-    wanted = {f"source.{key}": value for key, value in source.identity().items()} | {f"codec.{key}": value for key, value in codecs.fingerprint.items()}
+    wanted = {f"source.{key}": value for key, value in source.identity().items()} | {
+        f"codec.{key}": value for key, value in codecs.fingerprint.items()
+    }
     with only_builder(out):
         agree(out, wanted)
         for leftover in out.glob(".*"):
@@ -450,8 +626,16 @@ def build_latents(
         if missing:
             seconds, size = estimate(source, codecs, min(workers, len(missing)))
             share = len(missing) / n_shards
-            print(f"{out.name}: {len(source):,} clips; {len(missing)} of {n_shards} shards to make, about {seconds * share / 60:.1f} minutes; {size / 1e6:.1f} MB in all")
-        parallel_map(write_shard, [ShardTask(out, i, source, names) for i in missing], workers, f"shards of {SHARD}")
+            print(
+                f"{out.name}: {len(source):,} clips; {len(missing)} of {n_shards} shards to make, "
+                f"about {seconds * share / 60:.1f} minutes; {size / 1e6:.1f} MB in all"
+            )
+        parallel_map(
+            write_shard,
+            [ShardTask(out, i, source, names) for i in missing],
+            workers,
+            f"shards of {SHARD}",
+        )
         write_index(out, n_shards, codecs)
     return out
 
@@ -465,11 +649,17 @@ class LatentSet(torch.utils.data.Dataset):
         index: dict,  # sizes, codecs and fingerprint, as in index.json
     ):
         self.records = [record for _, records in shards for record in records]
-        self.audio, self.motion, self.speaker = (torch.cat([tensors[name] for tensors, _ in shards]) for name in ("audio", "motion", "speaker"))
-        self.lengths = np.array([record["n_frames"] for record in self.records])  # frames of each clip
+        self.audio, self.motion, self.speaker = (
+            torch.cat([tensors[name] for tensors, _ in shards])
+            for name in ("audio", "motion", "speaker")
+        )
+        # frames of each clip
+        self.lengths = np.array([record["n_frames"] for record in self.records])
         self.has_motion = np.array([record["n_motion"] > 0 for record in self.records])
         self._audio_at = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._motion_at = np.concatenate([[0], np.cumsum([record["n_motion"] for record in self.records])])
+        self._motion_at = np.concatenate(
+            [[0], np.cumsum([record["n_motion"] for record in self.records])]
+        )
         self.sizes = {name: index[name] for name in ("audio_dim", "motion_dim", "speaker_dim")}
         self.names, self.fingerprint = CodecNames(**index["codecs"]), index["fingerprint"]
 
@@ -478,7 +668,11 @@ class LatentSet(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> TalkerSample:
         audio = self.audio[self._audio_at[index] : self._audio_at[index + 1]].float()
-        motion = self.motion[self._motion_at[index] : self._motion_at[index + 1]].float() if self.has_motion[index] else None
+        motion = (
+            self.motion[self._motion_at[index] : self._motion_at[index + 1]].float()
+            if self.has_motion[index]
+            else None
+        )
         return TalkerSample(self.records[index]["text"], audio, motion, self.speaker[index])
 
     @property
@@ -488,20 +682,33 @@ class LatentSet(torch.utils.data.Dataset):
 
 # %% ../../nbs/4_training/01_latents.ipynb #3d779db9
 def load_latents(folder: str | Path) -> LatentSet:
-    "Read a finished build. Raises FileNotFoundError for an unfinished one, ValueError for a shard that is missing or has other bytes than the index says."
+    """Read a finished build.
+
+    Raises FileNotFoundError for an unfinished one, ValueError for a shard that is missing or has
+    other bytes than the index says.
+    """
     folder = Path(folder)
     if not (folder / "index.json").is_file():
-        advice = "the build there is not finished: run the same `latents` command again" if (folder / "build.json").is_file() else "make it with the `latents` command"
+        advice = (
+            "the build there is not finished: run the same `latents` command again"
+            if (folder / "build.json").is_file()
+            else "make it with the `latents` command"
+        )
         raise FileNotFoundError(f"load_latents: no index.json in {folder}; {advice}")
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     shards = []
     for entry in index["shards"]:
         path = folder / entry["file"]
         if not path.is_file():
-            raise ValueError(f"load_latents: {path} is missing; run the same `latents` command again")
+            raise ValueError(
+                f"load_latents: {path} is missing; run the same `latents` command again"
+            )
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise ValueError(f"load_latents: {path} is damaged (its checksum is not that of the index); remove it and run the same `latents` command again")
+            raise ValueError(
+                f"load_latents: {path} is damaged (its checksum is not that of the index); remove "
+                "it and run the same `latents` command again"
+            )
         tensors, noted = unpack_clips(data, str(path))
         shards.append((tensors, noted["records"]))
     return LatentSet(shards, index)
@@ -511,17 +718,37 @@ def join_latents(sets: list[LatentSet]) -> LatentSet:
     "Several sets as one. Raises ValueError for sets that come from different codecs."
     first, *others = sets
     if any(other.fingerprint != first.fingerprint for other in others):
-        raise ValueError("join_latents: the sets come from different codecs; build them with the same ones")
+        raise ValueError(
+            "join_latents: the sets come from different codecs; build them with the same ones"
+        )
     index = first.sizes | {"codecs": asdict(first.names), "fingerprint": first.fingerprint}
-    return first if not others else LatentSet([({name: getattr(one, name) for name in ("audio", "motion", "speaker")}, one.records) for one in sets], index)
+    return (
+        first
+        if not others
+        else LatentSet(
+            [
+                ({name: getattr(one, name) for name in ("audio", "motion", "speaker")}, one.records)
+                for one in sets
+            ],
+            index,
+        )
+    )
 
 # %% ../../nbs/4_training/01_latents.ipynb #b873a352
-def quick_latents(source: WorldSource | ManifestSource, names: CodecNames = CodecNames("pca", "track")) -> LatentSet:
+def quick_latents(
+    source: WorldSource | ManifestSource, names: CodecNames = CodecNames("pca", "track")
+) -> LatentSet:
     "A `LatentSet` made on the spot, in this process, without files."
     codecs = load_codecs(names)
-    clips = [encode_clip(codecs, source.clip(i, codecs.wants, codecs.image_size)) for i in range(len(source))]
+    clips = [
+        encode_clip(codecs, source.clip(i, codecs.wants, codecs.image_size))
+        for i in range(len(source))
+    ]
     tensors, noted = unpack_clips(pack_clips(clips), "quick_latents")
-    return LatentSet([(tensors, noted["records"])], codecs.sizes | {"codecs": asdict(names), "fingerprint": codecs.fingerprint})
+    return LatentSet(
+        [(tensors, noted["records"])],
+        codecs.sizes | {"codecs": asdict(names), "fingerprint": codecs.fingerprint},
+    )
 
 # %% ../../nbs/4_training/01_latents.ipynb #4359a76d
 def run_latents(args) -> int:
@@ -529,32 +756,111 @@ def run_latents(args) -> int:
     names = CodecNames(args.audio_codec, args.motion_codec, args.speaker)
     if args.texts:
         sentences = tuple(sentence for path in args.texts for sentence in read_texts(path))
-        sources = {split: TextSource(sentences, clips, split, args.seed * MAX_CLIPS, args.invented) for split, clips in (("train", args.clips), ("validation", args.validation))}
+        sources = {
+            split: TextSource(sentences, clips, split, args.seed * MAX_CLIPS, args.invented)
+            for split, clips in (("train", args.clips), ("validation", args.validation))
+        }
     elif args.manifest is None:
-        common = {"first": args.seed * MAX_CLIPS, "sound_only": args.sound_only, "invented": args.invented}
-        sources = {"train": WorldSource(args.clips, "train", **common), "validation": WorldSource(args.validation, "validation", **common)}
+        common = {
+            "first": args.seed * MAX_CLIPS,
+            "sound_only": args.sound_only,
+            "invented": args.invented,
+        }
+        sources = {
+            "train": WorldSource(args.clips, "train", **common),
+            "validation": WorldSource(args.validation, "validation", **common),
+        }
     else:
         sources = {split: ManifestSource(args.manifest, split) for split in ("train", "validation")}
     for split, source in sources.items():
         folder = build_latents(Path(args.out) / split, source, names, args.workers)
         found = load_latents(folder)
         size = sum(path.stat().st_size for path in folder.iterdir())
-        print(f"{folder}: {len(found):,} clips, {found.seconds / 3600:.2f} hours, {found.has_motion.mean():.0%} with a face, {size / 1e6:.1f} MB, {len(source) - len(found)} left out")
+        print(
+            f"{folder}: {len(found):,} clips, {found.seconds / 3600:.2f} hours, "
+            f"{found.has_motion.mean():.0%} with a face, {size / 1e6:.1f} MB, "
+            f"{len(source) - len(found)} left out"
+        )
     return 0
 
 
 def latents_command(parser) -> None:
-    "Add the options of `latents` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
-    parser.add_argument("--out", required=True, metavar="DIR", help="gets the folders train and validation; an interrupted build goes on")
-    parser.add_argument("--clips", type=int, default=48_000, metavar="N", help="training clips of the world (default 48,000)")
-    parser.add_argument("--validation", type=int, default=400, metavar="N", help="validation clips of the world (default 400)")
-    parser.add_argument("--manifest", default=None, metavar="FILE", help="take the clips of this manifest (splits train and validation) instead")
-    parser.add_argument("--texts", nargs="+", default=None, metavar="FILE", help="take the sentences of these files, one a line, instead of the grammar's; sound only")
-    parser.add_argument("--audio-codec", default="small", metavar="NAME", help="'small', a folder, a Hub id, or 'pca', which needs no training (default small)")
-    parser.add_argument("--motion-codec", default="small", metavar="NAME", help="'small', a folder, a Hub id, or 'track', the world's own 20 numbers (default small)")
-    parser.add_argument("--speaker", default="small", metavar="NAME", help="speaker encoder: 'small', a folder or a Hub id (default small)")
-    parser.add_argument("--sound-only", type=float, default=0.8, metavar="SHARE", help="share of clips without a face, which cost a fifth of the time (default 0.8)")
-    parser.add_argument("--invented", type=float, default=0.5, metavar="SHARE", help="share of sound-only training clips by invented voices (default 0.5)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other clips (default 0)")
-    parser.add_argument("--workers", type=int, default=None, metavar="K", help="processes (default: one a core); changes no byte")
+    """Add the options of `latents` to `parser`; the parsed namespace gets `func`, which takes it
+    and returns an exit code.
+    """
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="gets the folders train and validation; an interrupted build goes on",
+    )
+    parser.add_argument(
+        "--clips",
+        type=int,
+        default=48_000,
+        metavar="N",
+        help="training clips of the world (default 48,000)",
+    )
+    parser.add_argument(
+        "--validation",
+        type=int,
+        default=400,
+        metavar="N",
+        help="validation clips of the world (default 400)",
+    )
+    parser.add_argument(
+        "--manifest",
+        default=None,
+        metavar="FILE",
+        help="take the clips of this manifest (splits train and validation) instead",
+    )
+    parser.add_argument(
+        "--texts",
+        nargs="+",
+        default=None,
+        metavar="FILE",
+        help="take the sentences of these files, one a line, instead of the grammar's; sound only",
+    )
+    parser.add_argument(
+        "--audio-codec",
+        default="small",
+        metavar="NAME",
+        help="'small', a folder, a Hub id, or 'pca', which needs no training (default small)",
+    )
+    parser.add_argument(
+        "--motion-codec",
+        default="small",
+        metavar="NAME",
+        help="'small', a folder, a Hub id, or 'track', the world's own 20 numbers (default small)",
+    )
+    parser.add_argument(
+        "--speaker",
+        default="small",
+        metavar="NAME",
+        help="speaker encoder: 'small', a folder or a Hub id (default small)",
+    )
+    parser.add_argument(
+        "--sound-only",
+        type=float,
+        default=0.8,
+        metavar="SHARE",
+        help="share of clips without a face, which cost a fifth of the time (default 0.8)",
+    )
+    parser.add_argument(
+        "--invented",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="share of sound-only training clips by invented voices (default 0.5)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed gives other clips (default 0)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=None,
+        metavar="K",
+        help="processes (default: one a core); changes no byte",
+    )
     parser.set_defaults(func=run_latents)

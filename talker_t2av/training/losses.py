@@ -17,17 +17,19 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .latents import LatentSet
 from ..common.media import FRAME_RATE
+from ..common.trainer import seed_of
 from ..model.config import TalkerConfig
 from ..model.sequence import TalkerBatch, make_batch, target_mask, target_patches
 from ..model.stop import stop_labels, stop_loss
 from ..model.talker import PatchTargets, Talker, stream_loss
 from ..model.text import TextTokenizer, Tokenizer, load_tokenizer
-from ..common.trainer import seed_of
+from .latents import LatentSet
 
 # %% ../../nbs/4_training/02_losses.ipynb #ebdbb52d
-def text_tokenizer(kind: str) -> TextTokenizer:  # "characters": one token a byte; "pieces": the byte-pair tokenizer of `small`
+def text_tokenizer(
+    kind: str,
+) -> TextTokenizer:  # "characters": one token a byte; "pieces": the byte-pair tokenizer of `small`
     "The tokenizer of that name. Raises ValueError for another name."
     if kind not in ("characters", "pieces"):
         raise ValueError(f"text: takes 'characters' or 'pieces', got {kind!r}")
@@ -35,13 +37,18 @@ def text_tokenizer(kind: str) -> TextTokenizer:  # "characters": one token a byt
 
 # %% ../../nbs/4_training/02_losses.ipynb #ee3861ca
 def sorted_pools(latents: LatentSet) -> list[np.ndarray]:
-    "Indices of clips with a face, and of those without, each sorted by length. A kind that has no clip is left out."
+    """Indices of clips with a face, and of those without, each sorted by length.
+
+    A kind that has no clip is left out.
+    """
     kinds = [np.flatnonzero(latents.has_motion), np.flatnonzero(~latents.has_motion)]
     return [pool[np.argsort(latents.lengths[pool], kind="stable")] for pool in kinds if len(pool)]
 
 
 def near(lengths: np.ndarray, length: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    "Places of `count` entries of sorted `lengths` (clips,), drawn from a window around a place where `length` belongs."
+    """Places of `count` entries of sorted `lengths` (clips,), drawn from a window around a place
+    where `length` belongs.
+    """
     left, right = np.searchsorted(lengths, [length, length + 1])
     window = min(len(lengths), max(2 * count, 16))
     first = np.clip(rng.integers(left, right + 1) - window // 2, 0, len(lengths) - window)
@@ -56,13 +63,23 @@ def draw_clips(
     longest: float = np.inf,  # frames; longer clips are held back
     face_share: float = 0.5,  # of the clips, where there are both kinds
 ) -> list[int]:
-    "Clips of one batch: so many of each kind, of similar length. A function of its arguments; all ranks draw the same length."
-    shared, own = np.random.default_rng(seed_of(*seed[:2], "length")), np.random.default_rng(seed_of(*seed, "clips"))
+    """Clips of one batch: so many of each kind, of similar length.
+
+    A function of its arguments; all ranks draw the same length.
+    """
+    shared, own = (
+        np.random.default_rng(seed_of(*seed[:2], "length")),
+        np.random.default_rng(seed_of(*seed, "clips")),
+    )
     pools = [pool[: max(1, np.searchsorted(lengths[pool], longest, "right"))] for pool in pools]
     length = int(lengths[shared.choice(np.concatenate(pools))])
     shares = (face_share, 1 - face_share) if len(pools) == 2 else (1.0,)
     counts = [max(1, round(frames / length * share)) for share in shares]
-    return [int(pool[i]) for pool, count in zip(pools, counts) for i in near(lengths[pool], length, count, own)]
+    return [
+        int(pool[i])
+        for pool, count in zip(pools, counts)
+        for i in near(lengths[pool], length, count, own)
+    ]
 
 # %% ../../nbs/4_training/02_losses.ipynb #002b52ea
 IGNORE = -100
@@ -70,7 +87,12 @@ IGNORE = -100
 
 def phoneme_table(latents: LatentSet) -> dict[str, int]:
     "A number for each phoneme symbol that occurs."
-    return {symbol: i for i, symbol in enumerate(sorted({p[0] for record in latents.records for p in record["phonemes"]}))}
+    return {
+        symbol: i
+        for i, symbol in enumerate(
+            sorted({p[0] for record in latents.records for p in record["phonemes"]})
+        )
+    }
 
 
 def phoneme_labels(
@@ -97,7 +119,11 @@ def draw_leads(
 ) -> list[int]:  # `lead_patches`, minus that, or 0
     "In which clips a stream leads, and which one. A function of its arguments."
     u = np.random.default_rng(seed_of(*seed, "leads")).random(len(has_motion))
-    return np.where(~has_motion | (u >= share), 0, np.where(u < share * (1 - motion_share), lead_patches, -lead_patches)).tolist()
+    return np.where(
+        ~has_motion | (u >= share),
+        0,
+        np.where(u < share * (1 - motion_share), lead_patches, -lead_patches),
+    ).tolist()
 
 
 def collate_clips(
@@ -110,10 +136,20 @@ def collate_clips(
     leads: list[int] | None = None,  # of each clip, as in `TalkerSample`; None: no stream leads
 ) -> dict:
     "{'talker': TalkerBatch, 'phonemes': (B, N) int64} of these clips."
-    samples = [latents[i] if texts is None else replace(latents[i], text=text) for i, text in zip(chosen, texts or chosen, strict=True)]
-    samples = [replace(sample, lead=lead) for sample, lead in zip(samples, leads or [0] * len(samples), strict=True)]
-    late = [max(0, -sample.lead) * config.patch_size for sample in samples]  # frames by which sound comes later in the row
-    labels = [F.pad(phoneme_labels(latents.records[i], table), (empty, 0), value=IGNORE) for i, empty in zip(chosen, late)]
+    samples = [
+        latents[i] if texts is None else replace(latents[i], text=text)
+        for i, text in zip(chosen, texts or chosen, strict=True)
+    ]
+    samples = [
+        replace(sample, lead=lead)
+        for sample, lead in zip(samples, leads or [0] * len(samples), strict=True)
+    ]
+    # frames by which sound comes later in the row
+    late = [max(0, -sample.lead) * config.patch_size for sample in samples]
+    labels = [
+        F.pad(phoneme_labels(latents.records[i], table), (empty, 0), value=IGNORE)
+        for i, empty in zip(chosen, late)
+    ]
     padded = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE)
     return {"talker": make_batch(samples, tokenizer, config), "phonemes": padded}
 
@@ -125,19 +161,35 @@ def mixed_batches(
     table: dict[str, int],
     frames: int = 1600,  # a batch, over all processes: 64 s
     seed: int = 0,
-    longest: Callable[[int], float] = lambda step: np.inf,  # step -> frames; longer clips are held back
+    # step -> frames; longer clips are held back
+    longest: Callable[[int], float] = lambda step: np.inf,
     face_share: float = 0.5,  # of the clips of a batch
     lead_share: float = 0.0,  # of the clips with a face: a stream leads
     motion_share: float = 0.5,  # of these: it is the motion
 ) -> Callable[[int, int, int], Iterator[dict]]:  # as `fit` takes it
-    "Endless batches of clips with a face and clips of sound only, each a function of (seed, step, rank)."
+    """Endless batches of clips with a face and clips of sound only, each a function
+    of (seed, step, rank).
+    """
     pools = sorted_pools(latents)
 
     def batches(start_step: int, rank: int = 0, num_processes: int = 1) -> Iterator[dict]:
         step = start_step
         while True:
-            chosen = draw_clips(pools, latents.lengths, frames // num_processes, (seed, step, rank), longest(step), face_share)
-            leads = draw_leads(latents.has_motion[chosen], lead_share, motion_share, config.lead_patches, (seed, step, rank))
+            chosen = draw_clips(
+                pools,
+                latents.lengths,
+                frames // num_processes,
+                (seed, step, rank),
+                longest(step),
+                face_share,
+            )
+            leads = draw_leads(
+                latents.has_motion[chosen],
+                lead_share,
+                motion_share,
+                config.lead_patches,
+                (seed, step, rank),
+            )
             yield collate_clips(latents, chosen, tokenizer, config, table, leads=leads)
             step += 1
 
@@ -152,8 +204,12 @@ def some_rows(
     "A random part of the target patches, each equally likely."
     if count == 0 or len(targets.data) <= count:
         return targets
-    chosen = torch.randperm(len(targets.data), generator=generator, device=generator.device)[:count].to(targets.data.device)
-    return PatchTargets(targets.data[chosen], {name: value[chosen] for name, value in targets.conditions.items()})
+    chosen = torch.randperm(len(targets.data), generator=generator, device=generator.device)[
+        :count
+    ].to(targets.data.device)
+    return PatchTargets(
+        targets.data[chosen], {name: value[chosen] for name, value in targets.conditions.items()}
+    )
 
 # %% ../../nbs/4_training/02_losses.ipynb #3fcc8a79
 @dataclass(frozen=True, kw_only=True)
@@ -167,17 +223,28 @@ class LossOptions:
     patch_drop: float = 0.0  # share of heard patches that are blanked out
 
     def __post_init__(self):
-        if self.head_patches < 0 or min(self.phoneme_weight, self.latent_weight, self.input_noise) < 0 or not 0 <= self.patch_drop <= 1:
-            raise ValueError(f"LossOptions: takes numbers of 0 or more, and patch_drop from 0 to 1; got {self}")
+        if (
+            self.head_patches < 0
+            or min(self.phoneme_weight, self.latent_weight, self.input_noise) < 0
+            or not 0 <= self.patch_drop <= 1
+        ):
+            raise ValueError(
+                f"LossOptions: takes numbers of 0 or more, and patch_drop from 0 to 1; got {self}"
+            )
 
 # %% ../../nbs/4_training/02_losses.ipynb #6fcfc174
 def disturb(batch: TalkerBatch, deviation: float, generator: torch.Generator) -> TalkerBatch:
-    "The batch as heard: noise on all latents, of a deviation drawn for each clip between 0 and `deviation`."
+    """The batch as heard: noise on all latents, of a deviation drawn for each clip
+    between 0 and `deviation`.
+    """
     if deviation == 0:
         return batch
     draw = {"generator": generator, "device": generator.device}
     level = deviation * torch.rand(len(batch), 1, 1, **draw).to(batch.audio)  # (B, 1, 1)
-    noisy = {name: value + level * torch.randn(value.shape, **draw).to(value) for name, value in (("audio", batch.audio), ("motion", batch.motion))}
+    noisy = {
+        name: value + level * torch.randn(value.shape, **draw).to(value)
+        for name, value in (("audio", batch.audio), ("motion", batch.motion))
+    }
     return replace(batch, **noisy)
 
 
@@ -192,7 +259,9 @@ def blank_patches(
     if share == 0:
         return row
     slot = torch.arange(row.shape[1], device=row.device) - first[:, None]  # (B, 1 + T)
-    blank = torch.rand(slot.shape, generator=generator, device=generator.device).to(row.device) < share
+    blank = (
+        torch.rand(slot.shape, generator=generator, device=generator.device).to(row.device) < share
+    )
     return row.masked_fill((blank & (slot >= 0) & (slot < num_slots[:, None]))[..., None], 0.0)
 
 # %% ../../nbs/4_training/02_losses.ipynb #f85a5890
@@ -206,9 +275,14 @@ class TalkerTrainer(nn.Module):
         self.phoneme_head = nn.Linear(config.hidden_size, config.patch_size * max(1, num_phonemes))
         self.latent_head = nn.Linear(config.hidden_size, config.patch_size * config.audio_dim)
 
-    def read(self, batch: TalkerBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, PatchTargets]]:
+    def read(
+        self, batch: TalkerBatch, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, PatchTargets]]:
         "Hidden states (B, 1 + T, D), and target patches with the history as it was heard."
-        talker, heard = self.talker, disturb(batch, self.options.input_noise if self.training else 0.0, generator)
+        talker, heard = (
+            self.talker,
+            disturb(batch, self.options.input_noise if self.training else 0.0, generator),
+        )
         row = talker.embed(heard)
         share = self.options.patch_drop if self.training else 0.0
         row = blank_patches(row, batch.first_slot + 1, talker.num_slots(batch), share, generator)
@@ -216,24 +290,40 @@ class TalkerTrainer(nn.Module):
         targets = talker.targets(batch, hidden)
         if heard is batch:
             return hidden, targets
-        history = {name: part.conditions["history"] for name, part in talker.targets(heard, hidden).items()}
-        return hidden, {name: PatchTargets(part.data, part.conditions | {"history": history[name]}) for name, part in targets.items()}
+        history = {
+            name: part.conditions["history"] for name, part in talker.targets(heard, hidden).items()
+        }
+        return hidden, {
+            name: PatchTargets(part.data, part.conditions | {"history": history[name]})
+            for name, part in targets.items()
+        }
 
-    def questions(self, batch: TalkerBatch, labels: Tensor, targets: PatchTargets) -> dict[str, Tensor]:
-        "Losses of the two helpers, and the share of phonemes named rightly, over all audio patches; labels (B, N)."
+    def questions(
+        self, batch: TalkerBatch, labels: Tensor, targets: PatchTargets
+    ) -> dict[str, Tensor]:
+        """Losses of the two helpers, and the share of phonemes named rightly, over all audio
+        patches; labels (B, N).
+        """
         hidden, P = targets.conditions["hidden"], self.config.patch_size  # (R, D)
         span = target_patches(batch.audio_length, batch.motion_length, P, batch.lead)["audio"]
-        labels = F.pad(labels, (0, -labels.shape[1] % P), value=IGNORE).unflatten(1, (-1, P))  # (B, L, P)
+        # (B, L, P)
+        labels = F.pad(labels, (0, -labels.shape[1] % P), value=IGNORE).unflatten(1, (-1, P))
         wanted = labels[target_mask(span, labels.shape[1])].flatten()  # (R P,)
         logits = rearrange(self.phoneme_head(hidden), "r (p s) -> (r p) s", p=P).float()
         known = (wanted != IGNORE).sum().clamp(min=1)
         named = ((logits.argmax(-1) == wanted).sum() / known).detach()
         guess = rearrange(self.latent_head(hidden), "r (p d) -> r p d", p=P).float()
         phoneme = F.cross_entropy(logits, wanted, ignore_index=IGNORE, reduction="sum") / known
-        return {"phoneme": phoneme, "named": named, "latent": F.mse_loss(guess, targets.data.float())}
+        return {
+            "phoneme": phoneme,
+            "named": named,
+            "latent": F.mse_loss(guess, targets.data.float()),
+        }
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
-        "Losses of one batch of `mixed_batches`: 'loss' is the sum that is minimised; the others are its parts, unweighted."
+        """Losses of one batch of `mixed_batches`: 'loss' is the sum that is minimised; the
+        others are its parts, unweighted.
+        """
         c, options, talker = self.config, self.options, self.talker
         talker_batch = batch["talker"].to(self.phoneme_head.weight.device)
         hidden, targets = self.read(talker_batch, generator)
@@ -242,12 +332,28 @@ class TalkerTrainer(nn.Module):
             rows = some_rows(targets[name], options.head_patches if self.training else 0, generator)
             parts[name] = stream_loss(head, rows, c, generator=generator)
         labels, zeros_per_one = stop_labels(
-            talker_batch.first_slot + 1, talker.num_slots(talker_batch), hidden.shape[1], c.patch_size, c.frame_rate, c.stop_ignore_seconds, stride=talker.arrangement.stride
+            talker_batch.first_slot + 1,
+            talker.num_slots(talker_batch),
+            hidden.shape[1],
+            c.patch_size,
+            c.frame_rate,
+            c.stop_ignore_seconds,
+            stride=talker.arrangement.stride,
         )
-        parts["stop"] = stop_loss(talker.stop(hidden), labels, zeros_per_one, c.stop_positive_weight)
+        parts["stop"] = stop_loss(
+            talker.stop(hidden), labels, zeros_per_one, c.stop_positive_weight
+        )
         parts |= self.questions(talker_batch, batch["phonemes"].to(hidden.device), targets["audio"])
-        total = parts["audio"] + c.motion_loss_weight * parts["motion"] + c.stop_loss_weight * parts["stop"]
-        total = total + options.phoneme_weight * parts["phoneme"] + options.latent_weight * parts["latent"]
+        total = (
+            parts["audio"]
+            + c.motion_loss_weight * parts["motion"]
+            + c.stop_loss_weight * parts["stop"]
+        )
+        total = (
+            total
+            + options.phoneme_weight * parts["phoneme"]
+            + options.latent_weight * parts["latent"]
+        )
         return {"loss": total} | parts
 
 

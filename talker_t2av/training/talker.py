@@ -18,18 +18,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .latents import decode_clip, load_codecs
-from .latents import LatentSet, join_latents, load_latents
+from ..common.hub import find_pretrained, load_weights
 from ..common.media import FRAME_RATE, atomic_path, write_audio, write_video
+from talker_t2av.common.trainer import (
+    TrainConfig,
+    check_folder,
+    fit,
+    run_training,
+    seed_of,
+    training_options,
+    with_overrides,
+)
 from ..model.backbone import Backbone
 from ..model.config import PRESETS, TalkerConfig
 from ..model.layers import apply_rope
 from ..model.sequence import TalkerBatch
 from ..model.talker import Sampling, Talker
 from ..model.text import TextTokenizer, save_tokenizer
-from ..common.hub import find_pretrained, load_weights
-from ..common.trainer import TrainConfig, check_folder, fit, run_training, seed_of, training_options, with_overrides
-from .losses import LossOptions, TalkerTrainer, collate_clips, mixed_batches, phoneme_table, sorted_pools, talker_loss, text_tokenizer
+from talker_t2av.training.latents import (
+    LatentSet,
+    decode_clip,
+    join_latents,
+    load_codecs,
+    load_latents,
+)
+from talker_t2av.training.losses import (
+    LossOptions,
+    TalkerTrainer,
+    collate_clips,
+    mixed_batches,
+    phoneme_table,
+    sorted_pools,
+    talker_loss,
+    text_tokenizer,
+)
 
 # %% ../../nbs/4_training/03_talker.ipynb #7cbe9aa8
 def reading_checks(
@@ -48,18 +70,31 @@ def reading_checks(
         for part in np.array_split(pool, max(1, len(pool) // size)):
             texts = [latents.records[i]["text"] for i in part]
             both = {"right": texts, "wrong": texts[1:] + texts[:1]}
-            checks.append((kind, {name: collate_clips(latents, list(part), tokenizer, config, table, t) for name, t in both.items()}))
+            checks.append(
+                (
+                    kind,
+                    {
+                        name: collate_clips(latents, list(part), tokenizer, config, table, t)
+                        for name, t in both.items()
+                    },
+                )
+            )
     return checks
 
 
 @torch.no_grad()
 def reading_gap(trainer: TalkerTrainer, checks: list, seed: int = 0) -> dict[str, float]:
-    "Mean losses by kind of clip, part and text, such as 'tts_audio_right'. Same random numbers for both texts."
+    """Mean losses by kind of clip, part and text, such as 'tts_audio_right'.
+
+    Same random numbers for both texts.
+    """
     found: dict[str, list[float]] = {}
     device = trainer.phoneme_head.weight.device
     for number, (kind, pair) in enumerate(checks):
         for text, batch in pair.items():
-            parts = trainer(batch, torch.Generator(device).manual_seed(seed_of(seed, "gap", number)))
+            parts = trainer(
+                batch, torch.Generator(device).manual_seed(seed_of(seed, "gap", number))
+            )
             for name in ("audio", "phoneme", "named") + (("motion",) if kind == "t2av" else ()):
                 found.setdefault(f"{kind}_{name}_{text}", []).append(float(parts[name]))
     return {name: float(np.mean(values)) for name, values in found.items()}
@@ -70,10 +105,17 @@ def attention_maps(
     backbone: Backbone,
     row: Tensor,  # (B, S, D) embeddings
     lengths: Tensor,  # (B,) real tokens
-) -> Tensor:  # (layers, B, heads, S, S): how much each position (second to last) reads of each other one (last)
+    # (layers, B, heads, S, S): how much each position (second to last) reads of each other one
+    # (last)
+) -> Tensor:
     "Attention weights of a forward pass, recomputed from the inputs of each layer."
     seen, maps = [], []
-    hooks = [layer.attention.register_forward_pre_hook(lambda module, inputs: seen.append((module, inputs))) for layer in backbone.stack.layers]
+    hooks = [
+        layer.attention.register_forward_pre_hook(
+            lambda module, inputs: seen.append((module, inputs))
+        )
+        for layer in backbone.stack.layers
+    ]
     try:
         backbone(inputs_embeds=row, lengths=lengths)
     finally:
@@ -89,8 +131,12 @@ def attention_maps(
     return torch.stack(maps)
 
 # %% ../../nbs/4_training/03_talker.ipynb #bdb9523c
-def token_times(record: dict, tokenizer: TextTokenizer) -> Tensor:  # (tokens of the text, 2) start and end in seconds; NaN: not spoken
-    "When each token of a record's text is spoken: its word's time, divided evenly among the letters."
+def token_times(
+    record: dict, tokenizer: TextTokenizer
+) -> Tensor:  # (tokens of the text, 2) start and end in seconds; NaN: not spoken
+    """When each token of a record's text is spoken: its word's time, divided
+    evenly among the letters.
+    """
     text, at, spans = record["text"], 0, []
     for word, start, end in record["words"]:
         found = text.find(word, at)
@@ -100,8 +146,17 @@ def token_times(record: dict, tokenizer: TextTokenizer) -> Tensor:  # (tokens of
     times, at = [], 0
     for token in tokenizer.encode(text):
         first, at = at, at + len(tokenizer.token_bytes(token))
-        inside = [(max(first, a), min(at, b), a, b, s, e) for a, b, s, e in spans if a < at and first < b]
-        times.append([s + (e - s) * (edge - a) / (b - a) for edge, (_, _, a, b, s, e) in zip((inside[0][0], inside[0][1]), (inside[0],) * 2)] if inside else [np.nan, np.nan])
+        inside = [
+            (max(first, a), min(at, b), a, b, s, e) for a, b, s, e in spans if a < at and first < b
+        ]
+        times.append(
+            [
+                s + (e - s) * (edge - a) / (b - a)
+                for edge, (_, _, a, b, s, e) in zip((inside[0][0], inside[0][1]), (inside[0],) * 2)
+            ]
+            if inside
+            else [np.nan, np.nan]
+        )
     return torch.tensor(times, dtype=torch.float32)
 
 
@@ -114,7 +169,9 @@ def spoken_now(
     "Which tokens are spoken during each patch, give or take the tolerance."
     times = token_times(record, tokenizer)
     start = torch.arange(-(-record["n_frames"] // patch_size))[:, None] * patch_size / FRAME_RATE
-    return (times[:, 0] < start + patch_size / FRAME_RATE + tolerance) & (times[:, 1] > start - tolerance)  # NaN compares False
+    return (times[:, 0] < start + patch_size / FRAME_RATE + tolerance) & (
+        times[:, 1] > start - tolerance
+    )  # NaN compares False
 
 # %% ../../nbs/4_training/03_talker.ipynb #d21474e0
 @torch.no_grad()
@@ -123,7 +180,9 @@ def diagonal(
     batch: TalkerBatch,  # the clips of `records`
     records: list[dict],
     tokenizer: TextTokenizer,
-) -> dict:  # share (layers, heads), even: of equal attention; best (layer, head); maps of the best head: one (L, tokens of the text) a clip
+    # share (layers, heads), even: of equal attention; best (layer, head); maps of the best head:
+    # one (L, tokens of the text) a clip
+) -> dict:
     "How much attention goes to the letters that are being spoken."
     P, first = talker.config.patch_size, batch.first_slot + 1
     maps = attention_maps(talker.backbone, talker.embed(batch), batch.num_tokens + 1)
@@ -132,7 +191,8 @@ def diagonal(
         near = spoken_now(record, tokenizer, P)
         prefix = batch.input_ids[b, : batch.first_slot[b]].tolist()
         ids = tokenizer.encode(record["text"])
-        place = 1 + next(i for i in range(len(prefix)) if prefix[i : i + len(ids)] == ids)  # after the task tag
+        # after the task tag
+        place = 1 + next(i for i in range(len(prefix)) if prefix[i : i + len(ids)] == ids)
         rows = int(first[b]) - 1 + torch.arange(len(near))  # where each patch is predicted
         picture = maps[:, b][:, :, rows, place : place + len(ids)]  # (layers, heads, L, tokens)
         spoken = near.any(1)
@@ -141,24 +201,35 @@ def diagonal(
         pictures.append(picture)
     share = torch.cat(shares, -1).mean(-1)
     best = divmod(int(share.argmax()), share.shape[1])
-    return {"share": share, "even": float(torch.cat(even).mean()), "best": best, "maps": [picture[best] for picture in pictures]}
+    return {
+        "share": share,
+        "even": float(torch.cat(even).mean()),
+        "best": best,
+        "maps": [picture[best] for picture in pictures],
+    }
 
 # %% ../../nbs/4_training/03_talker.ipynb #b4aa3bda
 @dataclass(frozen=True, kw_only=True)
 class TalkerRecipe:
-    "All that decides a training, given its data. Latent sizes and vocabulary are taken from the data."
+    """All that decides a training, given its data.
+
+    Latent sizes and vocabulary are taken from the data.
+    """
 
     config: TalkerConfig
     train: TrainConfig
     options: LossOptions = field(default_factory=LossOptions)
-    start: str = ""  # "small", folder or Hub id of a talker whose training goes on; empty: random weights
+    # "small", folder or Hub id of a talker whose training goes on; empty: random weights
+    start: str = ""
     text: str = "characters"  # or "pieces", see `text_tokenizer`
     frames: int = 1600  # latent frames a batch, over all processes
     face_share: float = 0.5  # of the clips of a batch; paper: 0.5
-    lead_share: float = 0.0  # of the clips with a face in which a stream leads by config.lead_patches
+    # of the clips with a face in which a stream leads by config.lead_patches
+    lead_share: float = 0.0
     motion_share: float = 0.5  # of these: the motion leads
     first_seconds: float = 0.0  # longest clip at the beginning; 0: all from the first step on
-    grow_until: float = 0.2  # share of the steps after which all clips take part, when first_seconds is set
+    # share of the steps after which all clips take part, when first_seconds is set
+    grow_until: float = 0.2
     check_clips: int = 64  # validation clips of each kind
     sample_clips: int = 2  # clips of each kind that are spoken at every validation
     sampling: Sampling = field(default_factory=Sampling)  # for these
@@ -171,14 +242,34 @@ class TalkerRecipe:
         return FRAME_RATE * (self.first_seconds + progress * (8.0 - self.first_seconds))
 
 
-def change_recipe(recipe: TalkerRecipe, changes: dict) -> TalkerRecipe:  # {"phoneme_weight": 0.5, ...}
-    "The recipe with other values: of its own fields, or of those of config, train, options and sampling. ValueError for an unknown name."
+def change_recipe(
+    recipe: TalkerRecipe, changes: dict
+) -> TalkerRecipe:  # {"phoneme_weight": 0.5, ...}
+    """The recipe with other values: of its own fields, or of those of config, train, options and
+    sampling.
+
+    ValueError for an unknown name.
+    """
     for name, value in changes.items():
-        owner = next((part for part in ("", "options", "train", "config", "sampling") if name in {f.name for f in fields(getattr(recipe, part) if part else recipe)}), None)
+        owner = next(
+            (
+                part
+                for part in ("", "options", "train", "config", "sampling")
+                if name in {f.name for f in fields(getattr(recipe, part) if part else recipe)}
+            ),
+            None,
+        )
         if owner is None or name in ("config", "train", "options", "sampling"):
             raise ValueError(f"recipe: has no setting {name!r}")
         try:
-            recipe = replace(recipe, **({name: value} if owner == "" else {owner: replace(getattr(recipe, owner), **{name: value})}))
+            recipe = replace(
+                recipe,
+                **(
+                    {name: value}
+                    if owner == ""
+                    else {owner: replace(getattr(recipe, owner), **{name: value})}
+                ),
+            )
         except TypeError as error:
             raise ValueError(f"recipe: {name} cannot be {value!r} ({error})") from None
     return recipe
@@ -187,13 +278,33 @@ def change_recipe(recipe: TalkerRecipe, changes: dict) -> TalkerRecipe:  # {"pho
 TALKER_RECIPES = {
     "tiny": TalkerRecipe(
         config=replace(PRESETS["tiny"], num_draws=1, motion_loss_weight=2.0),
-        train=TrainConfig(steps=240, learning_rate=4e-3, warmup_steps=20, ema_decay=0.98, save_every=80, validate_every=80),
-        options=LossOptions(head_patches=64, phoneme_weight=1.0, input_noise=0.2), frames=800, check_clips=16, sample_clips=1,
+        train=TrainConfig(
+            steps=240,
+            learning_rate=4e-3,
+            warmup_steps=20,
+            ema_decay=0.98,
+            save_every=80,
+            validate_every=80,
+        ),
+        options=LossOptions(head_patches=64, phoneme_weight=1.0, input_noise=0.2),
+        frames=800,
+        check_clips=16,
+        sample_clips=1,
     ),
     "small": TalkerRecipe(
         config=replace(PRESETS["small"], num_draws=1, motion_loss_weight=2.0, lead_patches=2),
-        train=TrainConfig(steps=13_000, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999, save_every=650, validate_every=1300),
-        options=LossOptions(head_patches=128, phoneme_weight=1.0, input_noise=0.2), text="pieces", face_share=1 / 3, lead_share=0.25,
+        train=TrainConfig(
+            steps=13_000,
+            learning_rate=1e-3,
+            warmup_steps=200,
+            ema_decay=0.999,
+            save_every=650,
+            validate_every=1300,
+        ),
+        options=LossOptions(head_patches=128, phoneme_weight=1.0, input_noise=0.2),
+        text="pieces",
+        face_share=1 / 3,
+        lead_share=0.25,
     ),
 }
 
@@ -206,47 +317,91 @@ def speak_clip(
     index: int,  # of the clip that gives text, voice and first frame
     sampling: Sampling,
     seed: int = 0,
-) -> tuple[Tensor, Tensor | None, bool]:  # audio (N, d_a), motion (N, d_v) or None, whether it stopped by itself
+) -> tuple[
+    Tensor, Tensor | None, bool
+]:  # audio (N, d_a), motion (N, d_v) or None, whether it stopped by itself
     "Let the talker speak a clip's text. At most twice as long as the clip and a second."
     sample, device = latents[index], talker.stop.head.weight.device
     prefix = torch.tensor([tokenizer.prompt(sample.text).prefix], device=device)
     first = None if sample.motion is None else sample.motion[:1].to(device)
-    limit = min(2 * -(-len(sample.audio) // talker.config.patch_size) + 6, talker.config.max_position_embeddings - prefix.shape[1] - 1)
+    limit = min(
+        2 * -(-len(sample.audio) // talker.config.patch_size) + 6,
+        talker.config.max_position_embeddings - prefix.shape[1] - 1,
+    )
     generator = torch.Generator(device).manual_seed(seed)
-    patches = list(talker.generate(prefix, sample.speaker[None].to(device), first, max_patches=limit, generator=generator, sampling=sampling))
+    patches = list(
+        talker.generate(
+            prefix,
+            sample.speaker[None].to(device),
+            first,
+            max_patches=limit,
+            generator=generator,
+            sampling=sampling,
+        )
+    )
     audio = torch.cat([patch.audio[0] for patch in patches]).float().cpu()
-    motion = None if first is None else torch.cat([patch.motion[0] for patch in patches]).float().cpu()
+    motion = (
+        None if first is None else torch.cat([patch.motion[0] for patch in patches]).float().cpu()
+    )
     return audio, motion, bool(patches[-1].ended.all())
 
 
-def write_samples(talker: Talker, tokenizer: TextTokenizer, latents: LatentSet, each: int, sampling: Sampling, folder: Path, name: str) -> dict[str, float]:
-    "Speak `each` clips of each kind into wav and mp4 files. Returns the mean length over the clips' own, and the share that stopped."
+def write_samples(
+    talker: Talker,
+    tokenizer: TextTokenizer,
+    latents: LatentSet,
+    each: int,
+    sampling: Sampling,
+    folder: Path,
+    name: str,
+) -> dict[str, float]:
+    """Speak `each` clips of each kind into wav and mp4 files.
+
+    Returns the mean length over the clips' own, and the share that stopped.
+    """
     codecs, length, stopped = load_codecs(latents.names), [], []
     for pool in sorted_pools(latents):
-        for number, index in enumerate(pool[np.linspace(0, len(pool) - 1, each + 2).astype(int)[1:-1]]):
+        for number, index in enumerate(
+            pool[np.linspace(0, len(pool) - 1, each + 2).astype(int)[1:-1]]
+        ):
             audio, motion, ended = speak_clip(talker, tokenizer, latents, int(index), sampling)
             length.append(len(audio) / latents.lengths[index])
             stopped.append(ended)
             wav, frames = decode_clip(codecs, audio, motion, latents.records[index]["face"])
             comment = f"talker_t2av, synthetic: {latents.records[index]['text']}"
             path = folder / f"{'tts' if motion is None else 't2av'}-{number}-{name}"
-            write_audio(path.with_suffix(".wav"), wav) if frames is None else write_video(path.with_suffix(".mp4"), frames, wav, comment=comment)
+            write_audio(path.with_suffix(".wav"), wav) if frames is None else write_video(
+                path.with_suffix(".mp4"), frames, wav, comment=comment
+            )
     return {"length": float(np.mean(length)), "stopped": float(np.mean(stopped))}
 
 # %% ../../nbs/4_training/03_talker.ipynb #7865c807
 def agree_on_recipe(out: Path | None, noted: dict, resume: bool) -> None:
-    "Write recipe.json, or compare with it when resuming. Raises what `check_folder` raises, FileNotFoundError without a recipe to resume, ValueError for another one."
+    """Write recipe.json, or compare with it when resuming.
+
+    Raises what `check_folder` raises, FileNotFoundError without a recipe to resume, ValueError for
+    another one.
+    """
     out = check_folder(out, resume)
     if out is None:
         return
     path = out / "recipe.json"
     if resume:
         if not path.is_file():
-            raise FileNotFoundError(f"train talker: nothing to resume in {out}, no recipe.json; start without resume")
+            raise FileNotFoundError(
+                f"train talker: nothing to resume in {out}, no recipe.json; start without resume"
+            )
         found = json.loads(path.read_text(encoding="utf-8"))
-        different = [f"{key}: {found.get(key)!r} then, {value!r} now" for key, value in noted.items() if found.get(key) != value]
+        different = [
+            f"{key}: {found.get(key)!r} then, {value!r} now"
+            for key, value in noted.items()
+            if found.get(key) != value
+        ]
         if different:
-            raise ValueError(f"train talker: {out} holds a training with other settings ({'; '.join(different)}); use the same, or another folder")
+            raise ValueError(
+                f"train talker: {out} holds a training with other settings "
+                f"({'; '.join(different)}); use the same, or another folder"
+            )
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
 
@@ -255,19 +410,40 @@ def recipe_record(recipe: TalkerRecipe, latents: LatentSet) -> dict:
     "Recipe and data as flat JSON: 'options.input_noise', 'data.clips', ..."
     noted = {}
     for key, value in asdict(recipe).items():
-        noted |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
-    return noted | {"data.clips": len(latents), "data.seconds": latents.seconds} | {f"codec.{kind}": value for kind, value in latents.fingerprint.items()}
+        noted |= (
+            {f"{key}.{name}": v for name, v in value.items()}
+            if isinstance(value, dict)
+            else {key: value}
+        )
+    return (
+        noted
+        | {"data.clips": len(latents), "data.seconds": latents.seconds}
+        | {f"codec.{kind}": value for kind, value in latents.fingerprint.items()}
+    )
 
 # %% ../../nbs/4_training/03_talker.ipynb #b975d404
-def open_latents(data) -> tuple[LatentSet, LatentSet]:  # a folder with train and validation, a list of such folders, or the two sets
-    "Training and validation latents, made with the same codecs. Raises ValueError if they were not, and what `load_latents` raises."
+def open_latents(
+    data,
+) -> tuple[
+    LatentSet, LatentSet
+]:  # a folder with train and validation, a list of such folders, or the two sets
+    """Training and validation latents, made with the same codecs.
+
+    Raises ValueError if they were not, and what `load_latents` raises.
+    """
     if isinstance(data, (str, Path, list)):
         folders = data if isinstance(data, list) else [data]
-        train, validation = (join_latents([load_latents(Path(folder) / split) for folder in folders]) for split in ("train", "validation"))
+        train, validation = (
+            join_latents([load_latents(Path(folder) / split) for folder in folders])
+            for split in ("train", "validation")
+        )
     else:
         train, validation = data
     if train.fingerprint != validation.fingerprint:
-        raise ValueError("train talker: the training and the validation latents come from different codecs; build both with one `latents` command")
+        raise ValueError(
+            "train talker: the training and the validation latents come from different codecs; "
+            "build both with one `latents` command"
+        )
     if len(validation) < 4:
         raise ValueError(f"train talker: takes 4 validation clips or more, got {len(validation)}")
     return train, validation
@@ -280,54 +456,122 @@ def train_talker(
     resume: bool = False,
     progress: bool = True,
 ) -> tuple[TalkerTrainer, TextTokenizer, list[dict]]:  # with averaged weights; history
-    "Train a talker. Interrupted and resumed it gives the same weights. Raises ValueError or FileNotFoundError before any work."
+    """Train a talker.
+
+    Interrupted and resumed it gives the same weights. Raises ValueError or FileNotFoundError before
+    any work.
+    """
     out, tokenizer = None if out is None else Path(out), text_tokenizer(recipe.text)
     train, validation = open_latents(data)
-    recipe = replace(recipe, config=replace(recipe.config, vocab_size=tokenizer.vocab_size, **train.sizes))
+    recipe = replace(
+        recipe, config=replace(recipe.config, vocab_size=tokenizer.vocab_size, **train.sizes)
+    )
     table = phoneme_table(train)
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(recipe.train.seed, "weights"))
         trainer = TalkerTrainer(recipe.config, recipe.options, len(table))
     if recipe.start:
-        load_weights(trainer.talker, Talker.from_pretrained(find_pretrained(recipe.start, "talker")).state_dict(), recipe.start)
+        load_weights(
+            trainer.talker,
+            Talker.from_pretrained(find_pretrained(recipe.start, "talker")).state_dict(),
+            recipe.start,
+        )
     agree_on_recipe(out, recipe_record(recipe, train), resume)
     checks = reading_checks(validation, tokenizer, recipe.config, table, recipe.check_clips)
-    some = sorted(range(len(validation)), key=lambda i: abs(validation.lengths[i] - np.median(validation.lengths)))[:8]
-    eight = collate_clips(validation, some, tokenizer, recipe.config, table)["talker"], [validation.records[i] for i in some]
+    some = sorted(
+        range(len(validation)),
+        key=lambda i: abs(validation.lengths[i] - np.median(validation.lengths)),
+    )[:8]
+    eight = (
+        collate_clips(validation, some, tokenizer, recipe.config, table)["talker"],
+        [validation.records[i] for i in some],
+    )
 
     def validate(trainer: TalkerTrainer, step: int) -> dict:
         talker = trainer.talker
         seen = diagonal(talker, eight[0].to(talker.stop.head.weight.device), eight[1], tokenizer)
-        gauges = reading_gap(trainer, checks) | {"diagonal": float(seen["share"].max()), "even": seen["even"]}
+        gauges = reading_gap(trainer, checks) | {
+            "diagonal": float(seen["share"].max()),
+            "even": seen["even"],
+        }
         if out is not None:
-            gauges |= write_samples(talker, tokenizer, validation, recipe.sample_clips, recipe.sampling, out / "samples", f"step{step:07d}")
-        return gauges | {"best_head": list(seen["best"]), "map": [[round(float(v), 3) for v in row] for row in seen["maps"][0].tolist()], "map_text": eight[1][0]["text"]}
+            gauges |= write_samples(
+                talker,
+                tokenizer,
+                validation,
+                recipe.sample_clips,
+                recipe.sampling,
+                out / "samples",
+                f"step{step:07d}",
+            )
+        return gauges | {
+            "best_head": list(seen["best"]),
+            "map": [[round(float(v), 3) for v in row] for row in seen["maps"][0].tolist()],
+            "map_text": eight[1][0]["text"],
+        }
 
-    batches = mixed_batches(train, tokenizer, recipe.config, table, recipe.frames, recipe.train.seed, recipe.longest, recipe.face_share, recipe.lead_share, recipe.motion_share)
+    batches = mixed_batches(
+        train,
+        tokenizer,
+        recipe.config,
+        table,
+        recipe.frames,
+        recipe.train.seed,
+        recipe.longest,
+        recipe.face_share,
+        recipe.lead_share,
+        recipe.motion_share,
+    )
     history = fit(trainer, talker_loss, batches, recipe.train, out, resume, validate, progress)
     return trainer, tokenizer, history
 
 # %% ../../nbs/4_training/03_talker.ipynb #145c6fec
 def save_talker(talker: Talker, tokenizer: TextTokenizer, folder: str | Path) -> Path:
-    "Write model.safetensors (8 bits a weight), config.json and tokenizer.json. The helpers of the training are not among them."
+    """Write model.safetensors (8 bits a weight), config.json and tokenizer.json.
+
+    The helpers of the training are not among them.
+    """
     talker.save_pretrained(folder, int8=True)
     save_tokenizer(tokenizer, Path(folder) / "tokenizer.json", "of the talker in this folder")
     return Path(folder)
 
 # %% ../../nbs/4_training/03_talker.ipynb #08f1d5cd
-def training_values(history: list[dict], trainer: TalkerTrainer, recipe: dict, seconds: float, window: int = 50) -> dict:
-    "What the results file keeps: means over windows of steps, every validation, the maps of at most eight of them."
+def training_values(
+    history: list[dict], trainer: TalkerTrainer, recipe: dict, seconds: float, window: int = 50
+) -> dict:
+    """What the results file keeps: means over windows of steps, every validation, the maps of
+    at most eight of them.
+    """
     names = ("loss", "audio", "motion", "stop", "phoneme", "named", "latent", "grad_norm")
     parts = [history[i : i + window] for i in range(0, len(history), window)]
-    curve = [{"step": part[-1]["step"] + 1} | {name: round(float(np.mean([h[name] for h in part])), 4) for name in names} for part in parts]
+    curve = [
+        {"step": part[-1]["step"] + 1}
+        | {name: round(float(np.mean([h[name] for h in part])), 4) for name in names}
+        for part in parts
+    ]
     checks = [{"step": h["step"] + 1} | h["validation"] for h in history if "validation" in h]
-    shown = {int(i) for i in np.linspace(0, len(checks) - 1, min(8, len(checks)))} if checks else set()
+    shown = (
+        {int(i) for i in np.linspace(0, len(checks) - 1, min(8, len(checks)))} if checks else set()
+    )
     for i, check in enumerate(checks):
-        check.update({name: round(value, 4) for name, value in check.items() if isinstance(value, float)})
+        check.update(
+            {name: round(value, 4) for name, value in check.items() if isinstance(value, float)}
+        )
         if i not in shown:
             del check["map"]
-    weights = {"talker": sum(p.numel() for p in trainer.talker.parameters()), "helpers": sum(p.numel() for p in trainer.parameters()) - sum(p.numel() for p in trainer.talker.parameters())}
-    return {"recipe": recipe, "steps": len(history), "seconds_this_run": round(seconds), "weights": weights, "curve": curve, "validation": checks}
+    weights = {
+        "talker": sum(p.numel() for p in trainer.talker.parameters()),
+        "helpers": sum(p.numel() for p in trainer.parameters())
+        - sum(p.numel() for p in trainer.talker.parameters()),
+    }
+    return {
+        "recipe": recipe,
+        "steps": len(history),
+        "seconds_this_run": round(seconds),
+        "weights": weights,
+        "curve": curve,
+        "validation": checks,
+    }
 
 
 def parse_setting(text: str) -> tuple[str, object]:
@@ -343,7 +587,9 @@ def parse_setting(text: str) -> tuple[str, object]:
 
 def run_talker(args: argparse.Namespace) -> int:
     "`train talker`: exit code 0. Errors go up to `cli.main`."
-    changes = dict(parse_setting(text) for text in args.set) | ({"start": args.start} if args.start else {})
+    changes = dict(parse_setting(text) for text in args.set) | (
+        {"start": args.start} if args.start else {}
+    )
     recipe = with_overrides(change_recipe(TALKER_RECIPES[args.preset], changes), args)
     data = open_latents(args.data)
 
@@ -352,15 +598,53 @@ def run_talker(args: argparse.Namespace) -> int:
         save_talker(trainer.talker.cpu(), tokenizer, out)
         values = training_values(history, trainer, recipe_record(recipe, data[0]), seconds)
         last, count = values["validation"][-1], values["weights"]["talker"]
-        return values, f"{count:,} weights; flow loss of speech {last['tts_audio_right']:.3f} with the right text, {last['tts_audio_wrong']:.3f} with a wrong one"
+        return (
+            values,
+            (
+                f"{count:,} weights; flow loss of speech {last['tts_audio_right']:.3f} with the "
+                f"right text, {last['tts_audio_wrong']:.3f} with a wrong one"
+            ),
+        )
 
     train = lambda recipe, out, resume: train_talker(recipe, data, out, resume)
-    return run_training(args, "train talker", recipe, train, finish, folders=("data", "out", *["start"] * bool(args.start)), options=("set", "steps", "seed"))
+    return run_training(
+        args,
+        "train talker",
+        recipe,
+        train,
+        finish,
+        folders=("data", "out", *["start"] * bool(args.start)),
+        options=("set", "steps", "seed"),
+    )
 
 
 def talker_command(parser: argparse.ArgumentParser) -> None:
-    "Add the options of `train talker` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
-    parser.add_argument("--data", required=True, nargs="+", metavar="DIR", help="folder that `talker-t2av latents` wrote; several are joined")
-    training_options(parser, TALKER_RECIPES, run_talker, writes="samples, weights", seeds="weights and batches")
-    parser.add_argument("--start", default=None, metavar="DIR", help="talker whose training goes on: a folder, a Hub id, or 'small' (default: random weights)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the recipe, e.g. phoneme_weight=0; may be repeated")
+    """Add the options of `train talker` to `parser`; the parsed namespace gets `func`, which
+    takes it and returns an exit code.
+    """
+    parser.add_argument(
+        "--data",
+        required=True,
+        nargs="+",
+        metavar="DIR",
+        help="folder that `talker-t2av latents` wrote; several are joined",
+    )
+    training_options(
+        parser, TALKER_RECIPES, run_talker, writes="samples, weights", seeds="weights and batches"
+    )
+    parser.add_argument(
+        "--start",
+        default=None,
+        metavar="DIR",
+        help=(
+            "talker whose training goes on: a folder, a Hub id, or 'small' "
+            "(default: random weights)"
+        ),
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting of the recipe, e.g. phoneme_weight=0; may be repeated",
+    )

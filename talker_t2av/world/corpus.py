@@ -11,7 +11,13 @@ __all__ = ['RELEASED_COLUMNS', 'COLUMNS', 'SOURCE', 'SHARD', 'MAX_CLIPS', 'Clip'
            'corpus_command']
 
 # %% ../../nbs/1_world/07_corpus.ipynb #c34b4f15
-import csv, functools, hashlib, json, multiprocessing, os, threading
+import csv
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -23,84 +29,138 @@ import torch
 from tqdm import tqdm
 
 import talker_t2av
-from ..common.media import FRAME_RATE, PATCH_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME
-from ..common.media import atomic_path, data_dir, read_video, write_audio, write_video
+from talker_t2av.common.media import (
+    FRAME_RATE,
+    PATCH_SIZE,
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+    atomic_path,
+    data_dir,
+    read_video,
+    write_audio,
+    write_video,
+)
 from .face.articulation import articulate, idle_motion
 from .face.rendering import ARTICULATION, POSE, face_split, render, sample_identity
 from .sentences import SPLITS, hash_share, sample_sentence, split_of_sentence
-from .voice.voices import VOICES, Phoneme, PronunciationError, Word, speak, voice_names
+from talker_t2av.world.voice.voices import (
+    VOICES,
+    Phoneme,
+    PronunciationError,
+    Word,
+    speak,
+    voice_names,
+)
 
 # %% ../../nbs/1_world/07_corpus.ipynb #e551f124
 @dataclass
 class Clip:
-    "One utterance with all that is known about it. T samples at 24 kHz, N frames at 25 a second, T = 960 N, N a multiple of 4."
+    """One utterance with all that is known about it.
+
+    T samples at 24 kHz, N frames at 25 a second, T = 960 N, N a multiple of 4.
+    """
+
     text: str
-    wav: np.ndarray                  # (T,) float32 in [-1, 1]
-    frames: np.ndarray | None        # (N, H, W, 3) uint8, or None for sound only
-    voice: str                       # key of VOICES
-    face: int                        # face id
-    phonemes: list[Phoneme]          # tile [0, T / 24,000] seconds
+    wav: np.ndarray  # (T,) float32 in [-1, 1]
+    frames: np.ndarray | None  # (N, H, W, 3) uint8, or None for sound only
+    voice: str  # key of VOICES
+    face: int  # face id
+    phonemes: list[Phoneme]  # tile [0, T / 24,000] seconds
     words: list[Word]
-    articulation: np.ndarray         # (N, K) float32, columns are ARTICULATION
-    pose: np.ndarray                 # (N, J) float32, columns are POSE
+    articulation: np.ndarray  # (N, K) float32, columns are ARTICULATION
+    pose: np.ndarray  # (N, J) float32, columns are POSE
     seed: int
     split: str
 
     @property
-    def n_frames(self) -> int: return len(self.wav) // SAMPLES_PER_FRAME  # 25 a second
+    def n_frames(self) -> int:
+        return len(self.wav) // SAMPLES_PER_FRAME  # 25 a second
 
 # %% ../../nbs/1_world/07_corpus.ipynb #eac40a05
 @contextmanager
 def one_thread():
-    "Run torch on one thread inside the block: bytes must not depend on the number of threads, and processes work side by side."
+    """Run torch on one thread inside the block: bytes must not depend on the number of threads,
+    and processes work side by side.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
 
 def compose_clip(
-    text: str,                       # what is said
-    voice: str,                      # key of VOICES
-    face: int,                       # face id
-    seed: int = 0,                   # of phrasing and idle motion
-    split: str = "",                 # only noted in the clip
-    rate: float = 1.0,               # multiplies the voice's own rate
-    pitch: float = 1.0,              # multiplies the voice's own pitch
-    size: int = 128,                 # pixels, height and width
-    variation: float = 1.0,          # 0: timing is a function of the text; 1: lively
-    video: bool = True,              # render pixels?
+    text: str,  # what is said
+    voice: str,  # key of VOICES
+    face: int,  # face id
+    seed: int = 0,  # of phrasing and idle motion
+    split: str = "",  # only noted in the clip
+    rate: float = 1.0,  # multiplies the voice's own rate
+    pitch: float = 1.0,  # multiplies the voice's own pitch
+    size: int = 128,  # pixels, height and width
+    variation: float = 1.0,  # 0: timing is a function of the text; 1: lively
+    video: bool = True,  # render pixels?
 ) -> Clip:
-    "Say `text` with this voice and this face. Raises ValueError for text or voices that `speak` refuses."
-    if video and (size < 16 or size % 2): raise ValueError(f"size must be an even number of pixels, 16 or more; got {size}")
+    """Say `text` with this voice and this face.
+
+    Raises ValueError for text or voices that `speak` refuses.
+    """
+    if video and (size < 16 or size % 2):
+        raise ValueError(f"size must be an even number of pixels, 16 or more; got {size}")
     spoken = speak(text, voice=voice, rate=rate, pitch=pitch, variation=variation, seed=seed)
     with one_thread():
         articulation = np.asarray(articulate(spoken.phonemes, spoken.n_frames), dtype=np.float32)
         pose = np.asarray(idle_motion(spoken.n_frames, seed, spoken.words), dtype=np.float32)
-        frames = np.asarray(render(sample_identity(face), articulation, pose, size)) if video else None
-    return Clip(text, spoken.wav, frames, voice, face, spoken.phonemes, spoken.words, articulation, pose, seed, split)
+        frames = (
+            np.asarray(render(sample_identity(face), articulation, pose, size)) if video else None
+        )
+    return Clip(
+        text,
+        spoken.wav,
+        frames,
+        voice,
+        face,
+        spoken.phonemes,
+        spoken.words,
+        articulation,
+        pose,
+        seed,
+        split,
+    )
 
 # %% ../../nbs/1_world/07_corpus.ipynb #bb2f8b5a
 def clip_rng(seed: int, split: str) -> np.random.Generator:
-    "The generator that decides clip `seed` of `split`: independent streams for all pairs, the same on every machine."
+    """The generator that decides clip `seed` of `split`: independent streams for all pairs, the
+    same on every machine.
+    """
     name = int.from_bytes(hashlib.blake2b(split.encode(), digest_size=8).digest(), "big")
     return np.random.default_rng(np.random.SeedSequence([name, seed]))
+
 
 def draw_face(rng: np.random.Generator, side: str) -> int:
     "A face id below one million whose `face_split` is `side`."
     while True:
         face = int(rng.integers(1_000_000))
-        if face_split(face) == side: return face
+        if face_split(face) == side:
+            return face
+
 
 def make_clip(
-    seed: int,                       # 0 or more
-    split: str,                      # one of SPLITS
-    size: int = 128,                 # pixels, height and width
-    variation: float = 1.0,          # liveliness of timing, 0 to 1
-    video: bool = True,              # render pixels? (all else stays the same)
+    seed: int,  # 0 or more
+    split: str,  # one of SPLITS
+    size: int = 128,  # pixels, height and width
+    variation: float = 1.0,  # liveliness of timing, 0 to 1
+    video: bool = True,  # render pixels? (all else stays the same)
 ) -> Clip:
-    "Clip number `seed` of `split`: a pure function of its arguments. Raises ValueError for an unknown split or a negative seed."
-    if split not in SPLITS: raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
-    if not isinstance(seed, (int, np.integer)) or seed < 0: raise ValueError(f"seed must be a whole number, 0 or more; got {seed!r}")
+    """Clip number `seed` of `split`: a pure function of its arguments.
+
+    Raises ValueError for an unknown split or a negative seed.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed must be a whole number, 0 or more; got {seed!r}")
     rng = clip_rng(seed, split)
     voices = voice_names("held-out" if split == "test_voices" else "train")
     voice = voices[int(rng.integers(len(voices)))]
@@ -109,17 +169,52 @@ def make_clip(
     phrasing = int(rng.integers(2**31))
     while True:
         text = sample_sentence(rng, split)
-        try: clip = compose_clip(text, voice, face, phrasing, split, float(rate), float(pitch), size, variation, video)
-        except PronunciationError: continue      # an invented word that espeak-ng reads with a foreign sound: draw another sentence
+        try:
+            clip = compose_clip(
+                text,
+                voice,
+                face,
+                phrasing,
+                split,
+                float(rate),
+                float(pitch),
+                size,
+                variation,
+                video,
+            )
+        except PronunciationError:
+            # an invented word that espeak-ng reads with a foreign sound: draw another sentence
+            continue
         clip.seed = int(seed)
         return clip
 
 # %% ../../nbs/1_world/07_corpus.ipynb #c28dbe31
-RELEASED_COLUMNS = ("sample_id", "dataset_source", "split", "text", "wav_path", "motion_pt_path", "video_path", "pt_length", "fps")
-COLUMNS = (*RELEASED_COLUMNS, "voice", "face", "seed", "n_samples", "truth_path", "wav_sha256", "video_sha256", "truth_sha256")
+RELEASED_COLUMNS = (
+    "sample_id",
+    "dataset_source",
+    "split",
+    "text",
+    "wav_path",
+    "motion_pt_path",
+    "video_path",
+    "pt_length",
+    "fps",
+)
+COLUMNS = (
+    *RELEASED_COLUMNS,
+    "voice",
+    "face",
+    "seed",
+    "n_samples",
+    "truth_path",
+    "wav_sha256",
+    "video_sha256",
+    "truth_sha256",
+)
 SOURCE = "talker-t2av-world"
-SHARD = 500                          # clips a folder, so that no folder grows huge
-MAX_CLIPS = 1_000_000                # clip i of a build with base seed s is make_clip(s * MAX_CLIPS + i, ...)
+SHARD = 500  # clips a folder, so that no folder grows huge
+MAX_CLIPS = 1_000_000  # clip i of a build with base seed s is make_clip(s * MAX_CLIPS + i, ...)
+
 
 def file_sha256(path: Path) -> str:
     "Checksum of a file's bytes, as 64 hex digits."
@@ -128,36 +223,60 @@ def file_sha256(path: Path) -> str:
 # %% ../../nbs/1_world/07_corpus.ipynb #58925142
 @dataclass(frozen=True)
 class BuildSettings:
-    "What decides the bytes of a build. A `split` of 'all' gives 20 of every 25 clips to train and one to each other split."
+    """What decides the bytes of a build.
+
+    A `split` of 'all' gives 20 of every 25 clips to train and one to each other split.
+    """
+
     split: str = "all"
-    size: int = 128                  # pixels
-    seed: int = 0                    # base seed
-    variation: float = 1.0           # liveliness of timing, 0 to 1
-    video: bool = True               # write videos?
-    tts_share: float = 0.0           # share of clips that are sound only: no video, no motion
+    size: int = 128  # pixels
+    seed: int = 0  # base seed
+    variation: float = 1.0  # liveliness of timing, 0 to 1
+    video: bool = True  # write videos?
+    tts_share: float = 0.0  # share of clips that are sound only: no video, no motion
 
     def __post_init__(self):
-        if self.split not in (*SPLITS, "all"): raise ValueError(f"split must be 'all' or one of {', '.join(SPLITS)}; got {self.split!r}")
-        if self.size < 16 or self.size % 2: raise ValueError(f"size must be an even number of pixels, 16 or more; got {self.size}")
-        if self.seed < 0: raise ValueError(f"seed must be 0 or more; got {self.seed}")
+        if self.split not in (*SPLITS, "all"):
+            raise ValueError(
+                f"split must be 'all' or one of {', '.join(SPLITS)}; got {self.split!r}"
+            )
+        if self.size < 16 or self.size % 2:
+            raise ValueError(f"size must be an even number of pixels, 16 or more; got {self.size}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more; got {self.seed}")
         for name in ("variation", "tts_share"):
-            if not 0 <= getattr(self, name) <= 1: raise ValueError(f"{name} must lie between 0 and 1; got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1; got {getattr(self, name)}")
 
     def clip(self, index: int) -> tuple[str, int, bool]:
         "(split, seed, sound only) of clip `index`; does not depend on how many clips there are."
         split = self.split
-        if split == "all": split = "train" if index % 5 < 4 else SPLITS[1 + index // 5 % (len(SPLITS) - 1)]
+        if split == "all":
+            split = "train" if index % 5 < 4 else SPLITS[1 + index // 5 % (len(SPLITS) - 1)]
         seed = self.seed * MAX_CLIPS + index
         return split, seed, hash_share(str(seed), "sound only") < self.tts_share
 
+
 @functools.cache
 def world_fingerprint() -> str:
-    "Checksum of the code, word lists and library versions that decide what a clip looks and sounds like."
+    """Checksum of the code, word lists and library versions that decide what a clip
+    looks and sounds like.
+    """
     from importlib.metadata import version
+
     digest = hashlib.sha256()
     package = Path(talker_t2av.__file__).parent
-    code = sorted(path for path in (package / "world").rglob("*.py") if path.stem not in ("dataset", "__init__"))
-    for path in [package / "common" / "media.py", *code, *sorted((data_dir() / "words").glob("*.txt"))]: digest.update(path.read_bytes())
+    code = sorted(
+        path
+        for path in (package / "world").rglob("*.py")
+        if path.stem not in ("dataset", "__init__")
+    )
+    for path in [
+        package / "common" / "media.py",
+        *code,
+        *sorted((data_dir() / "words").glob("*.txt")),
+    ]:
+        digest.update(path.read_bytes())
     for name in ("torch", "numpy", "espeakng-loader", "imageio-ffmpeg", "soundfile", "safetensors"):
         digest.update(f"{name} {version(name)}".encode())
     return digest.hexdigest()
@@ -168,43 +287,77 @@ def clip_paths(index: int, split: str, seed: int) -> dict[str, str]:
     stem = f"clips/{index // SHARD:05d}/{split}-{seed:09d}"
     return {"wav": f"{stem}.flac", "video": f"{stem}.mp4", "truth": f"{stem}.safetensors"}
 
+
 def write_clip(out: Path, index: int, settings: BuildSettings) -> None:
-    "Make clip `index` and write its files under `out`, truth last. RuntimeError: it cannot be made (named); OSError: not written."
+    """Make clip `index` and write its files under `out`, truth last.
+
+    RuntimeError: it cannot be made (named); OSError: not written.
+    """
     from safetensors.numpy import save
+
     split, seed, sound_only = settings.clip(index)
-    try: clip = make_clip(seed, split, settings.size, settings.variation, settings.video and not sound_only)
-    except Exception as error: raise RuntimeError(f"make_clip({seed}, {split!r}) failed: {error}") from error
+    try:
+        clip = make_clip(
+            seed, split, settings.size, settings.variation, settings.video and not sound_only
+        )
+    except Exception as error:
+        raise RuntimeError(f"make_clip({seed}, {split!r}) failed: {error}") from error
     paths = clip_paths(index, split, seed)
     write_audio(out / paths["wav"], clip.wav)
     label = f"talker_t2av synthetic world, voice {clip.voice}, face {clip.face}: {clip.text}"
-    if clip.frames is not None: write_video(out / paths["video"], clip.frames, comment=label)
+    if clip.frames is not None:
+        write_video(out / paths["video"], clip.frames, comment=label)
     written = {kind: paths[kind] for kind in ("wav", "video")[: 1 + (clip.frames is not None)]}
     record = {
-        "sample_id": f"{split}-{seed:09d}", "dataset_source": SOURCE + "-tts" * sound_only, "split": split, "text": clip.text,
-        "voice": clip.voice, "face": clip.face, "seed": seed, "n_frames": clip.n_frames, "n_samples": len(clip.wav),
-        "sound_only": sound_only, "paths": written, "bytes": {kind: (out / path).stat().st_size for kind, path in written.items()},
+        "sample_id": f"{split}-{seed:09d}",
+        "dataset_source": SOURCE + "-tts" * sound_only,
+        "split": split,
+        "text": clip.text,
+        "voice": clip.voice,
+        "face": clip.face,
+        "seed": seed,
+        "n_frames": clip.n_frames,
+        "n_samples": len(clip.wav),
+        "sound_only": sound_only,
+        "paths": written,
+        "bytes": {kind: (out / path).stat().st_size for kind, path in written.items()},
         "sha256": {kind: file_sha256(out / path) for kind, path in written.items()},
-        "phonemes": [list(p) for p in clip.phonemes], "words": [list(w) for w in clip.words],
-        "articulation": list(ARTICULATION), "pose": list(POSE),
+        "phonemes": [list(p) for p in clip.phonemes],
+        "words": [list(w) for w in clip.words],
+        "articulation": list(ARTICULATION),
+        "pose": list(POSE),
     }
-    tracks, metadata = {"articulation": clip.articulation, "pose": clip.pose}, {"clip": json.dumps(record, ensure_ascii=False)}
-    with atomic_path(out / paths["truth"]) as temporary:     # one metadata key: several would be written in any order
-        temporary.write_bytes(save(tracks, metadata))   # a full disk is an OSError here, not a SafetensorError
+    tracks, metadata = (
+        {"articulation": clip.articulation, "pose": clip.pose},
+        {"clip": json.dumps(record, ensure_ascii=False)},
+    )
+    with atomic_path(
+        out / paths["truth"]
+    ) as temporary:  # one metadata key: several would be written in any order
+        # a full disk is an OSError here, not a SafetensorError
+        temporary.write_bytes(save(tracks, metadata))
 
 # %% ../../nbs/1_world/07_corpus.ipynb #03429b59
 def read_record(path: Path) -> dict:
     "The JSON record inside a truth file. Raises ValueError for a file that has none."
     from safetensors import SafetensorError, safe_open
+
     try:
-        with safe_open(path, framework="numpy") as file: return json.loads((file.metadata() or {})["clip"])
+        with safe_open(path, framework="numpy") as file:
+            return json.loads((file.metadata() or {})["clip"])
     except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no truth file of a clip: {error}") from None
 
+
 def is_finished(out: Path, index: int, settings: BuildSettings) -> bool:
-    "Whether clip `index` lies whole under `out`: the truth file is there, and the others have the sizes that it states."
+    """Whether clip `index` lies whole under `out`: the truth file is there, and the others have
+    the sizes that it states.
+    """
     split, seed, _ = settings.clip(index)
-    try: record = read_record(out / clip_paths(index, split, seed)["truth"])
-    except ValueError: return False
+    try:
+        record = read_record(out / clip_paths(index, split, seed)["truth"])
+    except ValueError:
+        return False
     sizes = ((out / path, record["bytes"][kind]) for kind, path in record["paths"].items())
     return all(path.is_file() and path.stat().st_size == size for path, size in sizes)
 
@@ -212,28 +365,39 @@ def is_finished(out: Path, index: int, settings: BuildSettings) -> bool:
 def _start_worker() -> None:
     "First thing in a worker process: one thread, no Ctrl-C, and exit when the parent is gone."
     import signal
+
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
+
 def cpu_count() -> int:
     "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+
 def parallel_map(
-    function,                        # picklable, of one argument
-    tasks: list,                     # its arguments
-    workers: int | None = None,      # processes; None: one a core, 1: in this process
-    label: str = "",                 # of the progress bar
-) -> list:                           # results in the order of the tasks
-    "`[function(task) for task in tasks]`, with a bar in a terminal. Scripts: call it under `if __name__ == '__main__':` (spawned). Raises ValueError for workers below 1."
-    if workers is not None and workers < 1: raise ValueError(f"workers must be 1 or more; got {workers}")
+    function,  # picklable, of one argument
+    tasks: list,  # its arguments
+    workers: int | None = None,  # processes; None: one a core, 1: in this process
+    label: str = "",  # of the progress bar
+) -> list:  # results in the order of the tasks
+    """`[function(task) for task in tasks]`, with a bar in a terminal. Scripts: call it under `if
+    __name__ == '__main__':` (spawned).
+
+    Raises ValueError for workers below 1.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be 1 or more; got {workers}")
     workers = min(workers or cpu_count(), len(tasks))
-    bar = functools.partial(tqdm, total=len(tasks), desc=label, unit="clip", disable=None)   # None: a bar in a terminal only
-    if workers <= 1: return list(bar(map(function, tasks)))
+    # None: a bar in a terminal only
+    bar = functools.partial(tqdm, total=len(tasks), desc=label, unit="clip", disable=None)
+    if workers <= 1:
+        return list(bar(map(function, tasks)))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker) as pool:
-        try: return list(bar(pool.map(function, tasks, chunksize=4)))
+        try:
+            return list(bar(pool.map(function, tasks, chunksize=4)))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -241,35 +405,59 @@ def parallel_map(
 # %% ../../nbs/1_world/07_corpus.ipynb #f31e74fd
 @contextmanager
 def only_builder(out: Path):
-    "Hold `out` for this build. Raises ValueError when another process is building there. (A no-op where the system has no flock.)"
-    try: import fcntl
+    """Hold `out` for this build.
+
+    Raises ValueError when another process is building there. (A no-op where the system has no
+    flock.)
+    """
+    try:
+        import fcntl
     except ImportError:
         yield
         return
     handle = os.open(out, os.O_RDONLY)
-    try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise ValueError(f"another build is running in {out}; wait for it, or choose another folder") from None
-    try: yield
-    finally: os.close(handle)
+        raise ValueError(
+            f"another build is running in {out}; wait for it, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(handle)
+
 
 def agree_on_settings(out: Path, settings: BuildSettings, n_clips: int) -> None:
-    "Note the settings in build.json, or compare with the ones noted there. Raises ValueError when `out` holds something else."
+    """Note the settings in build.json, or compare with the ones noted there.
+
+    Raises ValueError when `out` holds something else.
+    """
     asked = asdict(settings) | {"world": world_fingerprint()}
     noted = out / "build.json"
     if noted.is_file():
-        try: found = json.loads(noted.read_text())
+        try:
+            found = json.loads(noted.read_text())
         except json.JSONDecodeError:
             raise ValueError(f"{noted} is not readable; choose an empty folder") from None
-        different = [f"{key} is {found.get(key)!r} there, {asked[key]!r} here" for key in asked if found.get(key) != asked[key]]
+        different = [
+            f"{key} is {found.get(key)!r} there, {asked[key]!r} here"
+            for key in asked
+            if found.get(key) != asked[key]
+        ]
         if different:
             advice = "use the same settings to go on, or choose another folder"
             raise ValueError(f"{out} holds a different build ({'; '.join(different)}); {advice}")
         if found["n_clips"] > n_clips:
-            raise ValueError(f"{out} holds a build of {found['n_clips']} clips, {n_clips} asked for; a build can grow, not shrink")
-    elif any(out.iterdir()): raise ValueError(f"{out} is not empty and holds no build; choose an empty or a new folder")
-    with atomic_path(noted) as temporary: temporary.write_text(json.dumps(asked | {"n_clips": n_clips}, indent=1) + "\n")
+            raise ValueError(
+                f"{out} holds a build of {found['n_clips']} clips, {n_clips} asked for; a build "
+                "can grow, not shrink"
+            )
+    elif any(out.iterdir()):
+        raise ValueError(f"{out} is not empty and holds no build; choose an empty or a new folder")
+    with atomic_path(noted) as temporary:
+        temporary.write_text(json.dumps(asked | {"n_clips": n_clips}, indent=1) + "\n")
 
 # %% ../../nbs/1_world/07_corpus.ipynb #79287ff2
 def manifest_row(out: Path, truth_path: str) -> dict:
@@ -278,159 +466,270 @@ def manifest_row(out: Path, truth_path: str) -> dict:
     paths, sums = record["paths"], record["sha256"]
     same = ("sample_id", "dataset_source", "split", "text", "voice", "face", "seed", "n_samples")
     return {key: record[key] for key in same} | {
-        "wav_path": paths["wav"], "motion_pt_path": "" if record["sound_only"] else truth_path,
-        "video_path": paths.get("video", ""), "truth_path": truth_path, "pt_length": record["n_frames"], "fps": FRAME_RATE,
-        "wav_sha256": sums["wav"], "video_sha256": sums.get("video", ""), "truth_sha256": file_sha256(out / truth_path),
+        "wav_path": paths["wav"],
+        "motion_pt_path": "" if record["sound_only"] else truth_path,
+        "video_path": paths.get("video", ""),
+        "truth_path": truth_path,
+        "pt_length": record["n_frames"],
+        "fps": FRAME_RATE,
+        "wav_sha256": sums["wav"],
+        "video_sha256": sums.get("video", ""),
+        "truth_sha256": file_sha256(out / truth_path),
     }
+
 
 def write_manifest(out: Path, truth_paths: list[str]) -> Path:
     "Write manifest.csv from the clips' truth files, atomically."
-    with atomic_path(out / "manifest.csv") as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_path(out / "manifest.csv") as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(manifest_row(out, path) for path in truth_paths)
     return out / "manifest.csv"
 
+
 def build_corpus(
-    out: str | Path,                 # folder: new, empty, or an unfinished build with the same settings
-    n_clips: int,                    # a finished build may be asked to grow
-    split: str = "all",              # one of SPLITS, or "all"
-    size: int = 128,                 # pixels, height and width
-    seed: int = 0,                   # base seed: another one gives other clips
-    variation: float = 1.0,          # liveliness of timing, 0 to 1
-    video: bool = True,              # write videos? (motion is written either way)
-    tts_share: float = 0.0,          # share of clips that are sound only
-    workers: int | None = None,      # processes; None: one a core
-) -> Path:                           # of manifest.csv
-    "Build or finish a corpus: same bytes for any number of workers, killed or not. Raises ValueError for bad settings or a foreign folder."
+    out: str | Path,  # folder: new, empty, or an unfinished build with the same settings
+    n_clips: int,  # a finished build may be asked to grow
+    split: str = "all",  # one of SPLITS, or "all"
+    size: int = 128,  # pixels, height and width
+    seed: int = 0,  # base seed: another one gives other clips
+    variation: float = 1.0,  # liveliness of timing, 0 to 1
+    video: bool = True,  # write videos? (motion is written either way)
+    tts_share: float = 0.0,  # share of clips that are sound only
+    workers: int | None = None,  # processes; None: one a core
+) -> Path:  # of manifest.csv
+    """Build or finish a corpus: same bytes for any number of workers, killed or not.
+
+    Raises ValueError for bad settings or a foreign folder.
+    """
     settings, out = BuildSettings(split, size, seed, variation, video, tts_share), Path(out)
-    if not 0 < n_clips <= MAX_CLIPS: raise ValueError(f"n_clips must lie between 1 and {MAX_CLIPS:,}; got {n_clips}")
-    if out.exists() and not out.is_dir(): raise ValueError(f"{out} is a file; a corpus is a folder")
+    if not 0 < n_clips <= MAX_CLIPS:
+        raise ValueError(f"n_clips must lie between 1 and {MAX_CLIPS:,}; got {n_clips}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; a corpus is a folder")
     out.mkdir(parents=True, exist_ok=True)
     with only_builder(out):
-        for leftover in [*out.glob(".*"), *out.glob("clips/*/.*")]: leftover.unlink(missing_ok=True)
+        for leftover in [*out.glob(".*"), *out.glob("clips/*/.*")]:
+            leftover.unlink(missing_ok=True)
         agree_on_settings(out, settings, n_clips)
         missing = [i for i in range(n_clips) if not is_finished(out, i, settings)]
-        if len(missing) < n_clips: print(f"{n_clips - len(missing):,} of {n_clips:,} clips are there already")
-        parallel_map(functools.partial(write_clip, out, settings=settings), missing, workers, "clips")
-        return write_manifest(out, [clip_paths(i, *settings.clip(i)[:2])["truth"] for i in range(n_clips)])
+        if len(missing) < n_clips:
+            print(f"{n_clips - len(missing):,} of {n_clips:,} clips are there already")
+        parallel_map(
+            functools.partial(write_clip, out, settings=settings), missing, workers, "clips"
+        )
+        return write_manifest(
+            out, [clip_paths(i, *settings.clip(i)[:2])["truth"] for i in range(n_clips)]
+        )
 
 # %% ../../nbs/1_world/07_corpus.ipynb #9e9c467c
 def changed(out: Path, row: dict, kind: str, noun: str) -> list[str]:
-    "The fault of a row's file `kind` (wav, video or truth) that is missing or has other bytes than the manifest says; else empty."
+    """The fault of a row's file `kind` (wav, video or truth) that is missing or has other bytes
+    than the manifest says; else empty.
+    """
     path = row[f"{kind}_path"]
-    if not (out / path).is_file(): return [f"{noun} {path} is missing"]
-    return [f"{noun} {path} has changed (checksum)"] if file_sha256(out / path) != row[f"{kind}_sha256"] else []
+    if not (out / path).is_file():
+        return [f"{noun} {path} is missing"]
+    return (
+        [f"{noun} {path} has changed (checksum)"]
+        if file_sha256(out / path) != row[f"{kind}_sha256"]
+        else []
+    )
+
 
 def check_sound(out: Path, row: dict) -> list[str]:
     "Faults of a row's sound file: missing, changed, wrong rate or length."
     import soundfile
-    if faults := changed(out, row, "wav", "sound file"): return faults
+
+    if faults := changed(out, row, "wav", "sound file"):
+        return faults
     info = soundfile.info(out / row["wav_path"])
     if (info.samplerate, info.channels) != (SAMPLE_RATE, 1):
-        faults.append(f"sound is {info.samplerate} Hz with {info.channels} channels, not 24000 Hz mono")
-    if info.frames != int(row["n_samples"]): faults.append(f"sound has {info.frames} samples, n_samples says {row['n_samples']}")
+        faults.append(
+            f"sound is {info.samplerate} Hz with {info.channels} channels, not 24000 Hz mono"
+        )
+    if info.frames != int(row["n_samples"]):
+        faults.append(f"sound has {info.frames} samples, n_samples says {row['n_samples']}")
     return faults
 
+
 def check_video(out: Path, row: dict) -> list[str]:
-    "Faults of a row's video: missing, changed, wrong number of frames or frame rate. A row without a video has none."
-    if not row["video_path"]: return []
-    if faults := changed(out, row, "video", "video"): return faults
+    """Faults of a row's video: missing, changed, wrong number of frames or frame rate.
+
+    A row without a video has none.
+    """
+    if not row["video_path"]:
+        return []
+    if faults := changed(out, row, "video", "video"):
+        return faults
     frames, rate = read_video(out / row["video_path"])
     right = len(frames) == int(row["pt_length"]) and rate == FRAME_RATE
-    return [] if right else [f"video has {len(frames)} frames at {rate:g} a second, expected {row['pt_length']} at {FRAME_RATE}"]
+    return (
+        []
+        if right
+        else [
+            f"video has {len(frames)} frames at {rate:g} a second, expected "
+            f"{row['pt_length']} at {FRAME_RATE}"
+        ]
+    )
+
 
 def check_truth(out: Path, row: dict) -> list[str]:
-    "Faults of a row's truth file: missing, changed, bad tracks, phonemes with gaps, a row that says something else."
+    """Faults of a row's truth file: missing, changed, bad tracks, phonemes with gaps, a row that
+    says something else.
+    """
     from safetensors.numpy import load_file
-    if faults := changed(out, row, "truth", "truth file"): return faults
+
+    if faults := changed(out, row, "truth", "truth file"):
+        return faults
     record, tracks = read_record(out / row["truth_path"]), load_file(out / row["truth_path"])
     n_frames, seconds = int(row["pt_length"]), int(row["pt_length"]) / FRAME_RATE
     for name, columns in (("articulation", ARTICULATION), ("pose", POSE)):
         shape = (n_frames, len(columns))
-        if tracks[name].shape != shape: faults.append(f"{name} has shape {tracks[name].shape}, expected {shape}")
-        elif not np.isfinite(tracks[name]).all(): faults.append(f"{name} holds NaN or infinity")
+        if tracks[name].shape != shape:
+            faults.append(f"{name} has shape {tracks[name].shape}, expected {shape}")
+        elif not np.isfinite(tracks[name]).all():
+            faults.append(f"{name} holds NaN or infinity")
     starts, ends = ([p[i] for p in record["phonemes"]] for i in (1, 2))
-    if starts != [0.0, *ends[:-1]] or not ends or abs(ends[-1] - seconds) > 1e-6 or any(b <= a for a, b in zip(starts, ends)):
+    if (
+        starts != [0.0, *ends[:-1]]
+        or not ends
+        or abs(ends[-1] - seconds) > 1e-6
+        or any(b <= a for a, b in zip(starts, ends))
+    ):
         faults.append("phonemes do not tile the clip without gaps and overlaps")
-    different = [key for key in ("sample_id", "split", "text", "voice", "face") if row[key] != str(record[key])]
-    return faults + [f"{key} is {row[key]!r} in the manifest, {record[key]!r} in the truth file" for key in different]
+    different = [
+        key
+        for key in ("sample_id", "split", "text", "voice", "face")
+        if row[key] != str(record[key])
+    ]
+    return faults + [
+        f"{key} is {row[key]!r} in the manifest, {record[key]!r} in the truth file"
+        for key in different
+    ]
 
 # %% ../../nbs/1_world/07_corpus.ipynb #050f862f
 def check_row(out: Path, row: dict) -> list[str]:
-    "All faults of one row of the manifest, each beginning with its sample_id; empty when the row is sound."
+    """All faults of one row of the manifest, each beginning with its sample_id; empty
+    when the row is sound.
+    """
     name = row.get("sample_id") or "(no sample_id)"
-    if None in row or None in row.values(): return [f"{name}: the row does not have {len(COLUMNS)} columns"]
-    try: n_frames, n_samples = int(row["pt_length"]), int(row["n_samples"])
-    except ValueError: return [f"{name}: pt_length {row['pt_length']!r} and n_samples {row['n_samples']!r} should be whole numbers"]
+    if None in row or None in row.values():
+        return [f"{name}: the row does not have {len(COLUMNS)} columns"]
+    try:
+        n_frames, n_samples = int(row["pt_length"]), int(row["n_samples"])
+    except ValueError:
+        return [
+            f"{name}: pt_length {row['pt_length']!r} and n_samples {row['n_samples']!r} "
+            "should be whole numbers"
+        ]
     said = split_of_sentence(row["text"])
     rules = {
-        f"{n_samples} samples are not 960 for each of {n_frames} frames": n_samples == SAMPLES_PER_FRAME * n_frames,
-        f"{n_frames} frames are not a positive multiple of {PATCH_SIZE}": n_frames > 0 and n_frames % PATCH_SIZE == 0,
+        f"{n_samples} samples are not 960 for each of {n_frames} frames": n_samples
+        == SAMPLES_PER_FRAME * n_frames,
+        f"{n_frames} frames are not a positive multiple of {PATCH_SIZE}": n_frames > 0
+        and n_frames % PATCH_SIZE == 0,
         f"fps is {row['fps']}, expected {FRAME_RATE}": row["fps"] == str(FRAME_RATE),
         f"the sentence belongs to {said}, the row says {row['split']}": said == row["split"],
     }
     faults = [fault for fault, holds in rules.items() if not holds]
     for check in (check_sound, check_video, check_truth):
-        try: faults += check(out, row)
-        except Exception as error: faults.append(f"cannot be read ({check.__name__}): {error}")
+        try:
+            faults += check(out, row)
+        except Exception as error:
+            faults.append(f"cannot be read ({check.__name__}): {error}")
     return [f"{name}: {fault}" for fault in faults]
 
+
 def check_corpus(
-    folder: str | Path,              # that build_corpus wrote
-    workers: int | None = None,      # processes; None: one a core
-) -> list[str]:                      # faults, one line each; empty: all is well
-    "Verify every row and file of a corpus. Raises FileNotFoundError or ValueError when there is no manifest to go by."
+    folder: str | Path,  # that build_corpus wrote
+    workers: int | None = None,  # processes; None: one a core
+) -> list[str]:  # faults, one line each; empty: all is well
+    """Verify every row and file of a corpus.
+
+    Raises FileNotFoundError or ValueError when there is no manifest to go by.
+    """
     folder = Path(folder)
     manifest, noted = folder / "manifest.csv", folder / "build.json"
     if not manifest.is_file():
-        raise FileNotFoundError(f"{folder} has no manifest.csv: not a corpus, or a build that is not finished (run the same build again)")
+        raise FileNotFoundError(
+            f"{folder} has no manifest.csv: not a corpus, or a build that is not finished (run "
+            "the same build again)"
+        )
     with open(manifest, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{manifest} has columns {reader.fieldnames}, expected {list(COLUMNS)}")
+            raise ValueError(
+                f"{manifest} has columns {reader.fieldnames}, expected {list(COLUMNS)}"
+            )
         rows = list(reader)
     asked = json.loads(noted.read_text()).get("n_clips") if noted.is_file() else None
-    faults = [] if asked == len(rows) else [f"the manifest has {len(rows)} rows, build.json says {asked}"]
+    faults = (
+        []
+        if asked == len(rows)
+        else [f"the manifest has {len(rows)} rows, build.json says {asked}"]
+    )
     names = Counter(row["sample_id"] for row in rows)
-    faults += [f"{name}: appears {count} times in the manifest" for name, count in names.items() if count > 1]
-    for found in parallel_map(functools.partial(check_row, folder), rows, workers, "checking"): faults += found
-    listed = {row[key] for row in rows for key in ("wav_path", "video_path", "truth_path")} | {"manifest.csv", "build.json"}
+    faults += [
+        f"{name}: appears {count} times in the manifest"
+        for name, count in names.items()
+        if count > 1
+    ]
+    for found in parallel_map(functools.partial(check_row, folder), rows, workers, "checking"):
+        faults += found
+    listed = {row[key] for row in rows for key in ("wav_path", "video_path", "truth_path")} | {
+        "manifest.csv",
+        "build.json",
+    }
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     return faults + [f"{name}: not in the manifest" for name in sorted(files - listed)]
 
 # %% ../../nbs/1_world/07_corpus.ipynb #d138aea1
-import argparse, sys
+import argparse
+import sys
 from pathlib import Path
 
 from .sentences import SPLITS
 
 # %% ../../nbs/1_world/07_corpus.ipynb #07184f8b
 def demo_clip(
-    text: str,                       # what is said, up to 1,000 characters
-    voice: str = "ada",              # key of VOICES
-    face: int = 7,                   # face id
-    seed: int = 0,                   # of phrasing and idle motion
+    text: str,  # what is said, up to 1,000 characters
+    voice: str = "ada",  # key of VOICES
+    face: int = 7,  # face id
+    seed: int = 0,  # of phrasing and idle motion
     out: str | Path = "out/world.mp4",  # .mp4 file to write
-    size: int = 256,                 # pixels, height and width
-) -> Path:                           # of the file
-    "Write an mp4 with sound of the world saying `text`, atomically. Raises ValueError for a text, voice, size or name it cannot take."
+    size: int = 256,  # pixels, height and width
+) -> Path:  # of the file
+    """Write an mp4 with sound of the world saying `text`, atomically.
+
+    Raises ValueError for a text, voice, size or name it cannot take.
+    """
     return _film(text, voice, face, seed, out, size)[1]
 
 
 def _film(text: str, voice: str, face: int, seed: int, out: str | Path, size: int) -> tuple:
     "The clip, and the file that holds it."
     from talker_t2av.common.media import write_video
+
     pass
     if Path(out).suffix.lower() != ".mp4":
         raise ValueError(f"out: takes a name that ends in .mp4, got {str(out)!r}")
     clip = compose_clip(text, voice, face, seed, size=size)
-    return clip, write_video(out, clip.frames, clip.wav, comment=f"talker_t2av synthetic world, voice {clip.voice}, face {face}: {text}")
+    return clip, write_video(
+        out,
+        clip.frames,
+        clip.wav,
+        comment=f"talker_t2av synthetic world, voice {clip.voice}, face {face}: {text}",
+    )
 
 # %% ../../nbs/1_world/07_corpus.ipynb #55a89813
 def run_world(args: argparse.Namespace) -> int:
     "`world`: say one sentence; exit code 0."
     from talker_t2av.common.media import FRAME_RATE
+
     clip, path = _film(args.text, args.voice, args.face, args.seed, args.output, args.size)
     print(f"{path}: {clip.n_frames / FRAME_RATE:.1f} s, voice {clip.voice}, face {clip.face}")
     return 0
@@ -441,7 +740,15 @@ def run_build(args: argparse.Namespace) -> int:
     pass
     try:
         manifest = build_corpus(
-            args.out, args.clips, args.split, args.size, args.seed, args.variation, not args.no_video, args.tts_share, args.workers
+            args.out,
+            args.clips,
+            args.split,
+            args.size,
+            args.seed,
+            args.variation,
+            not args.no_video,
+            args.tts_share,
+            args.workers,
         )
     except KeyboardInterrupt:
         print("the same command goes on where it stopped", file=sys.stderr)
@@ -461,31 +768,94 @@ def run_check(args: argparse.Namespace) -> int:
 
 # %% ../../nbs/1_world/07_corpus.ipynb #21d6f222
 def world_command(parser: argparse.ArgumentParser) -> None:
-    "Add the options of `world` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
+    """Add the options of `world` to `parser`; the parsed namespace gets `func`, which takes it
+    and returns an exit code.
+    """
     parser.add_argument("text", help="what is said, up to 1,000 characters")
-    parser.add_argument("-o", "--output", default="out/world.mp4", metavar="FILE", help="mp4 to write (default out/world.mp4)")
-    parser.add_argument("--voice", default="ada", metavar="NAME", help="a voice (default ada); a wrong name lists the near ones")
-    parser.add_argument("--face", type=int, default=7, metavar="ID", help="any whole number is a face (default 7)")
-    parser.add_argument("--seed", type=int, default=0, help="of phrasing and idle motion (default 0)")
-    parser.add_argument("--size", type=int, default=256, help="height and width in pixels (default 256)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="out/world.mp4",
+        metavar="FILE",
+        help="mp4 to write (default out/world.mp4)",
+    )
+    parser.add_argument(
+        "--voice",
+        default="ada",
+        metavar="NAME",
+        help="a voice (default ada); a wrong name lists the near ones",
+    )
+    parser.add_argument(
+        "--face", type=int, default=7, metavar="ID", help="any whole number is a face (default 7)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of phrasing and idle motion (default 0)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=256, help="height and width in pixels (default 256)"
+    )
     parser.set_defaults(func=run_world)
 
 # %% ../../nbs/1_world/07_corpus.ipynb #2bcbd7a4
 def corpus_command(parser: argparse.ArgumentParser) -> None:
-    "Add the subcommands `build` and `check` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
+    """Add the subcommands `build` and `check` to `parser`; the parsed namespace gets `func`,
+    which takes it and returns an exit code.
+    """
     commands = parser.add_subparsers(title="commands", required=True, metavar="build | check")
     build = commands.add_parser("build", help="make a corpus, or finish one that was interrupted")
-    build.add_argument("--clips", type=int, required=True, metavar="N", help="number of clips; a finished corpus can grow")
-    build.add_argument("--out", required=True, metavar="DIR", help="folder: new, empty, or an unfinished build with the same settings")
-    build.add_argument("--split", default="all", choices=("all", *SPLITS), help="default all: 20 of 25 are train, each other gets one")
-    build.add_argument("--size", type=int, default=128, help="height and width in pixels (default 128)")
-    build.add_argument("--seed", type=int, default=0, help="base seed: another one gives other clips (default 0)")
-    build.add_argument("--variation", type=float, default=1.0, help="liveliness of timing, 0 to 1 (default 1)")
-    build.add_argument("--tts-share", type=float, default=0.0, metavar="SHARE", help="share of clips that are sound only (default 0)")
-    build.add_argument("--no-video", action="store_true", help="write no videos; the motion is written all the same")
-    build.add_argument("--workers", type=int, default=None, metavar="K", help="processes (default: one a core); changes no byte")
+    build.add_argument(
+        "--clips",
+        type=int,
+        required=True,
+        metavar="N",
+        help="number of clips; a finished corpus can grow",
+    )
+    build.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder: new, empty, or an unfinished build with the same settings",
+    )
+    build.add_argument(
+        "--split",
+        default="all",
+        choices=("all", *SPLITS),
+        help="default all: 20 of 25 are train, each other gets one",
+    )
+    build.add_argument(
+        "--size", type=int, default=128, help="height and width in pixels (default 128)"
+    )
+    build.add_argument(
+        "--seed", type=int, default=0, help="base seed: another one gives other clips (default 0)"
+    )
+    build.add_argument(
+        "--variation", type=float, default=1.0, help="liveliness of timing, 0 to 1 (default 1)"
+    )
+    build.add_argument(
+        "--tts-share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of clips that are sound only (default 0)",
+    )
+    build.add_argument(
+        "--no-video",
+        action="store_true",
+        help="write no videos; the motion is written all the same",
+    )
+    build.add_argument(
+        "--workers",
+        type=int,
+        default=None,
+        metavar="K",
+        help="processes (default: one a core); changes no byte",
+    )
     build.set_defaults(func=run_build)
-    check = commands.add_parser("check", help="verify every row and file of a corpus and name each fault")
+    check = commands.add_parser(
+        "check", help="verify every row and file of a corpus and name each fault"
+    )
     check.add_argument("dir", metavar="DIR", help="folder that `corpus build` wrote")
-    check.add_argument("--workers", type=int, default=None, metavar="K", help="processes (default: one a core)")
+    check.add_argument(
+        "--workers", type=int, default=None, metavar="K", help="processes (default: one a core)"
+    )
     check.set_defaults(func=run_check)

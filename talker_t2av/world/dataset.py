@@ -18,47 +18,69 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
-from ..common.media import FRAME_RATE, PATCH_SIZE, SAMPLES_PER_FRAME, read_audio, read_video
+from talker_t2av.common.media import (
+    FRAME_RATE,
+    PATCH_SIZE,
+    SAMPLES_PER_FRAME,
+    read_audio,
+    read_video,
+)
 from .corpus import read_record
 from .voice.voices import Phoneme
 
 # %% ../../nbs/1_world/08_dataset.ipynb #100aa495
 @dataclass(frozen=True)
 class Row:
-    "One usable clip of a manifest. Absolute paths; `motion` is None for sound only, `truth` exists only for clips of our world."
+    """One usable clip of a manifest.
+
+    Absolute paths; `motion` is None for sound only, `truth` exists only for clips of our world.
+    """
+
     sample_id: str
     text: str
     wav: Path
     motion: Path | None
     video: Path | None
     truth: Path | None
-    n_frames: int                    # frames that all streams have: a multiple of 4
+    n_frames: int  # frames that all streams have: a multiple of 4
     split: str
     dataset_source: str
     voice: str
     face: str
 
+
 class Manifest(list):
-    "The usable rows, in the order of the file; `bad` lists (line number, sample_id, reason) of the others."
+    """The usable rows, in the order of the file; `bad` lists (line number, sample_id,
+    reason) of the others.
+    """
+
     def __init__(self, rows=(), bad=()):
         super().__init__(rows)
         self.bad = list(bad)
 
+
 def inside(root: Path, path: str, allow_outside: bool = False) -> Path:
-    "`path` below `root`, absolute. Raises ValueError when it leads out of `root` (also through links), unless that is allowed."
+    """`path` below `root`, absolute.
+
+    Raises ValueError when it leads out of `root` (also through links), unless that is allowed.
+    """
     full = (root / path).resolve()
-    if not allow_outside and not full.is_relative_to(root.resolve()): raise ValueError(f"path {path!r} leads out of the root folder")
-    if not full.is_file(): raise ValueError(f"file {path!r} is missing")
+    if not allow_outside and not full.is_relative_to(root.resolve()):
+        raise ValueError(f"path {path!r} leads out of the root folder")
+    if not full.is_file():
+        raise ValueError(f"file {path!r} is missing")
     return full
 
 # %% ../../nbs/1_world/08_dataset.ipynb #adb395ef
 def load_motion(path: str | Path) -> torch.Tensor:  # (N, d_v) float32
-    """Motion codes of a file: `.safetensors` (key `motion`, or our articulation and pose) or `.pt` (a tensor, or a dict with one).
+    """Motion codes of a file: `.safetensors` (key `motion`, or our articulation and pose) or
+    `.pt` (a tensor, or a dict with one).
     Raises ValueError for anything else."""
     path = Path(path)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
+
         try:
             found = load_file(path)
         except (SafetensorError, OSError) as error:
@@ -69,7 +91,9 @@ def load_motion(path: str | Path) -> torch.Tensor:  # (N, d_v) float32
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise ValueError(f"{path.name} holds more than tensors, or is broken ({type(error).__name__})") from None
+            raise ValueError(
+                f"{path.name} holds more than tensors, or is broken ({type(error).__name__})"
+            ) from None
     else:
         raise ValueError(f"motion file {path.name} should end in .safetensors or .pt")
     if isinstance(found, dict):
@@ -77,15 +101,21 @@ def load_motion(path: str | Path) -> torch.Tensor:  # (N, d_v) float32
         found = found.get("motion", only)
     if not isinstance(found, torch.Tensor) or found.ndim != 2 or not found.is_floating_point():
         got = getattr(found, "shape", type(found).__name__)
-        raise ValueError(f"{path.name} should hold one float tensor of shape (frames, numbers), got {got}")
+        raise ValueError(
+            f"{path.name} should hold one float tensor of shape (frames, numbers), got {got}"
+        )
     if not torch.isfinite(found).all():
         raise ValueError(f"{path.name} holds NaN or infinity")
     return found.float()
 
 # %% ../../nbs/1_world/08_dataset.ipynb #cb9a081a
 def usable_frames(wav: Path, motion: Path | None, stated: str, fps: str) -> int:
-    "Frames that sound and motion both have, in whole patches. Raises ValueError when lengths, pt_length or fps contradict each other."
+    """Frames that sound and motion both have, in whole patches.
+
+    Raises ValueError when lengths, pt_length or fps contradict each other.
+    """
     import soundfile
+
     if fps and float(fps) != FRAME_RATE:
         raise ValueError(f"fps is {fps}, takes {FRAME_RATE}")
     try:
@@ -95,60 +125,93 @@ def usable_frames(wav: Path, motion: Path | None, stated: str, fps: str) -> int:
     frames = int(info.frames / info.samplerate * FRAME_RATE + 1e-6)
     if motion is not None:
         n_motion = len(load_motion(motion))
-        if stated and int(stated) != n_motion: raise ValueError(f"pt_length says {stated}, {motion.name} holds {n_motion} frames")
-        if abs(frames - n_motion) > PATCH_SIZE: raise ValueError(f"{frames} frames of sound but {n_motion} of motion")
+        if stated and int(stated) != n_motion:
+            raise ValueError(f"pt_length says {stated}, {motion.name} holds {n_motion} frames")
+        if abs(frames - n_motion) > PATCH_SIZE:
+            raise ValueError(f"{frames} frames of sound but {n_motion} of motion")
         frames = min(frames, n_motion)
-    if frames < PATCH_SIZE: raise ValueError(f"{frames} frames are less than one patch of {PATCH_SIZE}")
+    if frames < PATCH_SIZE:
+        raise ValueError(f"{frames} frames are less than one patch of {PATCH_SIZE}")
     return frames // PATCH_SIZE * PATCH_SIZE
+
 
 def read_row(cells: dict, root: Path, allow_outside: bool) -> Row:
     "A manifest line as a Row. Raises ValueError with the reason when the clip cannot be used."
-    if None in cells or None in cells.values(): raise ValueError("the line has too many or too few cells")
+    if None in cells or None in cells.values():
+        raise ValueError("the line has too many or too few cells")
     cells = {key: value.strip() for key, value in cells.items()}
     if any("\ud800" <= c <= "\udfff" for value in cells.values() for c in value):
         raise ValueError("the line is not valid UTF-8")
     for key in ("sample_id", "text", "wav_path"):
         if not cells[key]:
             raise ValueError(f"{key} is empty")
-    columns = {"wav": "wav_path", "motion": "motion_pt_path", "video": "video_path", "truth": "truth_path"}
-    files = {name: inside(root, cells[key], allow_outside) if cells.get(key) else None for name, key in columns.items()}
-    n_frames = usable_frames(files["wav"], files["motion"], cells.get("pt_length", ""), cells.get("fps", ""))
+    columns = {
+        "wav": "wav_path",
+        "motion": "motion_pt_path",
+        "video": "video_path",
+        "truth": "truth_path",
+    }
+    files = {
+        name: inside(root, cells[key], allow_outside) if cells.get(key) else None
+        for name, key in columns.items()
+    }
+    n_frames = usable_frames(
+        files["wav"], files["motion"], cells.get("pt_length", ""), cells.get("fps", "")
+    )
     rest = {key: cells.get(key, "") for key in ("split", "dataset_source", "voice", "face")}
     return Row(cells["sample_id"], cells["text"], n_frames=n_frames, **files, **rest)
 
 # %% ../../nbs/1_world/08_dataset.ipynb #a6c50d6b
 def read_lines(path: Path, split: str | None) -> list[tuple[int, dict]]:
-    "(line number, cells) of every line of a manifest, or of one split. Raises FileNotFoundError, ValueError (no CSV, columns missing)."
+    """(line number, cells) of every line of a manifest, or of one split.
+
+    Raises FileNotFoundError, ValueError (no CSV, columns missing).
+    """
     if not path.is_file():
         raise FileNotFoundError(f"read_manifest: no file at {path}")
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file)
         missing = {"sample_id", "text", "wav_path"} - set(reader.fieldnames or ())
         if missing:
-            raise ValueError(f"read_manifest: {path} lacks the column(s) {', '.join(sorted(missing))}; it has {reader.fieldnames}")
+            raise ValueError(
+                f"read_manifest: {path} lacks the column(s) {', '.join(sorted(missing))}; it has "
+                f"{reader.fieldnames}"
+            )
         try:
-            return [(reader.line_num, cells) for cells in reader if split is None or cells.get("split") == split]
+            return [
+                (reader.line_num, cells)
+                for cells in reader
+                if split is None or cells.get("split") == split
+            ]
         except csv.Error as error:
             raise ValueError(f"read_manifest: {path}, line {reader.line_num}: {error}") from None
+
 
 def bad_rows_text(bad: list, total: int, show: int = 5) -> str:
     "'3 of 100 rows cannot be used: ...', with the first few reasons."
     reasons = "; ".join(f"line {n} ({name}): {why}" for n, name, why in bad[:show])
-    return f"{len(bad)} of {total} rows cannot be used: {reasons}" + ("; ..." if len(bad) > show else "")
+    return f"{len(bad)} of {total} rows cannot be used: {reasons}" + (
+        "; ..." if len(bad) > show else ""
+    )
 
 # %% ../../nbs/1_world/08_dataset.ipynb #5b024caf
 def read_manifest(
-    path: str | Path,                # CSV in UTF-8, with or without BOM
+    path: str | Path,  # CSV in UTF-8, with or without BOM
     root: str | Path | None = None,  # folder that the paths start from; None: the manifest's own
-    split: str | None = None,        # only rows of this split
-    max_bad: float = 0.05,           # largest share of unusable rows before this is an error
-    allow_outside: bool = False,     # accept paths that lead out of `root`?
-) -> Manifest:                       # usable rows, and `.bad`
-    "Read and probe a manifest: every file is opened. Raises FileNotFoundError, ValueError (columns missing, no CSV, too many bad rows)."
+    split: str | None = None,  # only rows of this split
+    max_bad: float = 0.05,  # largest share of unusable rows before this is an error
+    allow_outside: bool = False,  # accept paths that lead out of `root`?
+) -> Manifest:  # usable rows, and `.bad`
+    """Read and probe a manifest: every file is opened.
+
+    Raises FileNotFoundError, ValueError (columns missing, no CSV, too many bad rows).
+    """
     path = Path(path)
     lines = read_lines(path, split)
     root, good, bad, seen = Path(root or path.parent), [], [], set()
-    for number, cells in tqdm(lines, desc="reading", unit="row", disable=None if len(lines) >= 1_000 else True):
+    for number, cells in tqdm(
+        lines, desc="reading", unit="row", disable=None if len(lines) >= 1_000 else True
+    ):
         try:
             if cells["sample_id"] in seen:
                 raise ValueError("sample_id appears twice")
@@ -157,59 +220,83 @@ def read_manifest(
         except (ValueError, OSError) as error:
             bad.append((number, cells["sample_id"] or "", str(error)))
     if len(bad) > max_bad * len(lines):
-        raise ValueError(f"read_manifest: {bad_rows_text(bad, len(lines))}; more than max_bad={max_bad:g} allows")
+        raise ValueError(
+            f"read_manifest: {bad_rows_text(bad, len(lines))}; more than max_bad={max_bad:g} allows"
+        )
     if bad:
         print(f"skipped {bad_rows_text(bad, len(lines))}")
     if not good:
-        raise ValueError(f"read_manifest: {path} has no usable row" + (f" of split {split!r}" if split else ""))
+        raise ValueError(
+            f"read_manifest: {path} has no usable row" + (f" of split {split!r}" if split else "")
+        )
     return Manifest(good, bad)
 
 # %% ../../nbs/1_world/08_dataset.ipynb #bf795d8d
 @dataclass(frozen=True)
 class BadClip:
     "Stands in a batch list for a clip that could not be loaded."
+
     sample_id: str
     reason: str
 
+
 STREAMS = ("wav", "motion", "frames", "phonemes")
+
 
 def load_frames(path: Path, n_frames: int) -> torch.Tensor:
     "(n_frames, H, W, 3) uint8. Raises ValueError for fewer frames or another frame rate."
     frames, rate = read_video(path)
     if rate != FRAME_RATE or len(frames) < n_frames:
-        raise ValueError(f"{path.name} has {len(frames)} frames at {rate:g} a second, needs {n_frames} at {FRAME_RATE}")
+        raise ValueError(
+            f"{path.name} has {len(frames)} frames at {rate:g} a second, needs "
+            f"{n_frames} at {FRAME_RATE}"
+        )
     return torch.from_numpy(frames[:n_frames])
 
 # %% ../../nbs/1_world/08_dataset.ipynb #bb1c6a8c
 class ClipDataset(Dataset):
-    """Clips of a manifest, loaded when asked for. An item is a dict with sample_id, text, split, voice, face, n_frames, has_motion and the
-    streams in `load`: wav (960 N,) float32, motion (N, d_v) float32 or None, frames (N, H, W, 3) uint8 or None, phonemes (list). Raises ValueError for an unknown stream."""
+    """Clips of a manifest, loaded when asked for.
+
+    An item is a dict with sample_id, text, split, voice, face, n_frames, has_motion and the streams
+    in `load`: wav (960 N,) float32, motion (N, d_v) float32 or None, frames (N, H, W, 3) uint8 or
+    None, phonemes (list). Raises ValueError for an unknown stream.
+    """
+
     def __init__(
         self,
-        rows: list[Row],             # from read_manifest
+        rows: list[Row],  # from read_manifest
         load: tuple = ("wav", "motion"),  # which of STREAMS
     ):
         unknown = set(load) - set(STREAMS)
         if unknown:
-            raise ValueError(f"load: takes any of {', '.join(STREAMS)}, got {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"load: takes any of {', '.join(STREAMS)}, got {', '.join(sorted(unknown))}"
+            )
         self.rows, self.load = list(rows), tuple(load)
         self.lengths = [row.n_frames for row in self.rows]
         self.has_motion = [row.motion is not None for row in self.rows]
 
-    def __len__(self) -> int: return len(self.rows)
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def stream(self, name: str, row: Row):
         "One stream of one row, cut to the row's length; None when the row has none."
         if name == "wav":
             wav = torch.from_numpy(read_audio(row.wav))[: row.n_frames * SAMPLES_PER_FRAME]
-            return torch.nn.functional.pad(wav, (0, row.n_frames * SAMPLES_PER_FRAME - len(wav)))    # resampling may lose a sample
-        if name == "motion": return load_motion(row.motion)[: row.n_frames] if row.motion else None
-        if name == "frames": return load_frames(row.video, row.n_frames) if row.video else None
+            # resampling may lose a sample
+            return torch.nn.functional.pad(wav, (0, row.n_frames * SAMPLES_PER_FRAME - len(wav)))
+        if name == "motion":
+            return load_motion(row.motion)[: row.n_frames] if row.motion else None
+        if name == "frames":
+            return load_frames(row.video, row.n_frames) if row.video else None
         return [Phoneme(*p) for p in read_record(row.truth)["phonemes"]] if row.truth else []
 
     def __getitem__(self, index: int) -> dict | BadClip:
         row = self.rows[index]
-        item = {key: getattr(row, key) for key in ("sample_id", "text", "split", "voice", "face", "n_frames")}
+        item = {
+            key: getattr(row, key)
+            for key in ("sample_id", "text", "split", "voice", "face", "n_frames")
+        }
         item["has_motion"] = row.motion is not None
         try:
             return item | {name: self.stream(name, row) for name in self.load}
@@ -218,95 +305,149 @@ class ClipDataset(Dataset):
 
 # %% ../../nbs/1_world/08_dataset.ipynb #9eae96b4
 def pad_stream(items: list[dict], name: str) -> torch.Tensor | None:
-    "Stack one stream, zeros after the end and for items without it; None if no item has it. Raises ValueError when frames differ in shape."
+    """Stack one stream, zeros after the end and for items without it; None if no item has it.
+
+    Raises ValueError when frames differ in shape.
+    """
     shapes = {tuple(item[name].shape[1:]) for item in items if item[name] is not None}
     if not shapes:
         return None
     if len(shapes) > 1:
-        raise ValueError(f"{name}: clips of one batch have frames of different shapes {sorted(shapes)}")
+        raise ValueError(
+            f"{name}: clips of one batch have frames of different shapes {sorted(shapes)}"
+        )
     like = next(item[name] for item in items if item[name] is not None)
-    nothing = [like.new_zeros(item["n_frames"], *like.shape[1:]) if item[name] is None else None for item in items]
-    return pad_sequence([item[name] if zeros is None else zeros for item, zeros in zip(items, nothing)], batch_first=True)
+    nothing = [
+        like.new_zeros(item["n_frames"], *like.shape[1:]) if item[name] is None else None
+        for item in items
+    ]
+    return pad_sequence(
+        [item[name] if zeros is None else zeros for item, zeros in zip(items, nothing)],
+        batch_first=True,
+    )
+
 
 def collate(
-    items: list,                     # of ClipDataset
-) -> dict:                           # one batch
-    """Pad a list of items to one batch: n_frames (B,), frame_mask (B, N) bool, has_motion (B,) bool, and as loaded wav (B, 960 N),
-    motion (B, N, D), frames (B, N, H, W, 3) with has_frames (B,); lists sample_id, text, split, voice, face, phonemes; `bad`: the
+    items: list,  # of ClipDataset
+) -> dict:  # one batch
+    """Pad a list of items to one batch: n_frames (B,), frame_mask (B, N) bool, has_motion (B,)
+    bool, and as loaded wav (B, 960 N), motion (B, N, D), frames (B, N, H, W, 3) with has_frames
+    (B,); lists sample_id, text, split, voice, face, phonemes; `bad`: the
     BadClips left out. Raises ValueError when nothing is left."""
     bad = [item for item in items if isinstance(item, BadClip)]
     items = [item for item in items if not isinstance(item, BadClip)]
     if not items:
-        raise ValueError("no clip of this batch can be read: " + "; ".join(f"{b.sample_id}: {b.reason}" for b in bad[:5]))
-    n_frames = torch.tensor([item["n_frames"] for item in items])                                     # (B,)
-    batch = {"n_frames": n_frames, "frame_mask": torch.arange(int(n_frames.max())) < n_frames[:, None],   # (B, N)
-             "has_motion": torch.tensor([item["has_motion"] for item in items]), "bad": bad}
+        raise ValueError(
+            "no clip of this batch can be read: "
+            + "; ".join(f"{b.sample_id}: {b.reason}" for b in bad[:5])
+        )
+    n_frames = torch.tensor([item["n_frames"] for item in items])  # (B,)
+    batch = {
+        "n_frames": n_frames,
+        "frame_mask": torch.arange(int(n_frames.max())) < n_frames[:, None],  # (B, N)
+        "has_motion": torch.tensor([item["has_motion"] for item in items]),
+        "bad": bad,
+    }
     for name in ("sample_id", "text", "split", "voice", "face", "phonemes"):
-        if name in items[0]: batch[name] = [item[name] for item in items]
-    if "wav" in items[0]: batch["wav"] = pad_sequence([item["wav"] for item in items], batch_first=True)  # (B, 960 N)
+        if name in items[0]:
+            batch[name] = [item[name] for item in items]
+    if "wav" in items[0]:
+        batch["wav"] = pad_sequence([item["wav"] for item in items], batch_first=True)  # (B, 960 N)
     for name in ("motion", "frames"):
-        if name in items[0]: batch[name] = pad_stream(items, name)
-    if "frames" in items[0]: batch["has_frames"] = torch.tensor([item["frames"] is not None for item in items])
+        if name in items[0]:
+            batch[name] = pad_stream(items, name)
+    if "frames" in items[0]:
+        batch["has_frames"] = torch.tensor([item["frames"] is not None for item in items])
     return batch
 
 # %% ../../nbs/1_world/08_dataset.ipynb #c98faf77
 class SkipCount:
-    "Counts clips that batches had to leave out; `add` raises RuntimeError when their share passes `max_bad` (looked at after 100 clips)."
-    def __init__(self, max_bad: float = 0.05): self.max_bad, self.seen, self.bad = max_bad, 0, []
+    """Counts clips that batches had to leave out; `add` raises RuntimeError when their share
+    passes `max_bad` (looked at after 100 clips).
+    """
+
+    def __init__(self, max_bad: float = 0.05):
+        self.max_bad, self.seen, self.bad = max_bad, 0, []
 
     def add(self, batch: dict) -> None:
-        "Take note of one batch. Raises RuntimeError when too many clips of the first hundred or more were bad."
+        """Take note of one batch.
+
+        Raises RuntimeError when too many clips of the first hundred or more were bad.
+        """
         self.bad += batch["bad"]
         self.seen += len(batch["n_frames"]) + len(batch["bad"])
         if self.seen >= 100 and len(self.bad) > self.max_bad * self.seen:
             first = "; ".join(f"{b.sample_id}: {b.reason}" for b in self.bad[:5])
-            much = f"{len(self.bad)} of {self.seen} clips could not be read, more than max_bad={self.max_bad:g} allows"
+            much = (
+                f"{len(self.bad)} of {self.seen} clips could not be read, more than "
+                f"max_bad={self.max_bad:g} allows"
+            )
             raise RuntimeError(f"{much}; the first: {first}")
 
 # %% ../../nbs/1_world/08_dataset.ipynb #88333b6b
 class LengthBucketSampler(Sampler):
-    """Batches of indices of similar length, for `DataLoader(batch_sampler=...)`. Deterministic in seed and epoch (call `set_epoch`).
-    Without `sound_only_share` every clip comes exactly once an epoch. With it, every clip with motion does, and each full batch holds
-    round(share x batch_size) sound-only clips, taken in turn from a shuffled pile that goes on through the epochs. Raises ValueError for settings that fill no batch."""
+    """Batches of indices of similar length, for `DataLoader(batch_sampler=...)`.
+
+    Deterministic in seed and epoch (call `set_epoch`).
+    Without `sound_only_share` every clip comes exactly once an epoch. With it, every clip with
+    motion does, and each full batch holds round(share x batch_size) sound-only clips, taken in turn
+    from a shuffled pile that goes on through the epochs. Raises ValueError for settings that fill
+    no batch.
+    """
+
     def __init__(
         self,
-        lengths: list[int],          # frames of each clip
-        batch_size: int,             # clips a batch
-        has_motion: list[bool] | None = None,    # needed for sound_only_share
-        sound_only_share: float | None = None,   # share of sound-only clips in a batch; None: as they come
+        lengths: list[int],  # frames of each clip
+        batch_size: int,  # clips a batch
+        has_motion: list[bool] | None = None,  # needed for sound_only_share
+        # share of sound-only clips in a batch; None: as they come
+        sound_only_share: float | None = None,
         seed: int = 0,
-        jitter: float = 0.1,         # lengths are sorted after multiplying by 1 +- jitter
+        jitter: float = 0.1,  # lengths are sorted after multiplying by 1 +- jitter
     ):
         if batch_size < 1 or not len(lengths):
-            raise ValueError(f"takes one length or more and a batch_size of 1 or more, got {len(lengths)} and {batch_size}")
+            raise ValueError(
+                "takes one length or more and a batch_size of 1 or more, got "
+                f"{len(lengths)} and {batch_size}"
+            )
         self.lengths, self.batch_size = np.asarray(lengths), batch_size
         self.seed, self.jitter, self.epoch = seed, jitter, 0
         self.main, self.extra, self.n_extra = np.arange(len(lengths)), np.arange(0), 0
         if sound_only_share is not None:
             if has_motion is None or len(has_motion) != len(lengths):
                 raise ValueError("sound_only_share needs has_motion, one flag a clip")
-            self.main, self.extra = np.flatnonzero(has_motion), np.flatnonzero(~np.asarray(has_motion, dtype=bool))
+            self.main, self.extra = (
+                np.flatnonzero(has_motion),
+                np.flatnonzero(~np.asarray(has_motion, dtype=bool)),
+            )
             self.n_extra = round(sound_only_share * batch_size)
             if not (0 < self.n_extra < batch_size and len(self.main) and len(self.extra)):
                 asked = f"sound_only_share={sound_only_share} of batch_size={batch_size}"
                 found = f"{len(self.main)} clips have motion, {len(self.extra)} have not"
-                raise ValueError(f"{asked} should leave room for both kinds, and both should exist: {found}")
+                raise ValueError(
+                    f"{asked} should leave room for both kinds, and both should exist: {found}"
+                )
 
     def set_epoch(self, epoch: int) -> None:
         "Choose the epoch whose batches the next iteration gives."
         self.epoch = epoch
 
-    def __len__(self) -> int: return -(-len(self.main) // (self.batch_size - self.n_extra))
+    def __len__(self) -> int:
+        return -(-len(self.main) // (self.batch_size - self.n_extra))
 
     def deal(self, count: int) -> np.ndarray:
-        "The `count` sound-only clips of this epoch: the pile goes through all of them before any comes again."
+        """The `count` sound-only clips of this epoch: the pile goes through all of them
+        before any comes again.
+        """
         first = self.epoch * count
         passes = range(first // len(self.extra), (first + count - 1) // len(self.extra) + 1)
         piles = [np.random.default_rng([self.seed, 1, p]).permutation(self.extra) for p in passes]
-        return np.concatenate(piles)[first % len(self.extra):][:count]
+        return np.concatenate(piles)[first % len(self.extra) :][:count]
 
     def cut(self, indices: np.ndarray, size: int, rng: np.random.Generator) -> list[np.ndarray]:
-        "Sort `indices` (n,) by jittered length and cut into batches of `size` (the last may be smaller)."
+        """Sort `indices` (n,) by jittered length and cut into batches of `size` (the
+        last may be smaller).
+        """
         keys = self.lengths[indices] * rng.uniform(1 - self.jitter, 1 + self.jitter, len(indices))
         return np.split(indices[np.argsort(keys, kind="stable")], range(size, len(indices), size))
 

@@ -10,7 +10,9 @@ __all__ = ['WORD_FILES', 'SPLITS', 'HELD_OUT_WORDS', 'SENTENCE_SHARES', 'ONSETS'
            'tidy', 'split_of_sentence', 'sample_sentence']
 
 # %% ../../nbs/1_world/06_sentences.ipynb #cd3dddf5
-import functools, hashlib, re
+import functools
+import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,32 +22,49 @@ from ..common.media import data_dir
 
 # %% ../../nbs/1_world/06_sentences.ipynb #eb552223
 def read_sections(path: Path) -> dict[str, list[str]]:
-    "Lines of each `[section]` of a word file; `#` starts a comment. Raises FileNotFoundError, ValueError (a line before any section, a section twice)."
+    """Lines of each `[section]` of a word file; `#` starts a comment.
+
+    Raises FileNotFoundError, ValueError (a line before any section, a section twice).
+    """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"word list {path} is missing; the project keeps its lists in data/words")
+        raise FileNotFoundError(
+            f"word list {path} is missing; the project keeps its lists in data/words"
+        )
     sections, lines = {}, None
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         line = line.split("#")[0].strip()
         if line.startswith("["):
             name = line.strip("[]")
-            if name in sections: raise ValueError(f"{path}:{number}: section [{name}] appears twice")
+            if name in sections:
+                raise ValueError(f"{path}:{number}: section [{name}] appears twice")
             lines = sections[name] = []
         elif line:
-            if lines is None: raise ValueError(f"{path}:{number}: {line!r} stands before any [section]")
+            if lines is None:
+                raise ValueError(f"{path}:{number}: {line!r} stands before any [section]")
             lines.append(line)
     return sections
 
 # %% ../../nbs/1_world/06_sentences.ipynb #dc7a0233
 def with_ending(word: str, ending: str) -> str:
-    "`word` with a regular -s, -ed or -ing, spelled as English spells it (a final star doubles the last letter)."
-    doubles = word.endswith("*") or re.fullmatch(r"(?:qu|[^aeiou])*[aeiou][^aeiouwxy]", word) is not None
+    """`word` with a regular -s, -ed or -ing, spelled as English spells it (a final star
+    doubles the last letter).
+    """
+    doubles = (
+        word.endswith("*") or re.fullmatch(r"(?:qu|[^aeiou])*[aeiou][^aeiouwxy]", word) is not None
+    )
     word = word.rstrip("*")
     if ending == "s":
-        if re.search(r"[^aeiou]y$", word): return word[:-1] + "ies"
-        return word + ("es" if re.search(r"(s|x|z|ch|sh)$", word) or word in ("go", "echo") else "s")
-    if re.search(r"[^aeiouy]?e$", word) and not (ending == "ing" and re.search(r"(ee|oe|ye)$", word)):
+        if re.search(r"[^aeiou]y$", word):
+            return word[:-1] + "ies"
+        return word + (
+            "es" if re.search(r"(s|x|z|ch|sh)$", word) or word in ("go", "echo") else "s"
+        )
+    if re.search(r"[^aeiouy]?e$", word) and not (
+        ending == "ing" and re.search(r"(ee|oe|ye)$", word)
+    ):
         return word[:-1] + ending
-    if ending == "ed" and re.search(r"[^aeiou]y$", word): return word[:-1] + "ied"
+    if ending == "ed" and re.search(r"[^aeiou]y$", word):
+        return word[:-1] + "ied"
     return word + (word[-1] if doubles else "") + ending
 
 # %% ../../nbs/1_world/06_sentences.ipynb #4c8b6e24
@@ -54,26 +73,50 @@ def noun_forms(entry: str) -> dict[str, str]:
     base, _, plural = entry.partition("/")
     return {"": base, "plural": plural or with_ending(base, "s")}
 
+
 def verb_forms(entry: str) -> dict[str, str]:
     "`'go/went/gone'` -> base (`''`), `s`, `past`, `participle`, `ing`."
     base, *rest = entry.split("/")
     past = rest[0] if rest else with_ending(base, "ed")
-    return {"": base.rstrip("*"), "s": with_ending(base, "s"), "past": past, "participle": rest[1] if len(rest) > 1 else past,
-            "ing": with_ending(base, "ing")}
+    return {
+        "": base.rstrip("*"),
+        "s": with_ending(base, "s"),
+        "past": past,
+        "participle": rest[1] if len(rest) > 1 else past,
+        "ing": with_ending(base, "ing"),
+    }
+
 
 def plain_forms(entry: str) -> dict[str, str]:
     "A word that never changes."
     return {"": entry}
 
-WORD_FILES = {"nouns": noun_forms, "verbs": verb_forms, "adjectives": plain_forms, "adverbs": plain_forms, "names": plain_forms, "closed": plain_forms}
+
+WORD_FILES = {
+    "nouns": noun_forms,
+    "verbs": verb_forms,
+    "adjectives": plain_forms,
+    "adverbs": plain_forms,
+    "names": plain_forms,
+    "closed": plain_forms,
+}
 
 # %% ../../nbs/1_world/06_sentences.ipynb #bb7ef09a
 SPLITS = ("train", "validation", "test", "test_words", "test_voices", "test_faces")
-HELD_OUT_WORDS = 0.08                    # share of words that only test_words may use
-SENTENCE_SHARES = {"train": 0.80, "validation": 0.05, "test": 0.05, "test_voices": 0.05, "test_faces": 0.05}   # of all sentences without such a word
+HELD_OUT_WORDS = 0.08  # share of words that only test_words may use
+SENTENCE_SHARES = {
+    "train": 0.80,
+    "validation": 0.05,
+    "test": 0.05,
+    "test_voices": 0.05,
+    "test_faces": 0.05,
+}  # of all sentences without such a word
+
 
 def hash_share(text: str, salt: str = "") -> float:
-    "A number in [0, 1) that depends on `text` and `salt` only: the same on every machine and in every Python."
+    """A number in [0, 1) that depends on `text` and `salt` only: the same on every machine
+    and in every Python.
+    """
     digest = hashlib.blake2b(f"{salt}\0{text}".encode("utf-8"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
@@ -81,28 +124,38 @@ def hash_share(text: str, salt: str = "") -> float:
 @dataclass(frozen=True)
 class Lexicon:
     "Word lists and grammar, ready to draw from. A list holds one dict of forms a word."
-    seen: dict[str, list[dict[str, str]]]        # list name -> words that every split may use
-    held_out: dict[str, list[dict[str, str]]]    # list name -> words for test_words only
-    rules: dict[str, list[list[tuple]]]          # rule name -> alternatives, each a list of (literal, symbol, form)
-    known: frozenset[str]                        # every spelling, lower case
-    unseen: frozenset[str]                       # spellings of held-out words, lower case
+
+    seen: dict[str, list[dict[str, str]]]  # list name -> words that every split may use
+    held_out: dict[str, list[dict[str, str]]]  # list name -> words for test_words only
+    # rule name -> alternatives, each a list of (literal, symbol, form)
+    rules: dict[str, list[list[tuple]]]
+    known: frozenset[str]  # every spelling, lower case
+    unseen: frozenset[str]  # spellings of held-out words, lower case
+
 
 def split_words(words: list[dict[str, str]], fixed: set[str]) -> set[str]:
-    "Base forms that are held out: chosen by hash, then given back while a spelling is shared with `fixed` or a word in use."
+    """Base forms that are held out: chosen by hash, then given back while a spelling is shared
+    with `fixed` or a word in use.
+    """
     spellings = {}
-    for forms in words: spellings.setdefault(forms[""].lower(), set()).update(s.lower() for s in forms.values())
+    for forms in words:
+        spellings.setdefault(forms[""].lower(), set()).update(s.lower() for s in forms.values())
     held = {word for word in spellings if hash_share(word, "word") < HELD_OUT_WORDS}
     while True:
         in_use = fixed.union(*(s for word, s in spellings.items() if word not in held))
         back = {word for word in held if spellings[word] & in_use}
-        if not back: return held
+        if not back:
+            return held
         held -= back
 
 # %% ../../nbs/1_world/06_sentences.ipynb #ece98b79
 _TOKEN = re.compile(r"([^{}]+)|\{(\w+)(?::([\w*]+))?\}")
 
+
 def parse_rule(line: str) -> tuple[int, list[tuple]]:
-    "One line of the grammar -> (weight, tokens); a token is (literal, symbol, form), literal or symbol being empty."
+    """One line of the grammar -> (weight, tokens); a token is (literal, symbol, form), literal
+    or symbol being empty.
+    """
     weight, text = re.fullmatch(r"(?:(\d+) )?(.*)", line).groups()
     return int(weight or 1), [(m[1] or "", m[2] or "", m[3] or "") for m in _TOKEN.finditer(text)]
 
@@ -111,119 +164,229 @@ def sentence_words(text: str) -> list[str]:
     "Words of a text in lower case, without punctuation and without a possessive 's."
     return [re.sub(r"'s$", "", w) for w in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*", text.lower())]
 
+
 @functools.cache
 def lexicon(folder: Path | None = None) -> Lexicon:
-    "Read all word files and the grammar of `folder` (default: data/words), once, and sort the words into seen and held out. Raises FileNotFoundError, ValueError."
+    """Read all word files and the grammar of `folder` (default: data/words), once, and sort the
+    words into seen and held out.
+
+    Raises FileNotFoundError, ValueError.
+    """
     folder = Path(folder or data_dir() / "words")
-    words = {file: {name: [make(w) for w in dict.fromkeys(" ".join(lines).split())] for name, lines in read_sections(folder / f"{file}.txt").items()}
-             for file, make in WORD_FILES.items()}
-    rules = {name: [tokens for line in lines for weight, tokens in [parse_rule(line)] for _ in range(weight)]
-             for name, lines in read_sections(folder / "grammar.txt").items()}
+    words = {
+        file: {
+            name: [make(w) for w in dict.fromkeys(" ".join(lines).split())]
+            for name, lines in read_sections(folder / f"{file}.txt").items()
+        }
+        for file, make in WORD_FILES.items()
+    }
+    rules = {
+        name: [
+            tokens for line in lines for weight, tokens in [parse_rule(line)] for _ in range(weight)
+        ]
+        for name, lines in read_sections(folder / "grammar.txt").items()
+    }
     lists = {name: entries for part in words.values() for name, entries in part.items()}
-    missing = sorted({s for alternatives in rules.values() for tokens in alternatives for _, s, _ in tokens} - {*rules, *lists, "coined", ""})
+    missing = sorted(
+        {s for alternatives in rules.values() for tokens in alternatives for _, s, _ in tokens}
+        - {*rules, *lists, "coined", ""}
+    )
     if missing or set(rules) & set(lists):
-        raise ValueError(f"{folder}: the grammar asks for {missing}, which no list has; both a rule and a list: {sorted(set(rules) & set(lists))}")
-    literals = {w for alternatives in rules.values() for tokens in alternatives for literal, _, _ in tokens for w in sentence_words(literal)}
-    closed = {s.lower() for entries in words["closed"].values() for forms in entries for s in forms.values()}
-    held = split_words([forms for entries in lists.values() for forms in entries], literals | closed)
+        raise ValueError(
+            f"{folder}: the grammar asks for {missing}, which no list has; both a rule and a list: "
+            f"{sorted(set(rules) & set(lists))}"
+        )
+    literals = {
+        w
+        for alternatives in rules.values()
+        for tokens in alternatives
+        for literal, _, _ in tokens
+        for w in sentence_words(literal)
+    }
+    closed = {
+        s.lower()
+        for entries in words["closed"].values()
+        for forms in entries
+        for s in forms.values()
+    }
+    held = split_words(
+        [forms for entries in lists.values() for forms in entries], literals | closed
+    )
     spell = lambda entries: {s.lower() for forms in entries for s in forms.values()}
-    held_out = {name: [f for f in entries if f[""].lower() in held] for name, entries in lists.items()}
-    return Lexicon(seen={name: [f for f in entries if f[""].lower() not in held] for name, entries in lists.items()}, held_out=held_out, rules=rules,
-                   known=frozenset(literals.union(*map(spell, lists.values()))), unseen=frozenset().union(*map(spell, held_out.values())))
+    held_out = {
+        name: [f for f in entries if f[""].lower() in held] for name, entries in lists.items()
+    }
+    return Lexicon(
+        seen={
+            name: [f for f in entries if f[""].lower() not in held]
+            for name, entries in lists.items()
+        },
+        held_out=held_out,
+        rules=rules,
+        known=frozenset(literals.union(*map(spell, lists.values()))),
+        unseen=frozenset().union(*map(spell, held_out.values())),
+    )
 
 # %% ../../nbs/1_world/06_sentences.ipynb #93bbbf96
-ONSETS = "b bl br c cl cr d dr f fl fr g gl gr h j k l m n p pl pr qu r s sc sh sk sl sm sn sp st str sw t th tr tw v w y z".split()
+ONSETS = (
+    "b bl br c cl cr d dr f fl fr g gl gr h j k l m n p pl pr qu r s sc sh sk sl sm sn sp st str "
+    "sw t th tr tw v w y z"
+).split()
 NUCLEI = "a a a e e e i i i o o o u u ai ar ea ee er oa oi oo or ou".split()
-FINAL_CODAS = ["", "", *"b ck d d f ft g k l ld lk lm lt m m mp n n n nd nk nt p pt r rd rk rm rn rt sk sp st t t th".split()]
-INNER_ONSETS, INNER_NUCLEI, INNER_CODAS = [*"bdfgjklmnprstvz"], [*"aeiou"], ["", "", "", "", *"lmnnr"]
-_GIGGLES = re.compile(r"sh[ie]t|f[ua]c?k|f[ua]g|cu?nt|co?c?k$|dic?k|tit|n[ie]g|ra[pb]e|s[ea]x|por[nk]|wan[kg]|pis|slu|hor|jew|god$|kik|coon|spic|cum|an[au]l|ars|as+$|poo|crap|turd|twa|pen[ie]|bit?ch|stup|boob|bum|dum|fa[rt]|n[au]d|sla[gv]|rac[ie]")
+FINAL_CODAS = [
+    "",
+    "",
+    *(
+        "b ck d d f ft g k l ld lk lm lt m m mp n n n nd nk nt p pt r rd rk rm rn "
+        "rt sk sp st t t th"
+    ).split(),
+]
+INNER_ONSETS, INNER_NUCLEI, INNER_CODAS = (
+    [*"bdfgjklmnprstvz"],
+    [*"aeiou"],
+    ["", "", "", "", *"lmnnr"],
+)
+_GIGGLES = re.compile(
+    r"sh[ie]t|f[ua]c?k|f[ua]g|cu?nt|co?c?k$|dic?k|tit|n[ie]g|ra[pb]e|s[ea]x|por[nk]|wan[kg]|pis|"
+    r"slu|hor|jew|god$|kik|coon|spic|cum|an[au]l|ars|as+$|poo|crap|turd|twa|pen[ie]|bit?ch|stup|"
+    r"boob|bum|dum|fa[rt]|n[au]d|sla[gv]|rac[ie]"
+)
+
 
 def random_word(rng: np.random.Generator) -> str:
-    "One to three syllables of onset, nucleus and coda; may break a rule that `is_pronounceable` checks."
+    """One to three syllables of onset, nucleus and coda; may break a rule that
+    `is_pronounceable` checks.
+    """
     pick = lambda options: options[int(rng.random() * len(options))]
     count = pick([1, 1, 1, 2, 2, 2, 2, 3])
     word = pick(ONSETS)
-    for _ in range(count - 1): word += pick(INNER_NUCLEI) + pick(INNER_CODAS) + pick(INNER_ONSETS)
+    for _ in range(count - 1):
+        word += pick(INNER_NUCLEI) + pick(INNER_CODAS) + pick(INNER_ONSETS)
     return word + pick(NUCLEI) + pick(FINAL_CODAS)
 
+
 def is_pronounceable(word: str) -> bool:
-    "Whether an invented word keeps the rules above (three letters or more, no clumsy clusters, no real word)."
-    clumsy = r"(.)\1\1|r[rl]|[aeo]rr|kc|c[eiy]|quu|qu[^aeio]|oir|[aeiou]{3}|[^aeiou]{5}|y[iy]|wu|s$|([ao]i|ou|oo|ee|ea|oa)$|^.{1,2}$"
+    """Whether an invented word keeps the rules above (three letters or more, no clumsy
+    clusters, no real word).
+    """
+    clumsy = (
+        r"(.)\1\1|r[rl]|[aeo]rr|kc|c[eiy]|quu|qu[^aeio]|oir|[aeiou]{3}|[^aeiou]{5}|y[iy]|wu|s$|"
+        r"([ao]i|ou|oo|ee|ea|oa)$|^.{1,2}$"
+    )
     return not (re.search(clumsy, word) or _GIGGLES.search(word) or word in lexicon().known)
 
 # %% ../../nbs/1_world/06_sentences.ipynb #8862aec2
 def is_held_out(word: str) -> bool:
-    "Whether a word (any case; a final s of an unknown word is taken off) belongs to test_words only."
+    """Whether a word (any case; a final s of an unknown word is taken off)
+    belongs to test_words only.
+    """
     word = word.lower()
-    if word in lexicon().known: return word in lexicon().unseen
+    if word in lexicon().known:
+        return word in lexicon().unseen
     return hash_share(re.sub(r"s$", "", word), "word") < HELD_OUT_WORDS
 
+
 def invent_word(
-    rng: np.random.Generator,   # all randomness comes from here
-    held_out: bool = False,     # a word for test_words (True) or for every other split (False)
-) -> str:                       # lower-case letters
-    "A pronounceable word that is in no word list, on the side of the held-out rule that is asked for."
+    rng: np.random.Generator,  # all randomness comes from here
+    held_out: bool = False,  # a word for test_words (True) or for every other split (False)
+) -> str:  # lower-case letters
+    """A pronounceable word that is in no word list, on the side of the held-out
+    rule that is asked for.
+    """
     while True:
         word = random_word(rng)
-        if is_held_out(word) == held_out and is_pronounceable(word): return word
+        if is_held_out(word) == held_out and is_pronounceable(word):
+            return word
 
 # %% ../../nbs/1_world/06_sentences.ipynb #accf8768
-INVENTED = 0.48                          # chance that an open slot gets an invented word: gives about 12% of all words, measured below
-OPEN_LISTS = frozenset("animal food object tool clothing drink instrument place city surname woman man kind thing".split())
+# chance that an open slot gets an invented word: gives about 12% of all words, measured below
+INVENTED = 0.48
+OPEN_LISTS = frozenset(
+    (
+        "animal food object tool clothing drink instrument place city surname woman man kind thing"
+    ).split()
+)
+
 
 @dataclass
 class Writer:
     "Rewrites rules of the grammar into words, with `rng` as the only source of chance."
+
     rng: np.random.Generator
-    held_out: bool = False               # use held-out words too
+    held_out: bool = False  # use held-out words too
 
     def pick(self, options: list):
         "One of `options`, all equally likely."
         return options[int(self.rng.random() * len(options))]
 
     def word(self, name: str, form: str) -> str:
-        "A word of list `name` in the form asked for; open lists are sometimes answered with an invented word. Raises ValueError for a form that the list has not."
+        """A word of list `name` in the form asked for; open lists are sometimes answered with an
+        invented word.
+
+        Raises ValueError for a form that the list has not.
+        """
         words, unseen = lexicon().seen.get(name, []), self.held_out and self.rng.random() < 0.5
         if name == "coined" or (name in OPEN_LISTS and self.rng.random() < INVENTED):
             word = invent_word(self.rng, unseen)
-            return word + "s" * (form == "plural") if not words or words[0][""].islower() else word.capitalize()
+            return (
+                word + "s" * (form == "plural")
+                if not words or words[0][""].islower()
+                else word.capitalize()
+            )
         forms = self.pick(unseen and lexicon().held_out[name] or words)
-        if form not in forms: raise ValueError(f"the grammar asks for {{{name}:{form}}}, but a word of that list has only {sorted(forms)}")
+        if form not in forms:
+            raise ValueError(
+                f"the grammar asks for {{{name}:{form}}}, but a word of that list has "
+                f"only {sorted(forms)}"
+            )
         return forms[form]
 
     def expand(self, symbol: str, form: str = "") -> str:
         "Text for one symbol: a rule is rewritten, a list gives a word."
-        if symbol not in lexicon().rules: return self.word(symbol, form)
-        return "".join(literal or self.expand(name, form if wanted == "*" else wanted) for literal, name, wanted in self.pick(lexicon().rules[symbol]))
+        if symbol not in lexicon().rules:
+            return self.word(symbol, form)
+        return "".join(
+            literal or self.expand(name, form if wanted == "*" else wanted)
+            for literal, name, wanted in self.pick(lexicon().rules[symbol])
+        )
 
 # %% ../../nbs/1_world/06_sentences.ipynb #065ecd12
 _AN = re.compile(r"\b([Aa]) (?=(?!uni|use|eu|one|ew)[aeiou]|hour|honest|AE)", flags=re.I)
+
 
 def tidy(text: str) -> str:
     "Single spaces, *an* before a vowel, and a capital at the start."
     text = _AN.sub(r"\1n ", re.sub(r"\s+", " ", text).strip())
     return text[:1].upper() + text[1:]
 
+
 def split_of_sentence(text: str) -> str:
-    "The one split that may say `text`: test_words if any word of it is held out, else by a hash of its words."
+    """The one split that may say `text`: test_words if any word of it is held out, else by
+    a hash of its words.
+    """
     words = sentence_words(text)
-    if any(map(is_held_out, words)): return "test_words"
+    if any(map(is_held_out, words)):
+        return "test_words"
     share = hash_share(" ".join(words), "sentence")
     for split, part in SENTENCE_SHARES.items():
-        if share < part: return split
+        if share < part:
+            return split
         share -= part
-    return split                                             # rounding: a share of 0.99999... is the last split's
+    return split  # rounding: a share of 0.99999... is the last split's
 
 # %% ../../nbs/1_world/06_sentences.ipynb #df15d75e
 MAX_WORDS = 24
 
+
 def sample_sentence(
-    rng: np.random.Generator,   # all randomness comes from here
-    split: str,                 # one of `SPLITS`
-) -> str:                       # 1 to 24 words, with punctuation
+    rng: np.random.Generator,  # all randomness comes from here
+    split: str,  # one of `SPLITS`
+) -> str:  # 1 to 24 words, with punctuation
     "A sentence that only `split` may say. Raises ValueError for an unknown split."
-    if split not in SPLITS: raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
     writer = Writer(rng, held_out=split == "test_words")
     while True:
         text = tidy(writer.expand("sentence"))
-        if len(sentence_words(text)) <= MAX_WORDS and split_of_sentence(text) == split: return text
+        if len(sentence_words(text)) <= MAX_WORDS and split_of_sentence(text) == split:
+            return text

@@ -17,10 +17,29 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import SUB_FRAMES, DacDecoder, DacEncoder, IstftDecoder, PitchedEncoder, PitchReader, SourceFilterDecoder, SpectralEncoder, advance, conv
-from .semantic import RELEASED_SEMANTIC_NAMES, SEMANTIC_PRESETS, SemanticConfig, SemanticEncoder, check_sound, pool_pairs, renamed
-from ...common.media import PATCH_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME
+from talker_t2av.codecs.audio.layers import (
+    SUB_FRAMES,
+    DacDecoder,
+    DacEncoder,
+    IstftDecoder,
+    PitchedEncoder,
+    PitchReader,
+    SourceFilterDecoder,
+    SpectralEncoder,
+    advance,
+    conv,
+)
+from talker_t2av.codecs.audio.semantic import (
+    RELEASED_SEMANTIC_NAMES,
+    SEMANTIC_PRESETS,
+    SemanticConfig,
+    SemanticEncoder,
+    check_sound,
+    pool_pairs,
+    renamed,
+)
 from ...common.hub import load_pretrained, load_weights, save_pretrained
+from ...common.media import PATCH_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 # %% ../../../nbs/2_codecs/04_audio_codec.ipynb #4d33a018
 @dataclass(frozen=True)
@@ -29,11 +48,13 @@ class AudioCodecConfig:
 
     latent_size: int = 32
     encoder: str = "pitched"  # spectral with an ear for pitch; "spectral" without one; or "dac"
-    encoder_channels: int = 160  # pitched, spectral: of the blocks; dac: at the full sample rate, doubles at every stride
+    # pitched, spectral: of the blocks; dac: at the full sample rate, doubles at every stride
+    encoder_channels: int = 160
     encoder_layers: int = 3  # pitched, spectral
     encoder_strides: tuple[int, ...] = (2, 4, 10, 12)  # dac only
     decoder: str = "source"  # inverse Fourier with a voice box; "istft" without one; or "dac"
-    decoder_channels: int = 320  # source, istft: of the blocks; dac: at 25 Hz, halves at every stride
+    # source, istft: of the blocks; dac: at 25 Hz, halves at every stride
+    decoder_channels: int = 320
     decoder_layers: int = 4  # source, istft
     decoder_strides: tuple[int, ...] = (12, 10, 4, 2)  # dac only
     lookahead: int = 1  # source (at least 1), istft: latent frames that decoding waits for
@@ -47,13 +68,30 @@ class AudioCodecConfig:
         for name in ("encoder_strides", "decoder_strides"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if torch.Size(getattr(self, name)).numel() != SAMPLES_PER_FRAME:
-                raise ValueError(f"{name}: the product has to be {SAMPLES_PER_FRAME} (24 kHz to 25 Hz), got {getattr(self, name)}")
+                raise ValueError(
+                    f"{name}: the product has to be {SAMPLES_PER_FRAME} (24 kHz to 25 Hz), got "
+                    f"{getattr(self, name)}"
+                )
 
 
 AUDIO_PRESETS = {
-    "tiny": AudioCodecConfig(encoder="spectral", encoder_channels=128, encoder_layers=2, decoder="istft", decoder_channels=256, decoder_layers=2, semantic=SEMANTIC_PRESETS["tiny"]),
+    "tiny": AudioCodecConfig(
+        encoder="spectral",
+        encoder_channels=128,
+        encoder_layers=2,
+        decoder="istft",
+        decoder_channels=256,
+        decoder_layers=2,
+        semantic=SEMANTIC_PRESETS["tiny"],
+    ),
     "small": AudioCodecConfig(semantic=SEMANTIC_PRESETS["small"]),
-    "paper": AudioCodecConfig(encoder="dac", encoder_channels=48, decoder="dac", decoder_channels=1536, semantic=SEMANTIC_PRESETS["paper"]),
+    "paper": AudioCodecConfig(
+        encoder="dac",
+        encoder_channels=48,
+        decoder="dac",
+        decoder_channels=1536,
+        semantic=SEMANTIC_PRESETS["paper"],
+    ),
 }
 
 # %% ../../../nbs/2_codecs/04_audio_codec.ipynb #07ed94cc
@@ -65,16 +103,23 @@ class Posterior(NamedTuple):
 
     def sample(self, generator: torch.Generator) -> Tensor:  # (B, N, d)
         "mean + deviation * noise: gradients pass through both (arXiv 1312.6114)."
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        noise = torch.randn(
+            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
+        )
         return self.mean + self.deviation * noise
 
 # %% ../../../nbs/2_codecs/04_audio_codec.ipynb #f3c9c900
 def check_latents(latent: Tensor, latent_size: int) -> None:  # (B, N, d)
     "Raises TypeError or ValueError for what `decode` cannot take."
     if not isinstance(latent, Tensor) or not latent.is_floating_point():
-        raise TypeError(f"latent: takes a float tensor (B, N, {latent_size}), got {getattr(latent, 'dtype', type(latent).__name__)}")
+        raise TypeError(
+            f"latent: takes a float tensor (B, N, {latent_size}), got "
+            f"{getattr(latent, 'dtype', type(latent).__name__)}"
+        )
     if latent.ndim != 3 or latent.shape[-1] != latent_size or latent.shape[1] == 0:
-        raise ValueError(f"latent: takes (B, N, {latent_size}) with N > 0, got {tuple(latent.shape)}")
+        raise ValueError(
+            f"latent: takes (B, N, {latent_size}) with N > 0, got {tuple(latent.shape)}"
+        )
     if not torch.isfinite(latent).all():
         raise ValueError("latent: holds NaN or infinity")
 
@@ -97,7 +142,9 @@ class AudioCodec(nn.Module):
             self.decoder = DacDecoder(hidden_size, config.decoder_channels, config.decoder_strides)
         else:
             mouth = SourceFilterDecoder if config.decoder == "source" else IstftDecoder
-            self.decoder = mouth(hidden_size, config.decoder_channels, config.decoder_layers, config.lookahead)
+            self.decoder = mouth(
+                hidden_size, config.decoder_channels, config.decoder_layers, config.lookahead
+            )
         self.pitch_reader = PitchReader(d) if config.decoder == "source" else None
         self.register_buffer("latent_mean", torch.zeros(d))
         self.register_buffer("latent_deviation", torch.ones(d))
@@ -114,8 +161,13 @@ class AudioCodec(nn.Module):
         "The same from a log-mel picture; only the first `n_frames` are kept."
         return pool_pairs(self.semantic(mel)[:, : 2 * n_frames])
 
-    def posterior(self, wav: Tensor, semantic: Tensor | None = None) -> Posterior:  # (B, T), (B, N, C) -> (B, N, d) each
-        "The distribution of the latents, not normalised. Samples beyond the last whole frame only lend context."
+    def posterior(
+        self, wav: Tensor, semantic: Tensor | None = None
+    ) -> Posterior:  # (B, T), (B, N, C) -> (B, N, d) each
+        """The distribution of the latents, not normalised.
+
+        Samples beyond the last whole frame only lend context.
+        """
         acoustic = self.encoder(wav[:, None])  # (B, C, N)
         semantic = self.hear(wav) if semantic is None else semantic
         both = acoustic + rearrange(semantic, "b n c -> b c n")
@@ -129,17 +181,25 @@ class AudioCodec(nn.Module):
     def speak(
         self,
         latent: Tensor,  # (B, N, d), not normalised
-        log_pitch: Tensor | None = None,  # (B, 4N) log2 of Hz for the voice box; default: what is read off the latents
+        # (B, 4N) log2 of Hz for the voice box; default: what is read off the latents
+        log_pitch: Tensor | None = None,
         phase: Tensor | None = None,  # (B,) of the voice at the beginning, in periods
     ) -> Tensor:  # (B, 960 N)
         "Sound from latents."
         if self.pitch_reader is None:
             return self.decoder(self.widen(latent))
-        return self.decoder(self.widen(latent), self.pitch_reader(latent) if log_pitch is None else log_pitch, phase)
+        return self.decoder(
+            self.widen(latent), self.pitch_reader(latent) if log_pitch is None else log_pitch, phase
+        )
 
     @torch.no_grad()
-    def encode(self, wav: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:  # (B, T) -> (B, T // 960, d)
-        "Normalised latents (posterior means). Raises TypeError or ValueError for a wrong rate, stereo, too short or too long sound, NaN."
+    def encode(
+        self, wav: Tensor, sample_rate: int = SAMPLE_RATE
+    ) -> Tensor:  # (B, T) -> (B, T // 960, d)
+        """Normalised latents (posterior means).
+
+        Raises TypeError or ValueError for a wrong rate, stereo, too short or too long sound, NaN.
+        """
         check_sound(wav, sample_rate, longest=self.config.semantic.max_positions / 50)
         return (self.posterior(wav).mean - self.latent_mean) / self.latent_deviation
 
@@ -147,45 +207,74 @@ class AudioCodec(nn.Module):
     def decode(
         self,
         latent: Tensor,  # (B, N, d) normalised
-        phase: Tensor | None = None,  # (B,) for a stream: where in its period the voice begins (decoder "source")
+        # (B,) for a stream: where in its period the voice begins (decoder "source")
+        phase: Tensor | None = None,
     ) -> Tensor:  # (B, 960 N)
         "Sound in [-1, 1]. Raises TypeError or ValueError for another shape, or NaN."
         check_latents(latent, self.config.latent_size)
-        return self.speak(latent * self.latent_deviation + self.latent_mean, phase=phase).clamp(-1, 1)
+        return self.speak(latent * self.latent_deviation + self.latent_mean, phase=phase).clamp(
+            -1, 1
+        )
 
     @torch.no_grad()
-    def advance(self, latent: Tensor, phase: Tensor | None) -> Tensor | None:  # (B, n + 1, d) normalised, (B,) -> (B,)
-        "The voice's phase where the last of these frames begins, if it was `phase` before them; None for decoders without a voice box."
+    def advance(
+        self, latent: Tensor, phase: Tensor | None
+    ) -> Tensor | None:  # (B, n + 1, d) normalised, (B,) -> (B,)
+        """The voice's phase where the last of these frames begins, if it was `phase` before
+        them; None for decoders without a voice box.
+        """
         if self.pitch_reader is None:
             return None
-        return advance(self.pitch_reader(latent * self.latent_deviation + self.latent_mean)[:, : 1 - SUB_FRAMES], phase)
+        return advance(
+            self.pitch_reader(latent * self.latent_deviation + self.latent_mean)[
+                :, : 1 - SUB_FRAMES
+            ],
+            phase,
+        )
 
     def stream(self) -> "DecoderStream":
         "A decoder that takes latents as they come."
         return DecoderStream(self)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> "AudioCodec":  # preset with weights ("small"), folder, or Hub id
-        "Load weights that `save_pretrained` wrote. Raises FileNotFoundError, or ValueError naming the tensor that does not fit."
-        def build(values: dict) -> "AudioCodec":
-            return cls(AudioCodecConfig(**values | {"semantic": SemanticConfig(**values["semantic"])}))
+    def from_pretrained(
+        cls, source: str | Path
+    ) -> "AudioCodec":  # preset with weights ("small"), folder, or Hub id
+        """Load weights that `save_pretrained` wrote.
 
-        return load_pretrained(source, "audio_codec", build, shared={"semantic.": ("semantic", "encoder.")})
+        Raises FileNotFoundError, or ValueError naming the tensor that does not fit.
+        """
+
+        def build(values: dict) -> "AudioCodec":
+            return cls(
+                AudioCodecConfig(**values | {"semantic": SemanticConfig(**values["semantic"])})
+            )
+
+        return load_pretrained(
+            source, "audio_codec", build, shared={"semantic.": ("semantic", "encoder.")}
+        )
 
     def save_pretrained(
         self,
         folder: str | Path,
         dtype: torch.dtype = torch.float32,  # torch.float16 halves the file
-        with_semantic: bool = True,  # store the semantic encoder too; else it is taken from the folder `semantic` next door
+        # store the semantic encoder too; else it is taken from the folder `semantic` next door
+        with_semantic: bool = True,
     ) -> Path:
         "Write `config.json` and `model.safetensors` into a folder."
-        return save_pretrained(self, asdict(self.config), folder, dtype, () if with_semantic else ("semantic.",))
+        return save_pretrained(
+            self, asdict(self.config), folder, dtype, () if with_semantic else ("semantic.",)
+        )
 
 # %% ../../../nbs/2_codecs/04_audio_codec.ipynb #daa8042b
 _STAGES, _UNITS = range(4), range(3)
 RELEASED_NAMES = (  # (ours, released), applied in this order
     ("encoder.conv_in.", "CodecEnc.block.0."),
-    *((f"encoder.stages.{i}.units.{j}.", f"CodecEnc.block.{i + 1}.block.{j}.block.") for i in _STAGES for j in _UNITS),
+    *(
+        (f"encoder.stages.{i}.units.{j}.", f"CodecEnc.block.{i + 1}.block.{j}.block.")
+        for i in _STAGES
+        for j in _UNITS
+    ),
     *((f"encoder.stages.{i}.snake.", f"CodecEnc.block.{i + 1}.block.3.") for i in _STAGES),
     *((f"encoder.stages.{i}.down.", f"CodecEnc.block.{i + 1}.block.4.") for i in _STAGES),
     ("encoder.snake.", "CodecEnc.block.5."),
@@ -193,10 +282,17 @@ RELEASED_NAMES = (  # (ours, released), applied in this order
     ("decoder.conv_in.", "CodecDec.model.0."),
     *((f"decoder.stages.{i}.snake.", f"CodecDec.model.{i + 1}.block.0.") for i in _STAGES),
     *((f"decoder.stages.{i}.up.", f"CodecDec.model.{i + 1}.block.1.") for i in _STAGES),
-    *((f"decoder.stages.{i}.units.{j}.", f"CodecDec.model.{i + 1}.block.{j + 2}.block.") for i in _STAGES for j in _UNITS),
+    *(
+        (f"decoder.stages.{i}.units.{j}.", f"CodecDec.model.{i + 1}.block.{j + 2}.block.")
+        for i in _STAGES
+        for j in _UNITS
+    ),
     ("decoder.snake.", "CodecDec.model.5."),
     ("decoder.conv_out.", "CodecDec.model.6."),
-    *((f"{part}.", f"{number}.") for number, part in enumerate(("snake_in", "dilated", "snake_mid", "pointwise"))),  # of a residual unit
+    *(
+        (f"{part}.", f"{number}.")
+        for number, part in enumerate(("snake_in", "dilated", "snake_mid", "pointwise"))
+    ),  # of a residual unit
     ("to_posterior.", "vae.in_proj."),
     ("from_latent.", "vae.out_proj."),
     ("parametrizations.weight.original0", "weight_g"),
@@ -209,16 +305,23 @@ UNUSED_RELEASED = ("semantic_model.decoder.",)  # Whisper's text decoder
 def released_name(name: str) -> str:
     "The released checkpoint's name of one of our tensors."
     if name.startswith("semantic."):
-        return "semantic_model.encoder." + renamed(name.removeprefix("semantic."), RELEASED_SEMANTIC_NAMES)
+        return "semantic_model.encoder." + renamed(
+            name.removeprefix("semantic."), RELEASED_SEMANTIC_NAMES
+        )
     return renamed(name, RELEASED_NAMES)
 
 # %% ../../../nbs/2_codecs/04_audio_codec.ipynb #ec8cc656
 def released_config(
     tensors: dict[str, Tensor],  # under the release's names
-    num_attention_heads: int | None = None,  # of the semantic encoder; default: heads of 64, as in every Whisper
+    # of the semantic encoder; default: heads of 64, as in every Whisper
+    num_attention_heads: int | None = None,
 ) -> AudioCodecConfig:
     "Read the sizes of a released checkpoint off the shapes of its tensors."
-    semantic, down, up = "semantic_model.encoder.", "CodecEnc.block.{}.block.4.weight_v", "CodecDec.model.{}.block.1.weight_v"
+    semantic, down, up = (
+        "semantic_model.encoder.",
+        "CodecEnc.block.{}.block.4.weight_v",
+        "CodecDec.model.{}.block.1.weight_v",
+    )
     hidden_size, n_mels = tensors[semantic + "conv1.weight"].shape[:2]
     positions = len(tensors[semantic + "positional_embedding"])
     layers = len({name.split(".")[3] for name in tensors if name.startswith(semantic + "blocks.")})
@@ -230,16 +333,32 @@ def released_config(
         decoder="dac",
         decoder_channels=len(tensors["CodecDec.model.0.bias"]),
         decoder_strides=[tensors[up.format(i)].shape[-1] // 2 for i in range(1, 5)],
-        semantic=SemanticConfig(n_mels, hidden_size, layers, num_attention_heads or hidden_size // 64, positions, pad_to=2 * positions),
+        semantic=SemanticConfig(
+            n_mels,
+            hidden_size,
+            layers,
+            num_attention_heads or hidden_size // 64,
+            positions,
+            pad_to=2 * positions,
+        ),
     )
 
 
 def from_released(tensors: dict[str, Tensor], num_attention_heads: int | None = None) -> AudioCodec:
-    "A codec with the release's weights. Raises KeyError or ValueError naming a tensor that is missing or does not fit."
+    """A codec with the release's weights.
+
+    Raises KeyError or ValueError naming a tensor that is missing or does not fit.
+    """
     codec = AudioCodec(released_config(tensors, num_attention_heads))
     ours = {released_name(name): name for name in codec.state_dict()}
-    kept = {ours.get(name, name): value for name, value in tensors.items() if not name.startswith(UNUSED_RELEASED)}
-    load_weights(codec, {name: getattr(codec, name) for name in OWN_TENSORS} | kept, "released audio codec")
+    kept = {
+        ours.get(name, name): value
+        for name, value in tensors.items()
+        if not name.startswith(UNUSED_RELEASED)
+    }
+    load_weights(
+        codec, {name: getattr(codec, name) for name in OWN_TENSORS} | kept, "released audio codec"
+    )
     return codec.eval()
 
 # %% ../../../nbs/2_codecs/04_audio_codec.ipynb #16b9f3f2
@@ -248,7 +367,11 @@ def fit_statistics(
     codec: AudioCodec,
     wavs: Iterable[Tensor],  # each (T,) at 24 kHz: speech like that to come
 ) -> None:
-    "Set the codec's normalisation from examples: mean, and total deviation of mean plus noise, per dimension. Raises ValueError without examples."
+    """Set the codec's normalisation from examples: mean, and total deviation of mean plus noise,
+    per dimension.
+
+    Raises ValueError without examples.
+    """
     posteriors = [codec.posterior(wav[None]) for wav in wavs]
     if not posteriors:
         raise ValueError("wavs: takes at least one waveform, got none")
@@ -259,7 +382,11 @@ def fit_statistics(
 
 # %% ../../../nbs/2_codecs/04_audio_codec.ipynb #76b92596
 class DecoderStream:
-    "Decodes latents as they come. Keeps `context + lookahead` latent frames; sound comes `lookahead` frames late; the end comes with `close`."
+    """Decodes latents as they come.
+
+    Keeps `context + lookahead` latent frames; sound comes `lookahead` frames late; the end comes
+    with `close`.
+    """
 
     def __init__(self, codec: AudioCodec):
         self.codec = codec
@@ -268,11 +395,18 @@ class DecoderStream:
         self.handed_out = 0  # of the kept frames, how many have been handed out as sound
         self.phase = None  # (B,) of the voice where the kept frames begin
 
-    def push(self, latent: Tensor) -> Tensor:  # (B, n, d) normalised -> (B, 960 m), where m may be 0 at first
-        "Take the next latents, give all sound that is certain. Raises TypeError or ValueError as `decode` does."
+    def push(
+        self, latent: Tensor
+    ) -> Tensor:  # (B, n, d) normalised -> (B, 960 m), where m may be 0 at first
+        """Take the next latents, give all sound that is certain.
+
+        Raises TypeError or ValueError as `decode` does.
+        """
         check_latents(latent, self.codec.config.latent_size)
         if self.kept is not None and len(latent) != len(self.kept):
-            raise ValueError(f"latent: the stream began with a batch of {len(self.kept)}, got {len(latent)}")
+            raise ValueError(
+                f"latent: the stream began with a batch of {len(self.kept)}, got {len(latent)}"
+            )
         self.kept = latent if self.kept is None else torch.cat([self.kept, latent], dim=1)
         return self._hand_out(self.kept.shape[1] - self.lookahead)
 
@@ -286,7 +420,9 @@ class DecoderStream:
         "Sound of kept frames up to `end`; then forget what no later frame depends on."
         if end <= self.handed_out:
             return self.kept.new_zeros(len(self.kept), 0)
-        wav = self.codec.decode(self.kept, self.phase)[:, SAMPLES_PER_FRAME * self.handed_out : SAMPLES_PER_FRAME * end]
+        wav = self.codec.decode(self.kept, self.phase)[
+            :, SAMPLES_PER_FRAME * self.handed_out : SAMPLES_PER_FRAME * end
+        ]
         forget = max(0, end - self.context)
         if forget > 0:
             self.phase = self.codec.advance(self.kept[:, : forget + 1], self.phase)

@@ -18,10 +18,18 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .semantic import check_sound, ctc_loss, ctc_targets, mel_power
-from .semantic import RecogniserRecipe, count_errors, run_recogniser, transcribe_all
-from ...common.media import SAMPLE_RATE
+from talker_t2av.codecs.audio.semantic import (
+    RecogniserRecipe,
+    check_sound,
+    count_errors,
+    ctc_loss,
+    ctc_targets,
+    mel_power,
+    run_recogniser,
+    transcribe_all,
+)
 from ...common.hub import load_pretrained, save_pretrained
+from ...common.media import SAMPLE_RATE
 from ...common.trainer import TrainConfig, training_options
 
 JUDGE_FFT, JUDGE_HOP = 768, 240  # 32 ms and 10 ms at 24 kHz: 100 columns a second
@@ -29,7 +37,9 @@ SHORTEST = 0.2  # seconds that the judge takes, at least
 
 # %% ../../../nbs/2_codecs/06_judge.ipynb #962ce052
 def judge_mel(wav: Tensor, n_mels: int) -> Tensor:  # (B, T) at 24 kHz -> (B, n_mels, T // 240)
-    "Log-mel up to 12 kHz, in steps of a factor e squared, relative to the loudest column of each clip and floored 50 dB below it."
+    """Log-mel up to 12 kHz, in steps of a factor e squared, relative to the loudest column of
+    each clip and floored 50 dB below it.
+    """
     mel = mel_power(wav, JUDGE_FFT, JUDGE_HOP, n_mels, SAMPLE_RATE)
     loudest = mel.mean(1, keepdim=True).amax(2, keepdim=True).clamp(min=1e-10)
     return (mel / loudest).clamp(min=1e-5).log() / 2 + 3
@@ -38,13 +48,17 @@ def judge_mel(wav: Tensor, n_mels: int) -> Tensor:  # (B, T) at 24 kHz -> (B, n_
 @dataclass(frozen=True)
 class JudgeConfig:
     "Sizes of the judge."
+
     n_mels: int = 64
     hidden_size: int = 192
     dilations: Sequence[int] = (1, 2, 4, 1, 2, 4)  # one block each
     gru_size: int = 128  # in each direction
 
 
-JUDGE_PRESETS = {"tiny": JudgeConfig(n_mels=40, hidden_size=64, dilations=(1, 2), gru_size=32), "small": JudgeConfig()}
+JUDGE_PRESETS = {
+    "tiny": JudgeConfig(n_mels=40, hidden_size=64, dilations=(1, 2), gru_size=32),
+    "small": JudgeConfig(),
+}
 
 
 class JudgeBlock(nn.Module):
@@ -61,7 +75,11 @@ class JudgeBlock(nn.Module):
 
 # %% ../../../nbs/2_codecs/06_judge.ipynb #3472bd01
 class Judge(nn.Module):
-    "Phonemes from sound: strided convolution to 50 Hz, dilated convolutions, one recurrent layer in both directions. Trained with CTC on clean sound; index 0 is blank."
+    """Phonemes from sound: strided convolution to 50 Hz, dilated convolutions, one recurrent layer
+    in both directions.
+
+    Trained with CTC on clean sound; index 0 is blank.
+    """
 
     def __init__(self, config: JudgeConfig, symbols: Sequence[str]):
         super().__init__()
@@ -72,35 +90,59 @@ class Judge(nn.Module):
         self.gru = nn.GRU(width, config.gru_size, bidirectional=True, batch_first=True)
         self.head = nn.Linear(width + 2 * config.gru_size, len(self.symbols) + 1)
 
-    def forward(self, wav: Tensor) -> Tensor:  # (B, T) at 24 kHz -> (B, T / 480 rounded up, symbols + 1) log-probabilities
+    def forward(
+        self, wav: Tensor
+    ) -> Tensor:  # (B, T) at 24 kHz -> (B, T / 480 rounded up, symbols + 1) log-probabilities
         x = self.blocks(F.silu(self.stem(judge_mel(wav, self.config.n_mels))))
         x = rearrange(x, "b c l -> b l c").float()
-        with torch.autocast(wav.device.type, enabled=False):  # small steps one after another: bfloat16 only adds conversions
+        with torch.autocast(
+            wav.device.type, enabled=False
+        ):  # small steps one after another: bfloat16 only adds conversions
             around = self.gru(x)[0]
         return F.log_softmax(self.head(torch.cat([x, around], dim=-1)).float(), dim=-1)
 
     @torch.no_grad()
     def hear(self, wav: Tensor) -> list[list[str]]:  # (B, T) at 24 kHz
-        "Greedy transcripts of a batch of equal length: best symbol at each step, repeats merged, blanks dropped."
+        """Greedy transcripts of a batch of equal length: best symbol at each step, repeats
+        merged, blanks dropped.
+        """
         best = self(wav).argmax(-1).cpu()
-        return [[self.symbols[i - 1] for i in row.unique_consecutive().tolist() if i > 0] for row in best]
+        return [
+            [self.symbols[i - 1] for i in row.unique_consecutive().tolist() if i > 0]
+            for row in best
+        ]
 
-    def transcribe(self, wavs: Sequence[Tensor]) -> list[list[str]]:  # (T,) at 24 kHz each, any lengths
+    def transcribe(
+        self, wavs: Sequence[Tensor]
+    ) -> list[list[str]]:  # (T,) at 24 kHz each, any lengths
         "Greedy transcripts. Raises TypeError or ValueError that names the sound."
-        return transcribe_all(lambda part: self.hear(part.to(self.head.weight.device)), check_each(wavs))
+        return transcribe_all(
+            lambda part: self.hear(part.to(self.head.weight.device)), check_each(wavs)
+        )
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         "Write `config.json` (sizes and symbols) and `model.safetensors`."
-        return save_pretrained(self, {"sizes": asdict(self.config), "symbols": list(self.symbols)}, folder, dtype)
+        return save_pretrained(
+            self, {"sizes": asdict(self.config), "symbols": list(self.symbols)}, folder, dtype
+        )
 
     @classmethod
     def from_pretrained(cls, source: str | Path = "small") -> "Judge":
-        "The trained judge: a preset with weights, a folder, or a Hub repository. Raises FileNotFoundError, or ValueError that names the tensor."
-        return load_pretrained(source, "judge", lambda config: cls(JudgeConfig(**config["sizes"]), config["symbols"]))
+        """The trained judge: a preset with weights, a folder, or a Hub repository.
+
+        Raises FileNotFoundError, or ValueError that names the tensor.
+        """
+        return load_pretrained(
+            source, "judge", lambda config: cls(JudgeConfig(**config["sizes"]), config["symbols"])
+        )
 
 # %% ../../../nbs/2_codecs/06_judge.ipynb #32390f55
 def check_each(wavs: Sequence[Tensor]) -> list[Tensor]:  # (T,) each
-    "The sounds as float32 tensors. Raises ValueError for none; TypeError or ValueError, as `check_sound` does, for one that is not mono, finite float sound of at least `SHORTEST` seconds."
+    """The sounds as float32 tensors.
+
+    Raises ValueError for none; TypeError or ValueError, as `check_sound` does, for one that is not
+    mono, finite float sound of at least `SHORTEST` seconds.
+    """
     wavs = list(wavs)
     if not wavs:
         raise ValueError("wavs: is empty; takes at least one sound")
@@ -111,21 +153,53 @@ def check_each(wavs: Sequence[Tensor]) -> list[Tensor]:  # (T,) each
 # %% ../../../nbs/2_codecs/06_judge.ipynb #eff1976d
 def judge_loss(model: Judge, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
     "For `fit`: CTC loss per phoneme on clean sound with a mild gain, -6 to 3 dB."
-    gains = 10 ** ((9 * torch.rand(len(batch["wav"]), 1, generator=generator, device=batch["wav"].device) - 6) / 20)
+    gains = 10 ** (
+        (9 * torch.rand(len(batch["wav"]), 1, generator=generator, device=batch["wav"].device) - 6)
+        / 20
+    )
     log_probabilities = model(batch["wav"] * gains)  # (B, L, symbols + 1)
     targets, target_lengths = ctc_targets(batch["phonemes"], model.symbols)
     lengths = batch["samples"] // (2 * JUDGE_HOP)
-    return {"loss": ctc_loss(log_probabilities, targets.to(log_probabilities.device), target_lengths, lengths)}
+    return {
+        "loss": ctc_loss(
+            log_probabilities, targets.to(log_probabilities.device), target_lengths, lengths
+        )
+    }
 
 # %% ../../../nbs/2_codecs/06_judge.ipynb #35e0d0ae
 JUDGE_RECIPES = {
     "tiny": RecogniserRecipe(
-        JUDGE_PRESETS["tiny"], TrainConfig(steps=40, learning_rate=3e-3, warmup_steps=10, ema_decay=0.9, bf16=False, save_every=10, validate_every=20),
-        clips=60, seconds=16.0, bank=200, joined=0.15, checked=4, tested=4,
+        JUDGE_PRESETS["tiny"],
+        TrainConfig(
+            steps=40,
+            learning_rate=3e-3,
+            warmup_steps=10,
+            ema_decay=0.9,
+            bf16=False,
+            save_every=10,
+            validate_every=20,
+        ),
+        clips=60,
+        seconds=16.0,
+        bank=200,
+        joined=0.15,
+        checked=4,
+        tested=4,
     ),
     "small": RecogniserRecipe(
-        JUDGE_PRESETS["small"], TrainConfig(steps=2500, learning_rate=2e-3, warmup_steps=150, ema_decay=0.997, save_every=250, validate_every=250),
-        clips=10_000, seconds=32.0, bank=200, joined=0.15,
+        JUDGE_PRESETS["small"],
+        TrainConfig(
+            steps=2500,
+            learning_rate=2e-3,
+            warmup_steps=150,
+            ema_decay=0.997,
+            save_every=250,
+            validate_every=250,
+        ),
+        clips=10_000,
+        seconds=32.0,
+        bank=200,
+        joined=0.15,
     ),
 }
 
@@ -144,25 +218,47 @@ def phoneme_error_rate(
     judge: Judge,
     wavs: Sequence[Tensor],  # (T,) at 24 kHz each
     phonemes: Sequence[Sequence[str]],  # what was spoken in each, without silence
-) -> dict:  # rate, errors, total, substitutions, deletions, insertions, per_clip (rate of each clip)
-    "How much of what was spoken the judge does not hear, and what it hears that was not spoken. Raises ValueError or TypeError for bad sounds or phonemes."
+) -> (
+    dict
+):  # rate, errors, total, substitutions, deletions, insertions, per_clip (rate of each clip)
+    """How much of what was spoken the judge does not hear, and what it hears that was not spoken.
+
+    Raises ValueError or TypeError for bad sounds or phonemes.
+    """
     if len(wavs) != len(phonemes):
-        raise ValueError(f"phoneme_error_rate: takes the phonemes of every sound, got {len(phonemes)} for {len(wavs)} sounds")
+        raise ValueError(
+            f"phoneme_error_rate: takes the phonemes of every sound, got {len(phonemes)} for "
+            f"{len(wavs)} sounds"
+        )
     if unknown := {symbol for row in phonemes for symbol in row} - set(judge.symbols):
-        raise ValueError(f"phonemes: unknown symbols {sorted(unknown)}; the judge knows {' '.join(judge.symbols)}")
+        raise ValueError(
+            f"phonemes: unknown symbols {sorted(unknown)}; the judge knows "
+            f"{' '.join(judge.symbols)}"
+        )
     heard = judge.transcribe(wavs)
-    return count_errors(heard, phonemes) | {"per_clip": [count_errors([a], [b])["rate"] for a, b in zip(heard, phonemes, strict=True)]}
+    return count_errors(heard, phonemes) | {
+        "per_clip": [count_errors([a], [b])["rate"] for a, b in zip(heard, phonemes, strict=True)]
+    }
 
 # %% ../../../nbs/2_codecs/06_judge.ipynb #4a2a2b1a
-def confusions(heard: Sequence[Sequence[str]], spoken: Sequence[Sequence[str]]) -> Counter:  # (spoken, heard) -> count
-    "What was taken for what; '' stands for nothing, so (a, '') is a deletion and ('', a) an insertion."
+def confusions(
+    heard: Sequence[Sequence[str]], spoken: Sequence[Sequence[str]]
+) -> Counter:  # (spoken, heard) -> count
+    """What was taken for what; '' stands for nothing, so (a, '') is a deletion and
+    ('', a) an insertion.
+    """
     import jiwer
 
     found = jiwer.process_words([" ".join(row) for row in spoken], [" ".join(row) for row in heard])
     pairs: Counter = Counter()
     for truth, guess, chunks in zip(spoken, heard, found.alignments, strict=True):
         for chunk in chunks:
-            a, b = truth[chunk.ref_start_idx : chunk.ref_end_idx], guess[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            a, b = (
+                truth[chunk.ref_start_idx : chunk.ref_end_idx],
+                guess[chunk.hyp_start_idx : chunk.hyp_end_idx],
+            )
             width = max(len(a), len(b))
-            pairs.update(zip([*a, *[""] * (width - len(a))], [*b, *[""] * (width - len(b))], strict=True))
+            pairs.update(
+                zip([*a, *[""] * (width - len(a))], [*b, *[""] * (width - len(b))], strict=True)
+            )
     return pairs

@@ -38,8 +38,17 @@ class Snake(nn.Module):
         return x + torch.sin(self.alpha * x).square() / (self.alpha + 1e-9)
 
 # %% ../../../nbs/2_codecs/03_audio_layers.ipynb #8872207d
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1, padding: int | None = None) -> nn.Conv1d:
-    "A weight-normalised convolution; unless told otherwise, padded so that length stays what it was."
+def conv(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    stride: int = 1,
+    dilation: int = 1,
+    padding: int | None = None,
+) -> nn.Conv1d:
+    """A weight-normalised convolution; unless told otherwise, padded so that
+    length stays what it was.
+    """
     padding = (kernel - 1) * dilation // 2 if padding is None else padding
     return weight_norm(nn.Conv1d(inputs, outputs, kernel, stride, padding, dilation))
 
@@ -59,7 +68,9 @@ class ResidualUnit(nn.Module):
 
 
 def residual_units(channels: int) -> nn.Sequential:
-    "Three residual units with dilations 1, 3 and 9: each output sees 39 inputs to the left and to the right."
+    """Three residual units with dilations 1, 3 and 9: each output sees 39 inputs to the
+    left and to the right.
+    """
     return nn.Sequential(*(ResidualUnit(channels, dilation) for dilation in (1, 3, 9)))
 
 # %% ../../../nbs/2_codecs/03_audio_layers.ipynb #b72f599b
@@ -77,7 +88,9 @@ class DownStage(nn.Module):
 
 
 class DacEncoder(nn.Module):
-    "Strided convolutional encoder of DAC (arXiv 2306.06546): a waveform becomes one vector per product of the strides."
+    """Strided convolutional encoder of DAC (arXiv 2306.06546): a waveform becomes one vector per
+    product of the strides.
+    """
 
     def __init__(
         self,
@@ -88,7 +101,9 @@ class DacEncoder(nn.Module):
         super().__init__()
         widths = [channels * 2**i for i in range(len(strides) + 1)]
         self.conv_in = conv(1, channels, 7)
-        self.stages = nn.Sequential(*(DownStage(width, stride) for width, stride in zip(widths, strides)))
+        self.stages = nn.Sequential(
+            *(DownStage(width, stride) for width, stride in zip(widths, strides))
+        )
         self.snake = Snake(widths[-1])
         self.conv_out = conv(widths[-1], hidden_size, 3)
 
@@ -102,7 +117,16 @@ class UpStage(nn.Module):
     def __init__(self, channels: int, stride: int):
         super().__init__()
         self.snake = Snake(channels)
-        self.up = weight_norm(nn.ConvTranspose1d(channels, channels // 2, 2 * stride, stride, math.ceil(stride / 2), output_padding=stride % 2))
+        self.up = weight_norm(
+            nn.ConvTranspose1d(
+                channels,
+                channels // 2,
+                2 * stride,
+                stride,
+                math.ceil(stride / 2),
+                output_padding=stride % 2,
+            )
+        )
         self.units = residual_units(channels // 2)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, L) -> (B, C / 2, L * stride)
@@ -110,11 +134,15 @@ class UpStage(nn.Module):
 
 # %% ../../../nbs/2_codecs/03_audio_layers.ipynb #1e0cbf78
 def dac_reach(strides: Sequence[int]) -> tuple[int, int]:  # (context, lookahead) in latent frames
-    "How many latent frames to the left and right of its own a sample of the DAC decoder depends on, at most."
+    """How many latent frames to the left and right of its own a sample of the DAC decoder
+    depends on, at most.
+    """
     left = right = 3  # the last convolution
     for stride in reversed(strides):
         left, right = left + 39, right + 39  # three residual units
-        pad = math.ceil(stride / 2)  # output o of the transposed convolution comes from inputs (o + pad - 2 stride + 1) / stride to (o + pad) / stride
+        # output o of the transposed convolution comes from inputs (o + pad - 2 stride + 1) / stride
+        # to (o + pad) / stride
+        pad = math.ceil(stride / 2)
         left, right = (left + 2 * stride - 1 - pad) // stride, (stride - 1 + right + pad) // stride
     return left + 3, right + 3  # the first convolution
 
@@ -132,7 +160,9 @@ class DacDecoder(nn.Module):
         widths = [channels // 2**i for i in range(len(strides) + 1)]
         self.context, self.lookahead = dac_reach(strides)
         self.conv_in = conv(hidden_size, channels, 7)
-        self.stages = nn.Sequential(*(UpStage(width, stride) for width, stride in zip(widths, strides)))
+        self.stages = nn.Sequential(
+            *(UpStage(width, stride) for width, stride in zip(widths, strides))
+        )
         self.snake = Snake(widths[-1])
         self.conv_out = conv(widths[-1], 1, 7)
 
@@ -148,17 +178,25 @@ def overlap_add(
     frames: Tensor,  # (B, J, n_fft)
     hop: int,  # divides n_fft
 ) -> Tensor:  # (B, hop * (J - 1) + n_fft)
-    "Frame j is added at sample j * hop. Sums n_fft / hop shifted copies instead of looping over frames."
-    quarters = rearrange(frames, "b j (k h) -> k b j h", h=hop)  # k-th part of each frame lands k hops later
+    """Frame j is added at sample j * hop.
+
+    Sums n_fft / hop shifted copies instead of looping over frames.
+    """
+    # k-th part of each frame lands k hops later
+    quarters = rearrange(frames, "b j (k h) -> k b j h", h=hop)
     last = len(quarters) - 1
     total = sum(F.pad(part, (0, 0, k, last - k)) for k, part in enumerate(quarters))
     return rearrange(total, "b j h -> b (j h)")
 
 # %% ../../../nbs/2_codecs/03_audio_layers.ipynb #6d63ea12
 class ConvNextBlock(nn.Module):
-    "Depthwise convolution over time, norm, MLP of 3 times the width, scaled and added (arXiv 2201.03545, 2306.00814)."
+    """Depthwise convolution over time, norm, MLP of 3 times the width, scaled and added (arXiv
+    2201.03545, 2306.00814).
+    """
 
-    def __init__(self, channels: int, scale: float, lookahead: int = 0):  # lookahead: of the 7 taps, how many lie in the future
+    def __init__(
+        self, channels: int, scale: float, lookahead: int = 0
+    ):  # lookahead: of the 7 taps, how many lie in the future
         super().__init__()
         self.padding = (KERNEL - 1 - lookahead, lookahead)
         self.depthwise = nn.Conv1d(channels, channels, KERNEL, groups=channels)
@@ -179,31 +217,44 @@ def complex_of(log_amplitude: Tensor, phase: Tensor) -> Tensor:
 
 
 class IstftDecoder(nn.Module):
-    "Vocos-like decoder (arXiv 2306.00814): causal ConvNeXt blocks at 100 Hz predict amplitude and phase, an inverse Fourier transform speaks."
+    """Vocos-like decoder (arXiv 2306.00814): causal ConvNeXt blocks at 100 Hz predict amplitude
+    and phase, an inverse Fourier transform speaks.
+    """
 
     def __init__(
         self,
         hidden_size: int,  # width of what comes in
         channels: int,  # width of the blocks
         num_layers: int,
-        lookahead: int = 1,  # later latent frames that a frame's sound may depend on: the delay, in units of 40 ms
+        # later latent frames that a frame's sound may depend on: the delay, in units of 40 ms
+        lookahead: int = 1,
     ):
         super().__init__()
         self.lookahead = lookahead
         sub_frames_back = num_layers * (KERNEL - 1) + WINDOW // HOP - 1
         self.context = 1 + math.ceil(sub_frames_back / SUB_FRAMES)
-        self.conv_in = nn.Conv1d(hidden_size, channels, 2 + lookahead)  # one frame back, its own, and those ahead
+        # one frame back, its own, and those ahead
+        self.conv_in = nn.Conv1d(hidden_size, channels, 2 + lookahead)
         self.spread = nn.Linear(channels, SUB_FRAMES * channels)
         self.norm_in = nn.LayerNorm(channels)
-        self.blocks = nn.Sequential(*(ConvNextBlock(channels, 1 / num_layers) for _ in range(num_layers)))
+        self.blocks = nn.Sequential(
+            *(ConvNextBlock(channels, 1 / num_layers) for _ in range(num_layers))
+        )
         self.norm_out = nn.LayerNorm(channels)
         self.head = nn.Linear(channels, WINDOW + 2)
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
 
-    def read(self, hidden: Tensor) -> Tensor:  # (B, C, N) -> (B, 4N + 4, outputs of the head); the first four are from before the sound
+    def read(
+        self, hidden: Tensor
+    ) -> (
+        Tensor
+    ):  # (B, C, N) -> (B, 4N + 4, outputs of the head); the first four are from before the sound
         "What the head says about each window."
-        x = self.conv_in(F.pad(hidden, (2, self.lookahead)))  # one frame more on the left than came in
-        x = rearrange(self.spread(rearrange(x, "b c n -> b n c")), "b n (k c) -> b (n k) c", k=SUB_FRAMES)
+        # one frame more on the left than came in
+        x = self.conv_in(F.pad(hidden, (2, self.lookahead)))
+        x = rearrange(
+            self.spread(rearrange(x, "b c n -> b n c")), "b n (k c) -> b (n k) c", k=SUB_FRAMES
+        )
         return self.head(self.norm_out(self.blocks(self.norm_in(x)))).float()
 
     def speak(self, spectrum: Tensor) -> Tensor:  # (B, 4N + 4, 481) complex -> (B, 960 N)
@@ -232,70 +283,111 @@ def pulse_train(
 
 # %% ../../../nbs/2_codecs/03_audio_layers.ipynb #f93dc09f
 class PitchReader(nn.Module):
-    "Reads the pitch off each latent, in double precision: a stream then adds up the same numbers as the whole, however it is cut."
+    """Reads the pitch off each latent, in double precision: a stream then adds up the same
+    numbers as the whole, however it is cut.
+    """
 
     def __init__(self, latent_size: int, width: int = 256):
         super().__init__()
         self.up, self.out = nn.Linear(latent_size, width), nn.Linear(width, SUB_FRAMES)
 
-    def forward(self, latent: Tensor) -> Tensor:  # (B, N, d), not normalised -> (B, 4N) float64: log2 of Hz where each sub-frame begins
+    def forward(
+        self, latent: Tensor
+    ) -> (
+        Tensor
+    ):  # (B, N, d), not normalised -> (B, 4N) float64: log2 of Hz where each sub-frame begins
         up, out = ((layer.weight.double(), layer.bias.double()) for layer in (self.up, self.out))
         guess = F.linear(F.gelu(F.linear(latent.double(), *up)), *out)
         low, high = map(math.log2, PITCHES)
-        return (low + high) / 2 + (high - low) / 2 * torch.tanh(rearrange(guess, "b n k -> b (n k)"))
+        return (low + high) / 2 + (high - low) / 2 * torch.tanh(
+            rearrange(guess, "b n k -> b (n k)")
+        )
 
 # %% ../../../nbs/2_codecs/03_audio_layers.ipynb #3f19bb00
-def glide(log_pitch: Tensor) -> Tensor:  # (B, J) log2 of Hz where each sub-frame begins -> (B, 240 (J - 1)) Hz, float64
+def glide(
+    log_pitch: Tensor,
+) -> Tensor:  # (B, J) log2 of Hz where each sub-frame begins -> (B, 240 (J - 1)) Hz, float64
     "The pitch at every sample: straight lines from one sub-frame to the next."
     hertz = torch.exp2(log_pitch.double())
     share = (torch.arange(HOP, device=hertz.device, dtype=torch.float64) + 0.5) / HOP
     return rearrange(torch.lerp(hertz[:, :-1, None], hertz[:, 1:, None], share), "b j h -> b (j h)")
 
 
-def advance(log_pitch: Tensor, phase: Tensor | None = None) -> Tensor:  # (B, 4n + 1), (B,) -> (B,) float64 periods
+def advance(
+    log_pitch: Tensor, phase: Tensor | None = None
+) -> Tensor:  # (B, 4n + 1), (B,) -> (B,) float64 periods
     "The phase of the pulses at the last of these instants, if it was `phase` (0) at the first."
     passed = glide(log_pitch).sum(1) / SAMPLE_RATE
     return (passed if phase is None else phase + passed) % 1
 
 # %% ../../../nbs/2_codecs/03_audio_layers.ipynb #0630ae61
 class SourceFilterDecoder(IstftDecoder):
-    "The inverse Fourier decoder with a voice box: pulses of a given pitch, filtered window by window, plus breath, a part that is not periodic."
+    """The inverse Fourier decoder with a voice box: pulses of a given pitch, filtered window by
+    window, plus breath, a part that is not periodic.
+    """
 
-    def __init__(self, hidden_size: int, channels: int, num_layers: int, lookahead: int = 1):  # as IstftDecoder; lookahead is at least 1
-        super().__init__(hidden_size, channels, num_layers, max(1, lookahead))  # a window reaches into the next frame's pulses
+    def __init__(
+        self, hidden_size: int, channels: int, num_layers: int, lookahead: int = 1
+    ):  # as IstftDecoder; lookahead is at least 1
+        # a window reaches into the next frame's pulses
+        super().__init__(hidden_size, channels, num_layers, max(1, lookahead))
         self.head = nn.Linear(channels, 2 * (WINDOW + 2))
         with torch.no_grad():
             self.head.bias[WINDOW + 2 :][: WINDOW // 2 + 1] = -3.0  # begin with soft pulses
 
-    def source(self, log_pitch: Tensor, phase: Tensor | None = None) -> Tensor:  # (B, 4N), (B,) -> (B, 960 + 960 N + 720)
-        "Pulses from 960 samples before the first frame to as far as the last window reaches; at both ends the pitch is held."
-        hertz = glide(F.pad(log_pitch.detach()[:, None], (SUB_FRAMES, SUB_FRAMES), mode="replicate")[:, 0])
+    def source(
+        self, log_pitch: Tensor, phase: Tensor | None = None
+    ) -> Tensor:  # (B, 4N), (B,) -> (B, 960 + 960 N + 720)
+        """Pulses from 960 samples before the first frame to as far as the last window reaches;
+        at both ends the pitch is held.
+        """
+        hertz = glide(
+            F.pad(log_pitch.detach()[:, None], (SUB_FRAMES, SUB_FRAMES), mode="replicate")[:, 0]
+        )
         cycles = (hertz / SAMPLE_RATE).cumsum(1)
-        cycles = cycles - cycles[:, SAMPLES_PER_FRAME - 1, None] + (0 if phase is None else phase[:, None])
+        cycles = (
+            cycles
+            - cycles[:, SAMPLES_PER_FRAME - 1, None]
+            + (0 if phase is None else phase[:, None])
+        )
         return pulse_train(cycles, hertz)
 
     def forward(
         self,
         hidden: Tensor,  # (B, C, N)
-        log_pitch: Tensor | None = None,  # (B, 4N) log2 of Hz where each sub-frame begins; default: 128 Hz
+        # (B, 4N) log2 of Hz where each sub-frame begins; default: 128 Hz
+        log_pitch: Tensor | None = None,
         phase: Tensor | None = None,  # (B,) of the pulses at the beginning, in periods; default 0
     ) -> Tensor:  # (B, 960 N)
-        log_pitch = hidden.new_full((len(hidden), SUB_FRAMES * hidden.shape[-1]), 7.0) if log_pitch is None else log_pitch
-        windows = torch.fft.rfft(self.source(log_pitch, phase).unfold(1, WINDOW, HOP) * self.window)  # (B, 4N + 4, 481)
+        log_pitch = (
+            hidden.new_full((len(hidden), SUB_FRAMES * hidden.shape[-1]), 7.0)
+            if log_pitch is None
+            else log_pitch
+        )
+        # (B, 4N + 4, 481)
+        windows = torch.fft.rfft(self.source(log_pitch, phase).unfold(1, WINDOW, HOP) * self.window)
         breath, its_phase, filters, their_phase = self.read(hidden).chunk(4, dim=-1)
-        return self.speak(complex_of(breath, its_phase) + complex_of(filters, their_phase) * windows)
+        return self.speak(
+            complex_of(breath, its_phase) + complex_of(filters, their_phase) * windows
+        )
 
 # %% ../../../nbs/2_codecs/03_audio_layers.ipynb #539d23f3
 class SpectralEncoder(nn.Module):
-    "Log-amplitudes 100 times a second, ConvNeXt blocks that look both ways, four sub-frames merged into one latent frame."
+    """Log-amplitudes 100 times a second, ConvNeXt blocks that look both ways, four sub-frames
+    merged into one latent frame.
+    """
 
     seen = WINDOW // 2 + 1  # numbers about each sub-frame
 
-    def __init__(self, channels: int, num_layers: int, hidden_size: int):  # hidden_size: width of what comes out
+    def __init__(
+        self, channels: int, num_layers: int, hidden_size: int
+    ):  # hidden_size: width of what comes out
         super().__init__()
         self.proj = nn.Linear(self.seen, channels)
         self.norm_in = nn.LayerNorm(channels)
-        self.blocks = nn.Sequential(*(ConvNextBlock(channels, 1 / num_layers, KERNEL // 2) for _ in range(num_layers)))
+        self.blocks = nn.Sequential(
+            *(ConvNextBlock(channels, 1 / num_layers, KERNEL // 2) for _ in range(num_layers))
+        )
         self.norm_out = nn.LayerNorm(channels)
         self.merge = nn.Linear(SUB_FRAMES * channels, hidden_size)
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
@@ -303,34 +395,57 @@ class SpectralEncoder(nn.Module):
     def look(self, wav: Tensor) -> Tensor:  # (B, T) -> (B, T // 240, seen)
         "Log-amplitudes, about -2 (silence) to 2 (loud)."
         side = (WINDOW - HOP) // 2  # column j is centred on its own 240 samples
-        spectrum = torch.stft(F.pad(wav.float(), (side, side)), WINDOW, HOP, window=self.window, center=False, return_complex=True)
+        spectrum = torch.stft(
+            F.pad(wav.float(), (side, side)),
+            WINDOW,
+            HOP,
+            window=self.window,
+            center=False,
+            return_complex=True,
+        )
         return rearrange((spectrum.abs().clamp(min=1e-4).log() + 3) / 3, "b f j -> b j f")
 
     def forward(self, wav: Tensor) -> Tensor:  # (B, 1, T) -> (B, C, T // 960)
         whole = wav.shape[-1] // SAMPLES_PER_FRAME * SUB_FRAMES
         x = self.norm_out(self.blocks(self.norm_in(self.proj(self.look(wav[:, 0])[:, :whole]))))
-        return rearrange(self.merge(rearrange(x, "b (n k) c -> b n (k c)", k=SUB_FRAMES)), "b n c -> b c n")
+        return rearrange(
+            self.merge(rearrange(x, "b (n k) c -> b n (k c)", k=SUB_FRAMES)), "b n c -> b c n"
+        )
 
 # %% ../../../nbs/2_codecs/03_audio_layers.ipynb #bb25c351
-PITCH_RATE, PITCH_WINDOW = 8_000, 240  # Hz that pitch is looked for at; samples of the window (30 ms)
+# Hz that pitch is looked for at; samples of the window (30 ms)
+PITCH_RATE, PITCH_WINDOW = 8_000, 240
 LOWEST, HIGHEST = 60, 500  # Hz of the pitches looked for
 SHORTEST, LONGEST = PITCH_RATE // HIGHEST, PITCH_RATE // LOWEST + 1  # their periods in samples
 
 
 def self_similarity(wav: Tensor) -> Tensor:  # (B, T) at 24 kHz -> (B, T // 240, 135)
-    "For a window every 10 ms: its correlation with the sound `lag` samples (at 8 kHz) later, from -1 to 1, for lags 0 to the longest period."
+    """For a window every 10 ms: its correlation with the sound `lag` samples (at 8 kHz) later,
+    from -1 to 1, for lags 0 to the longest period.
+    """
     with torch.autocast(wav.device.type, enabled=False):
         slow = load_torchaudio().functional.resample(wav.float(), SAMPLE_RATE, PITCH_RATE)
-        span, size = PITCH_WINDOW + LONGEST, 512  # of the Fourier transforms: no shorter than window and span together, or lags would wrap
-        pieces = F.pad(slow, (PITCH_WINDOW // 2, span)).unfold(-1, span, PITCH_RATE // 100)[:, : wav.shape[-1] // HOP]  # (B, M, span)
-        product = torch.fft.irfft(torch.fft.rfft(pieces, size) * torch.fft.rfft(pieces[..., :PITCH_WINDOW], size).conj(), size)[..., : LONGEST + 1]
+        # of the Fourier transforms: no shorter than window and span together, or lags would wrap
+        span, size = PITCH_WINDOW + LONGEST, 512
+        pieces = F.pad(slow, (PITCH_WINDOW // 2, span)).unfold(-1, span, PITCH_RATE // 100)[
+            :, : wav.shape[-1] // HOP
+        ]  # (B, M, span)
+        product = torch.fft.irfft(
+            torch.fft.rfft(pieces, size) * torch.fft.rfft(pieces[..., :PITCH_WINDOW], size).conj(),
+            size,
+        )[..., : LONGEST + 1]
         energy = F.pad(pieces.square().cumsum(-1), (1, 0))
-        later = energy[..., PITCH_WINDOW : PITCH_WINDOW + LONGEST + 1] - energy[..., : LONGEST + 1]  # of the window that begins at each lag
-        return product / (later.clamp(min=0) * energy[..., PITCH_WINDOW, None]).clamp(min=1e-12).sqrt()
+        # of the window that begins at each lag
+        later = energy[..., PITCH_WINDOW : PITCH_WINDOW + LONGEST + 1] - energy[..., : LONGEST + 1]
+        return (
+            product / (later.clamp(min=0) * energy[..., PITCH_WINDOW, None]).clamp(min=1e-12).sqrt()
+        )
 
 # %% ../../../nbs/2_codecs/03_audio_layers.ipynb #2f74e81b
 class PitchedEncoder(SpectralEncoder):
-    "The spectral encoder with an ear for pitch: it also sees how much the sound resembles itself one period later, for each period."
+    """The spectral encoder with an ear for pitch: it also sees how much the sound resembles
+    itself one period later, for each period.
+    """
 
     seen = SpectralEncoder.seen + LONGEST - SHORTEST + 1
 
@@ -347,7 +462,10 @@ def decoder_cost(
     seconds: float = 4.0,  # of sound in one call
     repeat: int = 3,  # timed calls, of which the fastest counts
 ) -> dict[str, float]:  # "parameters", "gflop_per_second", "real_time_factor", "lookahead_ms"
-    "What decoding costs on this machine. Fourier transforms are not in the arithmetic; they are in the time."
+    """What decoding costs on this machine.
+
+    Fourier transforms are not in the arithmetic; they are in the time.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     hidden = torch.zeros(1, hidden_size, round(seconds * FRAME_RATE))

@@ -21,12 +21,19 @@ COLUMNS = SAMPLES_PER_FRAME // HOP
 QUIET = 1e-4  # mel amplitudes under this are all the same to us
 
 # %% ../../../nbs/2_codecs/02_linear_codec.ipynb #f409d809
-def mel_picture(wav: Tensor) -> Tensor:  # (B, T) at 24 kHz, T a multiple of 960 -> (B, 80, T // 240)
+def mel_picture(
+    wav: Tensor,
+) -> Tensor:  # (B, T) at 24 kHz, T a multiple of 960 -> (B, 80, T // 240)
     "Natural logarithm of mel amplitudes, 100 columns a second."
     window = torch.hann_window(N_FFT, device=wav.device)
-    padded = F.pad(wav, ((N_FFT - HOP) // 2, (N_FFT - HOP) // 2))  # column j is centred on its own 240 samples
-    amplitude = torch.stft(padded, N_FFT, HOP, window=window, center=False, return_complex=True).abs()
-    return (mel_filters(N_MELS, N_FFT, SAMPLE_RATE).to(wav.device) @ amplitude).clamp(min=QUIET).log()
+    # column j is centred on its own 240 samples
+    padded = F.pad(wav, ((N_FFT - HOP) // 2, (N_FFT - HOP) // 2))
+    amplitude = torch.stft(
+        padded, N_FFT, HOP, window=window, center=False, return_complex=True
+    ).abs()
+    return (
+        (mel_filters(N_MELS, N_FFT, SAMPLE_RATE).to(wav.device) @ amplitude).clamp(min=QUIET).log()
+    )
 
 # %% ../../../nbs/2_codecs/02_linear_codec.ipynb #cd8196fb
 def stack_columns(picture: Tensor) -> Tensor:  # (B, 80, 4N) -> (B, N, 320)
@@ -35,31 +42,50 @@ def stack_columns(picture: Tensor) -> Tensor:  # (B, 80, 4N) -> (B, N, 320)
 
 # %% ../../../nbs/2_codecs/02_linear_codec.ipynb #29412e99
 class PcaCodec(nn.Module):
-    "Principal components of the log-mel picture at 25 Hz, and Griffin-Lim back to sound. The linear baseline of the audio codec."
+    """Principal components of the log-mel picture at 25 Hz, and Griffin-Lim back to sound.
+
+    The linear baseline of the audio codec.
+    """
 
     def __init__(self, latent_size: int = 32):
         super().__init__()
         self.latent_size = latent_size
         self.register_buffer("mean", torch.zeros(COLUMNS * N_MELS))
-        self.register_buffer("basis", torch.zeros(COLUMNS * N_MELS, latent_size))  # orthonormal columns
+        # orthonormal columns
+        self.register_buffer("basis", torch.zeros(COLUMNS * N_MELS, latent_size))
         self.register_buffer("deviation", torch.ones(latent_size))
 
     @torch.no_grad()
     def fit(self, wavs: Sequence[Tensor]) -> "PcaCodec":  # each (T,) at 24 kHz, T a multiple of 960
-        "Find the directions of largest variance in example speech. Raises ValueError for too little of it."
-        rows = torch.cat([stack_columns(mel_picture(wav[None]))[0] for wav in wavs])  # (frames, 320)
+        """Find the directions of largest variance in example speech.
+
+        Raises ValueError for too little of it.
+        """
+        # (frames, 320)
+        rows = torch.cat([stack_columns(mel_picture(wav[None]))[0] for wav in wavs])
         if len(rows) <= self.latent_size:
-            raise ValueError(f"wavs: takes more than {self.latent_size} latent frames of speech (40 ms each), got {len(rows)}")
+            raise ValueError(
+                f"wavs: takes more than {self.latent_size} latent frames of speech (40 ms "
+                f"each), got {len(rows)}"
+            )
         self.mean.copy_(rows.mean(0))
-        variance, direction = torch.linalg.eigh((rows - self.mean).double().T @ (rows - self.mean).double() / len(rows))  # ascending
+        variance, direction = torch.linalg.eigh(
+            (rows - self.mean).double().T @ (rows - self.mean).double() / len(rows)
+        )  # ascending
         self.basis.copy_(direction.flip(1)[:, : self.latent_size])
         self.deviation.copy_(variance.flip(0)[: self.latent_size].sqrt())
         return self
 
     def encode(self, wav: Tensor) -> Tensor:  # (B, T) at 24 kHz, T = 960 N -> (B, N, d)
-        "Latents: coordinates along the directions, in units of their deviation. Raises ValueError for another shape or a broken frame."
+        """Latents: coordinates along the directions, in units of their deviation.
+
+        Raises ValueError for another shape or a broken frame.
+        """
         if wav.ndim != 2 or wav.shape[-1] == 0 or wav.shape[-1] % SAMPLES_PER_FRAME:
-            raise ValueError(f"wav: takes (B, T) with T a multiple of {SAMPLES_PER_FRAME} (40 ms at 24 kHz), got {tuple(wav.shape)}; pad it")
+            raise ValueError(
+                f"wav: takes (B, T) with T a multiple of {SAMPLES_PER_FRAME} (40 ms at 24 kHz), "
+                f"got {tuple(wav.shape)}; pad it"
+            )
         return (stack_columns(mel_picture(wav)) - self.mean) @ self.basis / self.deviation
 
     def decode_picture(self, latent: Tensor) -> Tensor:  # (B, N, d) -> (B, 80, 4N)
@@ -76,9 +102,14 @@ def griffin_lim(
     picture: Tensor,  # (B, 80, M) log-mel, as `mel_picture` makes it
     n_iter: int = 32,
 ) -> Tensor:  # (B, 240 M)
-    "A waveform whose mel picture is near the given one (Griffin and Lim, 1984; with momentum, Perraudin et al., 2013)."
+    """A waveform whose mel picture is near the given one (Griffin and Lim, 1984; with momentum,
+    Perraudin et al., 2013).
+    """
     inverse = torch.linalg.pinv(mel_filters(N_MELS, N_FFT, SAMPLE_RATE)).to(picture.device)
     amplitude = (inverse @ picture.exp()).clamp(min=0)  # (B, 513, M)
     window = torch.hann_window(N_FFT, device=picture.device)
-    wav = load_torchaudio().functional.griffinlim(amplitude, window, N_FFT, HOP, N_FFT, 1.0, n_iter, 0.99, None, rand_init=False)
-    return F.pad(wav, (HOP // 2, HOP // 2))  # there column j is centred on sample 240 j, here on 240 j + 120
+    wav = load_torchaudio().functional.griffinlim(
+        amplitude, window, N_FFT, HOP, N_FFT, 1.0, n_iter, 0.99, None, rand_init=False
+    )
+    # there column j is centred on sample 240 j, here on 240 j + 120
+    return F.pad(wav, (HOP // 2, HOP // 2))

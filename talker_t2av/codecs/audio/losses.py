@@ -30,7 +30,8 @@ def amplitudes(wav: Tensor, n_fft: int) -> Tensor:  # (B, T) -> (B, n_fft // 2 +
     with torch.autocast(wav.device.type, enabled=False):
         window = torch.hann_window(n_fft, device=wav.device)
         spectrum = torch.stft(wav.float(), n_fft, n_fft // 4, window=window, return_complex=True)
-        return (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-12).sqrt()  # the gradient of abs() at 0 would be NaN
+        # the gradient of abs() at 0 would be NaN
+        return (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-12).sqrt()
 
 
 def stft_loss(
@@ -42,12 +43,19 @@ def stft_loss(
     total = 0.0
     for n_fft in sizes:
         ours, truth = amplitudes(wav, n_fft), amplitudes(target, n_fft)
-        convergence = ((truth - ours).square().sum((1, 2)) / truth.square().sum((1, 2)).clamp(min=1e-8)).sqrt().mean()
-        total = total + convergence + F.l1_loss(ours.clamp(min=1e-4).log(), truth.clamp(min=1e-4).log())
+        convergence = (
+            ((truth - ours).square().sum((1, 2)) / truth.square().sum((1, 2)).clamp(min=1e-8))
+            .sqrt()
+            .mean()
+        )
+        total = (
+            total + convergence + F.l1_loss(ours.clamp(min=1e-4).log(), truth.clamp(min=1e-4).log())
+        )
     return total / len(sizes)
 
 # %% ../../../nbs/2_codecs/05_audio_losses.ipynb #ea7709de
-MEL_SIZES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  # DAC's windows and numbers of filters
+# DAC's windows and numbers of filters
+MEL_SIZES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))
 
 
 def mel_loss(
@@ -60,19 +68,25 @@ def mel_loss(
     for n_fft, n_mels in sizes:
         filters = mel_filters(n_mels, n_fft, SAMPLE_RATE).to(wav.device)
         with torch.autocast(wav.device.type, enabled=False):
-            ours, truth = ((filters @ amplitudes(x, n_fft)).clamp(min=1e-5).log10() for x in (wav, target))
+            ours, truth = (
+                (filters @ amplitudes(x, n_fft)).clamp(min=1e-5).log10() for x in (wav, target)
+            )
         total = total + F.l1_loss(ours, truth)
     return total / len(sizes)
 
 # %% ../../../nbs/2_codecs/05_audio_losses.ipynb #bddadc6d
 def kl_loss(posterior: Posterior) -> Tensor:
-    "Mean Kullback-Leibler divergence of the latents from N(0, 1), in nats per number (arXiv 1312.6114)."
+    """Mean Kullback-Leibler divergence of the latents from N(0, 1), in nats per
+    number (arXiv 1312.6114).
+    """
     mean, deviation = posterior.mean.float(), posterior.deviation.float()
     return (0.5 * (mean.square() + deviation.square() - 1) - deviation.log()).mean()
 
 # %% ../../../nbs/2_codecs/05_audio_losses.ipynb #2bf5b94e
 class SemanticHead(nn.Module):
-    "Guesses the semantic features from the widened latent; used in training only (paper, appendix B)."
+    """Guesses the semantic features from the widened latent; used in training only
+    (paper, appendix B).
+    """
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -88,46 +102,71 @@ def semantic_loss(guess: Tensor, semantic: Tensor) -> Tensor:  # (B, N, C) both
     return F.mse_loss(guess, semantic) + 1 - F.cosine_similarity(guess, semantic, dim=-1).mean()
 
 # %% ../../../nbs/2_codecs/05_audio_losses.ipynb #1c91896f
-def critic_conv(inputs: int, outputs: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1)) -> nn.Conv2d:
-    "A padded, weight-normalised convolution that keeps the size of its signal from the first step (He et al., arXiv 1502.01852)."
+def critic_conv(
+    inputs: int, outputs: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1)
+) -> nn.Conv2d:
+    """A padded, weight-normalised convolution that keeps the size of its signal from the first
+    step (He et al., arXiv 1502.01852).
+    """
     layer = nn.Conv2d(inputs, outputs, kernel, stride, (kernel[0] // 2, kernel[1] // 2))
     nn.init.kaiming_normal_(layer.weight, a=0.1)
     return weight_norm(layer)
 
 
 class PeriodDiscriminator(nn.Module):
-    "Looks at every p-th sample: convolutions down the columns of the folded wave (arXiv 2010.05646)."
+    """Looks at every p-th sample: convolutions down the columns of the folded
+    wave (arXiv 2010.05646).
+    """
 
     def __init__(self, period: int, widths: Sequence[int] = (32, 128, 512, 1024, 1024)):
         super().__init__()
         self.period = period
         sizes = list(zip((1, *widths), widths))
         strides = [3] * (len(widths) - 1) + [1]
-        self.layers = nn.ModuleList(critic_conv(a, b, (5, 1), (stride, 1)) for (a, b), stride in zip(sizes, strides))
+        self.layers = nn.ModuleList(
+            critic_conv(a, b, (5, 1), (stride, 1)) for (a, b), stride in zip(sizes, strides)
+        )
         self.score = critic_conv(widths[-1], 1, (3, 1))
 
-    def forward(self, wav: Tensor) -> list[Tensor]:  # (B, T) -> features of each layer, last the scores
+    def forward(
+        self, wav: Tensor
+    ) -> list[Tensor]:  # (B, T) -> features of each layer, last the scores
         wav = F.pad(wav[:, None], (0, -wav.shape[-1] % self.period), mode="reflect")
-        return critic_pass(rearrange(wav, "b c (t p) -> b c t p", p=self.period), self.layers, self.score)
+        return critic_pass(
+            rearrange(wav, "b c (t p) -> b c t p", p=self.period), self.layers, self.score
+        )
 
 
 class SpectralDiscriminator(nn.Module):
-    "Looks at a complex spectrum, real and imaginary part as two channels (arXiv 2210.13438, 2306.06546; no split into bands)."
+    """Looks at a complex spectrum, real and imaginary part as two channels (arXiv 2210.13438,
+    2306.06546; no split into bands).
+    """
 
     def __init__(self, n_fft: int, width: int = 32, num_layers: int = 4):
         super().__init__()
         self.n_fft = n_fft
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        self.layers = nn.ModuleList(critic_conv(width if i else 2, width, (9, 3), (2 if i else 1, 1)) for i in range(num_layers))
+        self.layers = nn.ModuleList(
+            critic_conv(width if i else 2, width, (9, 3), (2 if i else 1, 1))
+            for i in range(num_layers)
+        )
         self.score = critic_conv(width, 1, (3, 3))
 
-    def forward(self, wav: Tensor) -> list[Tensor]:  # (B, T) -> features of each layer, last the scores
-        spectrum = torch.stft(wav.float(), self.n_fft, self.n_fft // 4, window=self.window, return_complex=True)
-        return critic_pass(rearrange(torch.view_as_real(spectrum), "b f t c -> b c f t"), self.layers, self.score)
+    def forward(
+        self, wav: Tensor
+    ) -> list[Tensor]:  # (B, T) -> features of each layer, last the scores
+        spectrum = torch.stft(
+            wav.float(), self.n_fft, self.n_fft // 4, window=self.window, return_complex=True
+        )
+        return critic_pass(
+            rearrange(torch.view_as_real(spectrum), "b f t c -> b c f t"), self.layers, self.score
+        )
 
 
 def critic_pass(x: Tensor, layers: nn.ModuleList, score: nn.Module) -> list[Tensor]:
-    "Run the layers over x (B, C, ...) with leaky ReLUs and keep what each gives; the last entry is the score map."
+    """Run the layers over x (B, C, ...) with leaky ReLUs and keep what each gives; the last
+    entry is the score map.
+    """
     kept = []
     for layer in layers:
         x = F.leaky_relu(layer(x), 0.1)
@@ -146,17 +185,27 @@ class Discriminators(nn.Module):
         spectral_width: int = 32,
     ):
         super().__init__()
-        self.critics = nn.ModuleList([PeriodDiscriminator(p, widths) for p in periods] + [SpectralDiscriminator(n, spectral_width) for n in sizes])
+        self.critics = nn.ModuleList(
+            [PeriodDiscriminator(p, widths) for p in periods]
+            + [SpectralDiscriminator(n, spectral_width) for n in sizes]
+        )
 
-    def forward(self, wav: Tensor) -> list[list[Tensor]]:  # (B, T) -> for each critic: features, last the scores
+    def forward(
+        self, wav: Tensor
+    ) -> list[list[Tensor]]:  # (B, T) -> for each critic: features, last the scores
         wav = wav - wav.mean(-1, keepdim=True)
-        wav = 0.8 * wav / wav.abs().amax(-1, keepdim=True).clamp(min=1e-3)  # loudness is the other losses' business
+        # loudness is the other losses' business
+        wav = 0.8 * wav / wav.abs().amax(-1, keepdim=True).clamp(min=1e-3)
         return [critic(wav) for critic in self.critics]
 
 # %% ../../../nbs/2_codecs/05_audio_losses.ipynb #91534b24
-def discriminator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:  # of Discriminators, fake without gradient to the codec
+def discriminator_loss(
+    real: list[list[Tensor]], fake: list[list[Tensor]]
+) -> Tensor:  # of Discriminators, fake without gradient to the codec
     "Least-squares critics: real is 1, fake is 0 (arXiv 1611.04076). Averaged over critics."
-    return sum((1 - r[-1]).square().mean() + f[-1].square().mean() for r, f in zip(real, fake)) / len(real)
+    return sum(
+        (1 - r[-1]).square().mean() + f[-1].square().mean() for r, f in zip(real, fake)
+    ) / len(real)
 
 
 def generator_loss(fake: list[list[Tensor]]) -> Tensor:
@@ -165,14 +214,23 @@ def generator_loss(fake: list[list[Tensor]]) -> Tensor:
 
 
 def feature_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
-    "L1 between what the critics' layers see in real and in decoded sound, relative to its size (arXiv 2010.05646)."
-    terms = [F.l1_loss(b, a.detach()) / a.detach().abs().mean().clamp(min=1e-5) for r, f in zip(real, fake) for a, b in zip(r[:-1], f[:-1])]
+    """L1 between what the critics' layers see in real and in decoded sound, relative to its
+    size (arXiv 2010.05646).
+    """
+    terms = [
+        F.l1_loss(b, a.detach()) / a.detach().abs().mean().clamp(min=1e-5)
+        for r, f in zip(real, fake)
+        for a, b in zip(r[:-1], f[:-1])
+    ]
     return sum(terms) / len(terms)
 
 # %% ../../../nbs/2_codecs/05_audio_losses.ipynb #fd33db6b
 @dataclass(frozen=True)
 class LossWeights:
-    "How much each term counts. The start is DAC's: 15 for mel; 1 and 2 for adversarial and features where critics are used."
+    """How much each term counts.
+
+    The start is DAC's: 15 for mel; 1 and 2 for adversarial and features where critics are used.
+    """
 
     mel: float = 15.0
     stft: float = 1.0
@@ -181,13 +239,17 @@ class LossWeights:
     adversarial: float = 0.0  # 0 switches the critics off
     feature: float = 0.0
     pitch: float = 5.0  # where the decoder has a voice box and the pitch is known
-    noise: float = 0.0  # least deviation of the latents' noise in training: what the decoder has to stand
-    mel_sizes: tuple[tuple[int, int], ...] = MEL_SIZES  # resolutions of the mel term; fewer are faster
+    # least deviation of the latents' noise in training: what the decoder has to stand
+    noise: float = 0.0
+    # resolutions of the mel term; fewer are faster
+    mel_sizes: tuple[tuple[int, int], ...] = MEL_SIZES
     stft_sizes: tuple[int, ...] = STFT_SIZES
 
 
 class CodecLearner(nn.Module):
-    "A codec with what it needs in training only: semantic head, weights of the terms, and critics where they are switched on."
+    """A codec with what it needs in training only: semantic head, weights of the terms, and
+    critics where they are switched on.
+    """
 
     def __init__(self, codec: AudioCodec, weights: LossWeights = LossWeights()):
         super().__init__()
@@ -198,33 +260,61 @@ class CodecLearner(nn.Module):
         self,
         wav: Tensor,  # (B, T) crops, T a multiple of 960
         generator: torch.Generator,  # for the latents' noise
-        critics: Callable[[Tensor], list[list[Tensor]]] | None = None,  # `Discriminators`; needed where adversarial or feature is not 0
-        semantic: Tensor | None = None,  # (B, N, C) what the semantic encoder heard, where that is known already
-        pitch: Tensor | None = None,  # (B, 4N) true pitch in Hz, 0 where there is none; for a decoder with a voice box
-    ) -> tuple[dict[str, Tensor], Tensor]:  # "loss" and its terms; (B, T) what was decoded, for the critics' own step
-        "One training pass through the codec. Raises ValueError if critics are weighted but missing, or T is no multiple of 960."
+        # `Discriminators`; needed where adversarial or feature is not 0
+        critics: Callable[[Tensor], list[list[Tensor]]] | None = None,
+        # (B, N, C) what the semantic encoder heard, where that is known already
+        semantic: Tensor | None = None,
+        # (B, 4N) true pitch in Hz, 0 where there is none; for a decoder with a voice box
+        pitch: Tensor | None = None,
+    ) -> tuple[
+        dict[str, Tensor], Tensor
+    ]:  # "loss" and its terms; (B, T) what was decoded, for the critics' own step
+        """One training pass through the codec.
+
+        Raises ValueError if critics are weighted but missing, or T is no multiple of 960.
+        """
         if wav.shape[-1] % SAMPLES_PER_FRAME:
-            raise ValueError(f"wav: takes crops of whole frames ({SAMPLES_PER_FRAME} samples), got {wav.shape[-1]}")
-        weights, adversarial = self.weights, self.weights.adversarial > 0 or self.weights.feature > 0
+            raise ValueError(
+                f"wav: takes crops of whole frames ({SAMPLES_PER_FRAME} samples), "
+                f"got {wav.shape[-1]}"
+            )
+        weights, adversarial = (
+            self.weights,
+            self.weights.adversarial > 0 or self.weights.feature > 0,
+        )
         if adversarial and critics is None:
             raise ValueError("critics: the weights ask for adversarial terms, got no critics")
         semantic = self.codec.hear(wav) if semantic is None else semantic  # (B, N, C)
         posterior = self.codec.posterior(wav, semantic)
-        posterior = Posterior(posterior.mean, (posterior.deviation.square() + weights.noise**2).sqrt())
+        posterior = Posterior(
+            posterior.mean, (posterior.deviation.square() + weights.noise**2).sqrt()
+        )
         latent = posterior.sample(generator)
         wide = self.codec.widen(latent)  # (B, C, N)
         decoded, terms = self.speak(latent, pitch)  # (B, T)
-        terms |= {"mel": mel_loss(decoded, wav, weights.mel_sizes), "stft": stft_loss(decoded, wav, weights.stft_sizes), "kl": kl_loss(posterior)}
+        terms |= {
+            "mel": mel_loss(decoded, wav, weights.mel_sizes),
+            "stft": stft_loss(decoded, wav, weights.stft_sizes),
+            "kl": kl_loss(posterior),
+        }
         terms["semantic"] = semantic_loss(self.semantic_head(wide), semantic)
         if adversarial:
             real, fake = critics(wav), critics(decoded)
             terms |= {"adversarial": generator_loss(fake), "feature": feature_loss(real, fake)}
-        return {"loss": sum(getattr(weights, name) * term for name, term in terms.items())} | terms, decoded
+        return {
+            "loss": sum(getattr(weights, name) * term for name, term in terms.items())
+        } | terms, decoded
 
-    def speak(self, latent: Tensor, pitch: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:  # (B, N, d), (B, 4N) -> (B, T), "pitch" loss
-        "Sound; a voice box gets the true pitch where it is known, and learns to read it: mean error in octaves."
+    def speak(
+        self, latent: Tensor, pitch: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # (B, N, d), (B, 4N) -> (B, T), "pitch" loss
+        """Sound; a voice box gets the true pitch where it is known, and learns to read it:
+        mean error in octaves.
+        """
         if pitch is None:
             return self.codec.speak(latent), {}
         voiced, guess = pitch > 0, self.codec.pitch_reader(latent)
         truth = torch.where(voiced, pitch.clamp(min=1).log2(), guess)
-        return self.codec.speak(latent, truth), {"pitch": ((guess - truth).abs().sum() / voiced.sum().clamp(min=1)).float()}
+        return self.codec.speak(latent, truth), {
+            "pitch": ((guess - truth).abs().sum() / voiced.sum().clamp(min=1)).float()
+        }

@@ -26,13 +26,15 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from ...common.media import SAMPLE_RATE, SAMPLES_PER_FRAME, load_torchaudio
 from ...common.hub import load_pretrained, save_pretrained
+from ...common.media import SAMPLE_RATE, SAMPLES_PER_FRAME, load_torchaudio
 
 WHISPER_RATE = 16_000  # samples a second that Whisper listens to
 MEL_WINDOW, MEL_HOP = 400, 160  # 25 ms and 10 ms of them: 100 mel columns a second
 FREQUENCIES = 8_000  # Hz: half of WHISPER_RATE
-PLAIN_ATTENTION = 256  # positions up to which softmax(QK)V written out is faster than the fused call (bfloat16 on a CPU, with the way back: 18 ms against 57 ms at 128)
+# positions up to which softmax(QK)V written out is faster than the fused call (bfloat16 on a CPU,
+# with the way back: 18 ms against 57 ms at 128)
+PLAIN_ATTENTION = 256
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #bcb07606
 def resample_to_16k(wav: Tensor) -> Tensor:  # (B, T) at 24 kHz -> (B, 2T/3)
@@ -41,9 +43,13 @@ def resample_to_16k(wav: Tensor) -> Tensor:  # (B, T) at 24 kHz -> (B, 2T/3)
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #66444f2c
 def hz_to_mel(hz: np.ndarray) -> np.ndarray:
-    "Slaney's mel scale: linear below 1 kHz (15 mel), logarithmic above (27 mel are a factor of 6.4)."
+    """Slaney's mel scale: linear below 1 kHz (15 mel), logarithmic above (27 mel
+    are a factor of 6.4).
+    """
     hz = np.asarray(hz, dtype=np.float64)
-    return np.where(hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1) / 1000) / math.log(6.4))
+    return np.where(
+        hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1) / 1000) / math.log(6.4)
+    )
 
 
 def mel_to_hz(mel: np.ndarray) -> np.ndarray:
@@ -58,11 +64,17 @@ def mel_filters(
     n_fft: int,  # length of the Fourier transform in samples
     sample_rate: int,  # in Hz
 ) -> Tensor:  # (n_mels, n_fft // 2 + 1) float32
-    "Triangular mel filter bank on Slaney's scale, each filter of area 1 (in 1/Hz). Computed in float64."
+    """Triangular mel filter bank on Slaney's scale, each filter of area 1 (in 1/Hz).
+
+    Computed in float64.
+    """
     frequency = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
-    corner = mel_to_hz(np.linspace(0, hz_to_mel(sample_rate / 2), n_mels + 2))  # left foot, top, right foot of each, overlapping
+    # left foot, top, right foot of each, overlapping
+    corner = mel_to_hz(np.linspace(0, hz_to_mel(sample_rate / 2), n_mels + 2))
     left, top, right = (corner[i : i + n_mels, None] for i in range(3))
-    triangle = np.minimum((frequency - left) / (top - left), (right - frequency) / (right - top)).clip(min=0)
+    triangle = np.minimum(
+        (frequency - left) / (top - left), (right - frequency) / (right - top)
+    ).clip(min=0)
     with torch.inference_mode(False):  # kept for later calls, which may want gradients
         return torch.from_numpy(triangle * 2 / (right - left)).float()
 
@@ -76,8 +88,13 @@ def mel_power(
 ) -> Tensor:  # (B, n_mels, T // hop) float32, also under autocast
     "Power in mel bands over time. Every log-mel picture of this book starts from it."
     window = torch.hann_window(n_fft, device=wav.device)
-    with torch.autocast(wav.device.type, enabled=False):  # a logarithm of bfloat16 sums would be coarse
-        power = torch.stft(wav.float(), n_fft, hop, window=window, return_complex=True)[..., :-1].abs() ** 2  # (B, n_fft // 2 + 1, M)
+    with torch.autocast(
+        wav.device.type, enabled=False
+    ):  # a logarithm of bfloat16 sums would be coarse
+        power = (
+            torch.stft(wav.float(), n_fft, hop, window=window, return_complex=True)[..., :-1].abs()
+            ** 2
+        )  # (B, n_fft // 2 + 1, M)
         return mel_filters(n_mels, n_fft, sample_rate).to(wav.device) @ power
 
 
@@ -85,7 +102,9 @@ def log_mel(
     wav: Tensor,  # (B, T) at 16 kHz
     n_mels: int = 128,
 ) -> Tensor:  # (B, n_mels, T // 160)
-    "Whisper's log-mel picture, 100 columns a second (arXiv 2212.04356): floored 8 decades below each clip's own maximum."
+    """Whisper's log-mel picture, 100 columns a second (arXiv 2212.04356): floored 8 decades
+    below each clip's own maximum.
+    """
     mel = mel_power(wav, MEL_WINDOW, MEL_HOP, n_mels, WHISPER_RATE).clamp(min=1e-10).log10()
     return (mel.clamp(min=mel.amax((1, 2), keepdim=True) - 8) + 4) / 4
 
@@ -98,18 +117,35 @@ def check_sound(
     name: str = "wav",  # what the message calls it
     batched: bool = True,
 ) -> None:
-    "Raises TypeError or ValueError, naming the argument, for what is not mono, finite float sound at 24 kHz of an allowed length."
+    """Raises TypeError or ValueError, naming the argument, for what is not mono, finite float
+    sound at 24 kHz of an allowed length.
+    """
     axes, ndim = ("(B, T)", 2) if batched else ("(T,)", 1)
     if not isinstance(wav, Tensor) or not wav.is_floating_point():
-        raise TypeError(f"{name}: takes a float tensor {axes}, got {wav.dtype if isinstance(wav, Tensor) else type(wav).__name__}; scale integers to [-1, 1]")
+        raise TypeError(
+            f"{name}: takes a float tensor {axes}, got "
+            f"{wav.dtype if isinstance(wav, Tensor) else type(wav).__name__}; scale "
+            "integers to [-1, 1]"
+        )
     if sample_rate != SAMPLE_RATE:
-        raise ValueError(f"sample_rate: takes {SAMPLE_RATE} Hz, got {sample_rate}; read_audio resamples")
+        raise ValueError(
+            f"sample_rate: takes {SAMPLE_RATE} Hz, got {sample_rate}; read_audio resamples"
+        )
     if wav.ndim != ndim or (batched and len(wav) == 0):
-        advice = "average the channels, or add a batch dimension with wav[None]" if batched else "average the channels, or take the sounds of a batch one by one"
+        advice = (
+            "average the channels, or add a batch dimension with wav[None]"
+            if batched
+            else "average the channels, or take the sounds of a batch one by one"
+        )
         raise ValueError(f"{name}: takes mono sound {axes}, got shape {tuple(wav.shape)}; {advice}")
     if not shortest <= wav.shape[-1] / SAMPLE_RATE <= longest:
-        bounds = f"{shortest:g} s or more" if longest == math.inf else f"{shortest:g} to {longest:g} s"
-        raise ValueError(f"{name}: takes {bounds} of sound at 24 kHz, got {wav.shape[-1] / SAMPLE_RATE:.2f} s ({wav.shape[-1]} samples)")
+        bounds = (
+            f"{shortest:g} s or more" if longest == math.inf else f"{shortest:g} to {longest:g} s"
+        )
+        raise ValueError(
+            f"{name}: takes {bounds} of sound at 24 kHz, got {wav.shape[-1] / SAMPLE_RATE:.2f} s "
+            f"({wav.shape[-1]} samples)"
+        )
     if not torch.isfinite(wav).all():
         raise ValueError(f"{name}: holds NaN or infinity; samples are finite numbers in [-1, 1]")
 
@@ -117,18 +153,22 @@ def check_sound(
 @dataclass(frozen=True)
 class SemanticConfig:
     "Sizes of the semantic encoder."
+
     n_mels: int = 80
     hidden_size: int = 256
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     max_positions: int = 1500  # 50 a second: 30 s
-    pad_to: int = 0  # mel columns that every input is filled up to with silence; 3000 in the release, 0 for none
+    # mel columns that every input is filled up to with silence; 3000 in the release, 0 for none
+    pad_to: int = 0
 
 
 SEMANTIC_PRESETS = {
     "tiny": SemanticConfig(n_mels=40, hidden_size=128, num_hidden_layers=2, num_attention_heads=2),
     "small": SemanticConfig(),
-    "paper": SemanticConfig(n_mels=128, hidden_size=1280, num_hidden_layers=32, num_attention_heads=20, pad_to=3000),
+    "paper": SemanticConfig(
+        n_mels=128, hidden_size=1280, num_hidden_layers=32, num_attention_heads=20, pad_to=3000
+    ),
 }
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #362a14ba
@@ -154,7 +194,10 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, L, C) -> (B, L, C)
-        q, k, v = (rearrange(part(x), "b l (h d) -> b h l d", h=self.num_heads) for part in (self.query, self.key, self.value))
+        q, k, v = (
+            rearrange(part(x), "b l (h d) -> b h l d", h=self.num_heads)
+            for part in (self.query, self.key, self.value)
+        )
         if x.shape[1] <= PLAIN_ATTENTION:
             mixed = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v
         else:
@@ -187,16 +230,30 @@ class SemanticEncoder(nn.Module):
         self.conv1 = nn.Conv1d(config.n_mels, width, 3, padding=1)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
         self.register_buffer("positional_embedding", sinusoids(config.max_positions, width))
-        self.layers = nn.ModuleList(SemanticLayer(width, config.num_attention_heads) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            SemanticLayer(width, config.num_attention_heads)
+            for _ in range(config.num_hidden_layers)
+        )
         self.final_norm = nn.LayerNorm(width)
 
-    def mel_of(self, wav: Tensor) -> Tensor:  # (B, T) at 24 kHz -> (B, n_mels, M), M a multiple of 4
-        "The log-mel that `forward` takes, filled up with silence. Raises ValueError for more sound than there are positions."
+    def mel_of(
+        self, wav: Tensor
+    ) -> Tensor:  # (B, T) at 24 kHz -> (B, n_mels, M), M a multiple of 4
+        """The log-mel that `forward` takes, filled up with silence.
+
+        Raises ValueError for more sound than there are positions.
+        """
         n_frames = -(-wav.shape[-1] // SAMPLES_PER_FRAME)
         if 2 * n_frames > self.config.max_positions:
-            raise ValueError(f"wav: the semantic encoder hears at most {self.config.max_positions / 50:g} s at once, got {wav.shape[-1] / SAMPLE_RATE:.2f} s; cut it")
+            raise ValueError(
+                f"wav: the semantic encoder hears at most {self.config.max_positions / 50:g} s at "
+                f"once, got {wav.shape[-1] / SAMPLE_RATE:.2f} s; cut it"
+            )
         wav = resample_to_16k(wav)
-        return log_mel(F.pad(wav, (0, MEL_HOP * max(self.config.pad_to, 4 * n_frames) - wav.shape[-1])), self.config.n_mels)
+        return log_mel(
+            F.pad(wav, (0, MEL_HOP * max(self.config.pad_to, 4 * n_frames) - wav.shape[-1])),
+            self.config.n_mels,
+        )
 
     def forward(self, mel: Tensor) -> Tensor:  # (B, n_mels, M) -> (B, M // 2, C) at 50 Hz
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel))))
@@ -235,7 +292,10 @@ def renamed(
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #b85ee36a
 class PhonemeRecogniser(nn.Module):
-    "A semantic encoder with a linear layer that names a phoneme, or nothing, 50 times a second. Trained with CTC; index 0 is blank."
+    """A semantic encoder with a linear layer that names a phoneme, or nothing, 50 times a second.
+
+    Trained with CTC; index 0 is blank.
+    """
 
     def __init__(self, config: SemanticConfig, symbols: Sequence[str]):
         super().__init__()
@@ -243,10 +303,14 @@ class PhonemeRecogniser(nn.Module):
         self.encoder = SemanticEncoder(config)
         self.head = nn.Linear(config.hidden_size, len(self.symbols) + 1)
 
-    def forward(self, mel: Tensor) -> Tensor:  # (B, n_mels, M) -> (B, M // 2, symbols + 1) log-probabilities
+    def forward(
+        self, mel: Tensor
+    ) -> Tensor:  # (B, n_mels, M) -> (B, M // 2, symbols + 1) log-probabilities
         return F.log_softmax(self.head(self.encoder(mel)).float(), dim=-1)
 
-    def targets(self, spoken: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:  # -> (B, longest) indices padded with 0, (B,) lengths
+    def targets(
+        self, spoken: Sequence[Sequence[str]]
+    ) -> tuple[Tensor, Tensor]:  # -> (B, longest) indices padded with 0, (B,) lengths
         "`ctc_targets` with the recogniser's own symbols."
         return ctc_targets(spoken, self.symbols)
 
@@ -261,24 +325,47 @@ class PhonemeRecogniser(nn.Module):
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         "Write `config.json` (sizes and symbols) and `model.safetensors`."
-        return save_pretrained(self, {"sizes": asdict(self.encoder.config), "symbols": list(self.symbols)}, folder, dtype)
+        return save_pretrained(
+            self,
+            {"sizes": asdict(self.encoder.config), "symbols": list(self.symbols)},
+            folder,
+            dtype,
+        )
 
     @classmethod
     def from_pretrained(cls, source: str | Path = "small") -> "PhonemeRecogniser":
-        "The trained recogniser: a preset with weights, a folder, or a Hub repository. Raises FileNotFoundError, or ValueError that names the tensor."
-        return load_pretrained(source, "semantic", lambda config: cls(SemanticConfig(**config["sizes"]), config["symbols"]))
+        """The trained recogniser: a preset with weights, a folder, or a Hub repository.
+
+        Raises FileNotFoundError, or ValueError that names the tensor.
+        """
+        return load_pretrained(
+            source,
+            "semantic",
+            lambda config: cls(SemanticConfig(**config["sizes"]), config["symbols"]),
+        )
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #d271c5bc
 def ctc_targets(
     spoken: Sequence[Sequence[str]],  # phonemes of each sound
-    symbols: Sequence[str],  # that the recogniser knows; the first one gets index 1, since 0 is blank
+    # that the recogniser knows; the first one gets index 1, since 0 is blank
+    symbols: Sequence[str],
 ) -> tuple[Tensor, Tensor]:  # (B, longest) indices padded with 0, (B,) lengths
-    "Phonemes as `ctc_loss` takes them. Raises ValueError for a symbol that the recogniser does not know."
+    """Phonemes as `ctc_loss` takes them.
+
+    Raises ValueError for a symbol that the recogniser does not know.
+    """
     if unknown := {symbol for phonemes in spoken for symbol in phonemes} - set(symbols):
-        raise ValueError(f"spoken: unknown symbols {sorted(unknown)}; the recogniser knows {' '.join(symbols)}")
+        raise ValueError(
+            f"spoken: unknown symbols {sorted(unknown)}; the recogniser knows {' '.join(symbols)}"
+        )
     index = {symbol: i + 1 for i, symbol in enumerate(symbols)}
-    rows = [torch.tensor([index[symbol] for symbol in phonemes], dtype=torch.long) for phonemes in spoken]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+    rows = [
+        torch.tensor([index[symbol] for symbol in phonemes], dtype=torch.long)
+        for phonemes in spoken
+    ]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(
+        [len(row) for row in rows]
+    )
 
 
 def ctc_loss(
@@ -287,18 +374,28 @@ def ctc_loss(
     target_lengths: Tensor,  # (B,)
     lengths: Tensor,  # (B,) steps of each sample that hold sound
 ) -> Tensor:
-    "Mean over the batch of the negative log-probability of the right phonemes, per phoneme, summed over all alignments (Graves et al., 2006)."
-    return F.ctc_loss(rearrange(log_probabilities, "b l s -> l b s"), targets, lengths, target_lengths, zero_infinity=True)
+    """Mean over the batch of the negative log-probability of the right phonemes, per phoneme,
+    summed over all alignments (Graves et al., 2006).
+    """
+    return F.ctc_loss(
+        rearrange(log_probabilities, "b l s -> l b s"),
+        targets,
+        lengths,
+        target_lengths,
+        zero_infinity=True,
+    )
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #3e639326
 def augment(
     wav: Tensor,  # (B, T) at 24 kHz
     generator: torch.Generator,
-    speeds: tuple[float, float] = (0.9, 1.1),  # tape speed of the whole batch: tempo and pitch together
+    # tape speed of the whole batch: tempo and pitch together
+    speeds: tuple[float, float] = (0.9, 1.1),
     gains: tuple[float, float] = (-12.0, 6.0),  # dB, per sample
     noise: tuple[float, float] = (-60.0, -25.0),  # dB under full scale, per sample, white
 ) -> Tensor:  # (B, T / speed)
     "The same words, heard differently."
+
     def draw(low, high, *shape):
         return low + (high - low) * torch.rand(*shape, generator=generator, device=wav.device)
 
@@ -320,28 +417,54 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...common.media import SAMPLE_RATE
 from ...common.hub import WEIGHTS
-from ...common.trainer import TrainConfig, check_folder, fit, run_training, seed_of, training_options, with_overrides
+from ...common.media import SAMPLE_RATE
+from talker_t2av.common.trainer import (
+    TrainConfig,
+    check_folder,
+    fit,
+    run_training,
+    seed_of,
+    training_options,
+    with_overrides,
+)
 from ...world.corpus import MAX_CLIPS, clip_rng, make_clip, parallel_map
-from ...world.voice.voices import SPREAD, draw_stranger
 from ...world.sentences import SPLITS, sample_sentence
-from ...world.voice.voices import PHONEMES, SILENCE, PronunciationError, Utterance, speak
+from talker_t2av.world.voice.voices import (
+    PHONEMES,
+    SILENCE,
+    SPREAD,
+    PronunciationError,
+    Utterance,
+    draw_stranger,
+    speak,
+)
 
 SEMANTIC_RATE = 50  # vectors a second
 LONGEST = 24.0  # seconds of a training row
-SPOKEN_SYMBOLS = tuple(symbol for symbol in PHONEMES if symbol != SILENCE)  # what a recogniser may write
+# what a recogniser may write
+SPOKEN_SYMBOLS = tuple(symbol for symbol in PHONEMES if symbol != SILENCE)
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #23fb1921
 def speak_invented(number: int, split: str) -> Utterance:
-    "A sentence of `split` by an invented speaker, with the corpus's spread of rate and pitch. A pure function of its arguments."
+    """A sentence of `split` by an invented speaker, with the corpus's spread of rate and pitch.
+
+    A pure function of its arguments.
+    """
     rng = clip_rng(number, f"invented {split}")
     voice = draw_stranger(rng)
     rate, pitch = 1 + rng.uniform(-SPREAD, SPREAD, size=2)
     phrasing = int(rng.integers(2**31))
     while True:
         try:
-            return speak(sample_sentence(rng, split), voice, float(rate), float(pitch), variation=1.0, seed=phrasing)
+            return speak(
+                sample_sentence(rng, split),
+                voice,
+                float(rate),
+                float(pitch),
+                variation=1.0,
+                seed=phrasing,
+            )
         except PronunciationError:  # an invented word with a foreign sound: another sentence
             continue
 
@@ -350,7 +473,9 @@ def spoken_clip(
     number: int,  # of the clip, 0 or more
     split: str,
     invented: float,  # chance that an invented voice speaks
-) -> tuple[np.ndarray, list[str], str]:  # (T,) int16 samples, phonemes without silence, name of the voice
+) -> tuple[
+    np.ndarray, list[str], str
+]:  # (T,) int16 samples, phonemes without silence, name of the voice
     "Sound, phonemes and voice of one clip: `make_clip` without a face, or an invented speaker."
     by_stranger = clip_rng(number, f"who speaks {split}").random() < invented
     clip = speak_invented(number, split) if by_stranger else make_clip(number, split, video=False)
@@ -367,8 +492,14 @@ class SpeechBank(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.wavs)
 
-    def __getitem__(self, index: int) -> dict:  # wav (T,) float32 at 24 kHz, T a multiple of 3,840; phonemes; voice
-        return {"wav": self.wavs[index].float() / 32767, "phonemes": self.phonemes[index], "voice": self.voices[index]}
+    def __getitem__(
+        self, index: int
+    ) -> dict:  # wav (T,) float32 at 24 kHz, T a multiple of 3,840; phonemes; voice
+        return {
+            "wav": self.wavs[index].float() / 32767,
+            "phonemes": self.phonemes[index],
+            "voice": self.voices[index],
+        }
 
     @property
     def seconds(self) -> float:
@@ -380,15 +511,25 @@ def speech_bank(
     n_clips: int,
     split: str = "train",  # one of SPLITS
     seed: int = 0,  # another one gives other clips
-    invented: float = 0.5,  # share spoken by invented voices; train only, elsewhere the split's own voices speak
+    # share spoken by invented voices; train only, elsewhere the split's own voices speak
+    invented: float = 0.5,
     workers: int | None = None,  # processes; None: one a core, if it is worth starting them
 ) -> SpeechBank:
-    "Make `n_clips` of speech. The same arguments give the same bytes, on any number of processes. Raises ValueError for arguments out of range."
+    """Make `n_clips` of speech.
+
+    The same arguments give the same bytes, on any number of processes. Raises ValueError for
+    arguments out of range.
+    """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
     if not 0 < n_clips <= MAX_CLIPS or seed < 0 or not 0 <= invented <= 1:
-        raise ValueError(f"speech_bank: takes n_clips from 1 to {MAX_CLIPS:,}, seed >= 0 and invented in [0, 1]; got {n_clips}, {seed} and {invented}")
-    make = functools.partial(spoken_clip, split=split, invented=invented if split == "train" else 0.0)
+        raise ValueError(
+            f"speech_bank: takes n_clips from 1 to {MAX_CLIPS:,}, seed >= 0 and invented in [0, "
+            f"1]; got {n_clips}, {seed} and {invented}"
+        )
+    make = functools.partial(
+        spoken_clip, split=split, invented=invented if split == "train" else 0.0
+    )
     numbers = [seed * MAX_CLIPS + i for i in range(n_clips)]
     found = parallel_map(make, numbers, workers or (1 if n_clips < 200 else None), "speaking")
     wavs, phonemes, voices = zip(*found, strict=True)
@@ -400,11 +541,16 @@ def speech_batches(
     seconds: float,  # of sound in a batch, over all processes
     seed: int = 0,
     joined: float = 0.0,  # chance of a batch whose rows are two to four sentences in a row
-) -> Callable[[int, int, int], Iterator[dict]]:  # (start_step, rank, num_processes) -> iterator of {wav (B, T), samples (B,), phonemes}
-    "Endless batches of clips of similar length, padded with silence; every batch is a function of seed, step and rank."
+) -> Callable[
+    [int, int, int], Iterator[dict]
+]:  # (start_step, rank, num_processes) -> iterator of {wav (B, T), samples (B,), phonemes}
+    """Endless batches of clips of similar length, padded with silence; every batch is a function
+    of seed, step and rank.
+    """
     lengths = np.array([len(wav) for wav in bank.wavs])
     order = np.argsort(lengths, kind="stable")
-    chance = lengths[order] / lengths.sum()  # batches of short clips hold more of them: so every clip comes up equally often
+    # batches of short clips hold more of them: so every clip comes up equally often
+    chance = lengths[order] / lengths.sum()
 
     def batches(start_step: int, rank: int = 0, num_processes: int = 1) -> Iterator[dict]:
         step = start_step
@@ -415,39 +561,66 @@ def speech_batches(
             size = max(1, round(seconds / length / num_processes))
             near = order[max(0, middle - 2 * size) : middle + 2 * size + 1]
             picked = rng.choice(near, size=min(size, len(near)), replace=False).tolist()
-            group = min(int(rng.integers(2, 5)), max(1, int(LONGEST / length))) if rng.random() < joined else 1
+            group = (
+                min(int(rng.integers(2, 5)), max(1, int(LONGEST / length)))
+                if rng.random() < joined
+                else 1
+            )
             yield join_clips(bank, [picked[i : i + group] for i in range(0, len(picked), group)])
             step += 1
 
     return batches
 
 
-def join_clips(bank: SpeechBank, rows: list[list[int]]) -> dict:  # -> wav (B, longest), samples (B,), phonemes
+def join_clips(
+    bank: SpeechBank, rows: list[list[int]]
+) -> dict:  # -> wav (B, longest), samples (B,), phonemes
     "One row per list of clips: these clips one after another."
     wavs = [torch.cat([bank.wavs[i] for i in row]).float() / 32767 for row in rows]
     phonemes = [[symbol for i in row for symbol in bank.phonemes[i]] for row in rows]
-    return {"wav": nn.utils.rnn.pad_sequence(wavs, batch_first=True), "samples": torch.tensor([len(wav) for wav in wavs]), "phonemes": phonemes}
+    return {
+        "wav": nn.utils.rnn.pad_sequence(wavs, batch_first=True),
+        "samples": torch.tensor([len(wav) for wav in wavs]),
+        "phonemes": phonemes,
+    }
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #3a0bb14b
-def semantic_loss(model: PhonemeRecogniser, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
+def semantic_loss(
+    model: PhonemeRecogniser, batch: dict, generator: torch.Generator
+) -> dict[str, Tensor]:
     "For `fit`: CTC loss per phoneme of a batch that is heard in a new way each time (`augment`)."
     wav = augment(batch["wav"], generator)
     log_probabilities = model(model.encoder.mel_of(wav))  # (B, L, symbols + 1)
     targets, target_lengths = model.targets(batch["phonemes"])
-    steps = (batch["samples"] / batch["wav"].shape[1] * (wav.shape[1] / SAMPLE_RATE) * SEMANTIC_RATE).ceil().long()
+    steps = (
+        (batch["samples"] / batch["wav"].shape[1] * (wav.shape[1] / SAMPLE_RATE) * SEMANTIC_RATE)
+        .ceil()
+        .long()
+    )
     steps = steps.clamp(max=log_probabilities.shape[1])
-    return {"loss": ctc_loss(log_probabilities, targets.to(wav.device), target_lengths.to(wav.device), steps)}
+    return {
+        "loss": ctc_loss(
+            log_probabilities, targets.to(wav.device), target_lengths.to(wav.device), steps
+        )
+    }
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #cc106858
 def count_errors(
     heard: Sequence[Sequence[str]],
     spoken: Sequence[Sequence[str]],  # the truth
 ) -> dict:  # rate, errors, total, substitutions, deletions, insertions
-    "Phoneme error rate: the fewest substitutions, deletions and insertions that turn what was spoken into what was heard, per spoken phoneme. Raises ValueError for lists of unequal length, no clips, or a clip without phonemes."
+    """Phoneme error rate: the fewest substitutions, deletions and insertions that turn what was
+    spoken into what was heard, per spoken phoneme.
+
+    Raises ValueError for lists of unequal length, no clips, or a clip without phonemes.
+    """
     import jiwer
 
     if len(heard) != len(spoken) or not spoken or not all(spoken):
-        raise ValueError(f"count_errors: takes one transcript per clip, at least one clip, and no clip without phonemes; got {len(heard)} transcripts for {len(spoken)} clips")
+        raise ValueError(
+            "count_errors: takes one transcript per clip, at least one clip, and no clip without "
+            f"phonemes; got {len(heard)} transcripts for {len(spoken)} clips"
+        )
     found = jiwer.process_words([" ".join(row) for row in spoken], [" ".join(row) for row in heard])
     kinds = {name: getattr(found, name) for name in ("substitutions", "deletions", "insertions")}
     errors, total = sum(kinds.values()), sum(map(len, spoken))
@@ -460,7 +633,10 @@ def transcribe_all(
     wavs: Sequence[Tensor],  # (T,) float at 24 kHz
     seconds: float = 60.0,  # of sound at once
 ) -> list[list[str]]:
-    "Transcripts in the given order. Only sounds of exactly the same length share a batch, so nothing is padded."
+    """Transcripts in the given order.
+
+    Only sounds of exactly the same length share a batch, so nothing is padded.
+    """
     groups: dict[int, list[int]] = {}
     for i, wav in enumerate(wavs):
         groups.setdefault(len(wav), []).append(i)
@@ -491,12 +667,37 @@ class RecogniserRecipe:
 
 SEMANTIC_RECIPES = {
     "tiny": RecogniserRecipe(
-        SEMANTIC_PRESETS["tiny"], TrainConfig(steps=40, learning_rate=3e-3, warmup_steps=10, ema_decay=0.9, bf16=False, save_every=10, validate_every=20),
-        clips=60, seconds=16.0, bank=100, joined=0.15, checked=4, tested=4,
+        SEMANTIC_PRESETS["tiny"],
+        TrainConfig(
+            steps=40,
+            learning_rate=3e-3,
+            warmup_steps=10,
+            ema_decay=0.9,
+            bf16=False,
+            save_every=10,
+            validate_every=20,
+        ),
+        clips=60,
+        seconds=16.0,
+        bank=100,
+        joined=0.15,
+        checked=4,
+        tested=4,
     ),
     "small": RecogniserRecipe(
-        SEMANTIC_PRESETS["small"], TrainConfig(steps=2200, learning_rate=2e-3, warmup_steps=150, ema_decay=0.997, save_every=250, validate_every=250),
-        clips=10_000, seconds=32.0, bank=100, joined=0.15,
+        SEMANTIC_PRESETS["small"],
+        TrainConfig(
+            steps=2200,
+            learning_rate=2e-3,
+            warmup_steps=150,
+            ema_decay=0.997,
+            save_every=250,
+            validate_every=250,
+        ),
+        clips=10_000,
+        seconds=32.0,
+        bank=100,
+        joined=0.15,
     ),
 }
 
@@ -510,7 +711,10 @@ def train_recogniser(
     workers: int | None = None,  # processes that make the speech; None: one a core
     progress: bool = True,
 ) -> tuple[nn.Module, list[dict]]:  # the trained network, history
-    "Make the speech, train, and watch the error on validation sentences. Raises what `check_folder` raises, before any work."
+    """Make the speech, train, and watch the error on validation sentences.
+
+    Raises what `check_folder` raises, before any work.
+    """
     out = check_folder(out, resume)
     seed = recipe.train.seed
     bank = speech_bank(recipe.clips, "train", recipe.bank + seed, recipe.invented, workers)
@@ -522,9 +726,16 @@ def train_recogniser(
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:
         device = next(model.parameters()).device
-        return {"error": count_errors(transcribe_all(lambda part: model.transcribe(part.to(device)), wavs), checked.phonemes)["rate"]}
+        return {
+            "error": count_errors(
+                transcribe_all(lambda part: model.transcribe(part.to(device)), wavs),
+                checked.phonemes,
+            )["rate"]
+        }
 
-    batches = speech_batches(bank, recipe.seconds, seed_of(seed, "batches", recipe.bank), recipe.joined)
+    batches = speech_batches(
+        bank, recipe.seconds, seed_of(seed, "batches", recipe.bank), recipe.joined
+    )
     history = fit(model, loss_fn, batches, recipe.train, out, resume, validate, progress)
     return model, history
 
@@ -532,7 +743,11 @@ def train_recogniser(
 NOISES = (-40, -30, -20)  # dB under full scale
 
 
-def measure_bank(transcribe: Callable[[Tensor], list[list[str]]], bank: SpeechBank, change: Callable[[Tensor], Tensor] | None = None) -> dict:
+def measure_bank(
+    transcribe: Callable[[Tensor], list[list[str]]],
+    bank: SpeechBank,
+    change: Callable[[Tensor], Tensor] | None = None,
+) -> dict:
     "`count_errors` over all clips of a bank, each one first changed by `change`."
     wavs = [item["wav"] if change is None else change(item["wav"]) for item in bank]
     return count_errors(transcribe_all(transcribe, wavs), bank.phonemes)
@@ -547,14 +762,27 @@ def white_noise(decibels: float, seed: int = 0) -> Callable[[Tensor], Tensor]:
 def by_voice(transcribe: Callable[[Tensor], list[list[str]]], bank: SpeechBank) -> dict[str, dict]:
     "`count_errors` of each voice of a bank, in alphabetical order."
     heard = transcribe_all(transcribe, [item["wav"] for item in bank])
-    chosen = {voice: [i for i, other in enumerate(bank.voices) if other == voice] for voice in sorted(set(bank.voices))}
-    return {voice: count_errors([heard[i] for i in rows], [bank.phonemes[i] for i in rows]) for voice, rows in chosen.items()}
+    chosen = {
+        voice: [i for i, other in enumerate(bank.voices) if other == voice]
+        for voice in sorted(set(bank.voices))
+    }
+    return {
+        voice: count_errors([heard[i] for i in rows], [bank.phonemes[i] for i in rows])
+        for voice, rows in chosen.items()
+    }
 
 
 def in_rows(bank: SpeechBank, group: int) -> SpeechBank:
     "The same clips, `group` of them joined at a time."
-    rows = [join_clips(bank, [list(range(i, i + group))]) for i in range(0, len(bank) - group + 1, group)]
-    return SpeechBank([(row["wav"][0] * 32767).round().short() for row in rows], [row["phonemes"][0] for row in rows], ["several"] * len(rows))
+    rows = [
+        join_clips(bank, [list(range(i, i + group))])
+        for i in range(0, len(bank) - group + 1, group)
+    ]
+    return SpeechBank(
+        [(row["wav"][0] * 32767).round().short() for row in rows],
+        [row["phonemes"][0] for row in rows],
+        ["several"] * len(rows),
+    )
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #99507511
 def evaluate_recogniser(
@@ -562,34 +790,62 @@ def evaluate_recogniser(
     tested: int = 400,  # clips of each split
     workers: int | None = None,
 ) -> dict:
-    "What a recogniser's chapter claims, measured: new sentences, new words, new voices, noise, long sounds; a few transcripts."
-    banks = {split: speech_bank(tested, split, workers=workers) for split in ("test", "test_words", "test_voices")}
+    """What a recogniser's chapter claims, measured: new sentences, new words, new voices, noise,
+    long sounds; a few transcripts.
+    """
+    banks = {
+        split: speech_bank(tested, split, workers=workers)
+        for split in ("test", "test_words", "test_voices")
+    }
     values = {split: measure_bank(transcribe, bank) for split, bank in banks.items()}
-    values["noise"] = {str(level): measure_bank(transcribe, banks["test"], white_noise(level)) for level in NOISES}
+    values["noise"] = {
+        str(level): measure_bank(transcribe, banks["test"], white_noise(level)) for level in NOISES
+    }
     values["four_in_a_row"] = measure_bank(transcribe, in_rows(banks["test"], 4))
-    values["voices"] = by_voice(transcribe, banks["test"]) | by_voice(transcribe, banks["test_voices"])
+    values["voices"] = by_voice(transcribe, banks["test"]) | by_voice(
+        transcribe, banks["test_voices"]
+    )
     examples = [(split, item) for split, bank in banks.items() for item in (bank[0], bank[1])]
     heard = transcribe_all(transcribe, [item["wav"] for _, item in examples])
-    values["examples"] = [{"split": split, "voice": item["voice"], "spoken": item["phonemes"], "heard": row} for (split, item), row in zip(examples, heard, strict=True)]
+    values["examples"] = [
+        {"split": split, "voice": item["voice"], "spoken": item["phonemes"], "heard": row}
+        for (split, item), row in zip(examples, heard, strict=True)
+    ]
     return values | {"clips_each": tested, "bank_seed": 0}
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #34eb4822
 def training_record(history: list[dict], model: nn.Module, folder: Path, seconds: float) -> dict:
     "The curves of a training and the size of what came out, for a result file."
     every = max(1, len(history) // 200)
-    curve = {"every": every, "loss": [h["loss"] for h in history[::every]], "steps": len(history), "seconds_this_run": round(seconds)}
-    curve["validation"] = {h["step"] + 1: h["validation"]["error"] for h in history if "validation" in h}
-    size = {"parameters": sum(p.numel() for p in model.parameters()), "file_bytes": (folder / WEIGHTS).stat().st_size}
+    curve = {
+        "every": every,
+        "loss": [h["loss"] for h in history[::every]],
+        "steps": len(history),
+        "seconds_this_run": round(seconds),
+    }
+    curve["validation"] = {
+        h["step"] + 1: h["validation"]["error"] for h in history if "validation" in h
+    }
+    size = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "file_bytes": (folder / WEIGHTS).stat().st_size,
+    }
     return {"training": curve, "size": size}
 
 
-def finish_recogniser(trained: tuple[nn.Module, list[dict]], recipe: RecogniserRecipe, out: Path, seconds: float) -> tuple[dict, str]:
-    "Store half-precision weights and measure these: values for the results file, one line to print."
+def finish_recogniser(
+    trained: tuple[nn.Module, list[dict]], recipe: RecogniserRecipe, out: Path, seconds: float
+) -> tuple[dict, str]:
+    """Store half-precision weights and measure these: values for the results
+    file, one line to print.
+    """
     model, history = trained
     model.cpu().save_pretrained(out, torch.float16)
     values = evaluate_recogniser(type(model).from_pretrained(out).transcribe, recipe.tested)
     values |= training_record(history, model, out, seconds) | {"recipe": asdict(recipe)}
-    return values, "phoneme error rate " + ", ".join(f"{split} {values[split]['rate']:.2%}" for split in ("test", "test_words", "test_voices"))
+    return values, "phoneme error rate " + ", ".join(
+        f"{split} {values[split]['rate']:.2%}" for split in ("test", "test_words", "test_voices")
+    )
 
 
 def run_recogniser(
@@ -600,15 +856,22 @@ def run_recogniser(
     loss_fn: Callable,  # as `fit` takes it
 ) -> int:
     "Train a recogniser, then store and measure it."
-    def train(recipe: RecogniserRecipe, out: Path, resume: bool):
-        return train_recogniser(lambda: build(recipe.config, SPOKEN_SYMBOLS), loss_fn, recipe, out, resume)
 
-    return run_training(args, name, with_overrides(recipes[args.preset], args), train, finish_recogniser)
+    def train(recipe: RecogniserRecipe, out: Path, resume: bool):
+        return train_recogniser(
+            lambda: build(recipe.config, SPOKEN_SYMBOLS), loss_fn, recipe, out, resume
+        )
+
+    return run_training(
+        args, name, with_overrides(recipes[args.preset], args), train, finish_recogniser
+    )
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #3005be91
 def run_semantic(args: argparse.Namespace) -> int:
     "`train semantic`."
-    return run_recogniser(args, "train semantic", SEMANTIC_RECIPES, PhonemeRecogniser, semantic_loss)
+    return run_recogniser(
+        args, "train semantic", SEMANTIC_RECIPES, PhonemeRecogniser, semantic_loss
+    )
 
 
 def semantic_command(parser: argparse.ArgumentParser) -> None:

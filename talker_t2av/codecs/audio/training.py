@@ -22,24 +22,48 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .codec import AUDIO_PRESETS, AudioCodec, AudioCodecConfig, fit_statistics
+from talker_t2av.codecs.audio.codec import (
+    AUDIO_PRESETS,
+    AudioCodec,
+    AudioCodecConfig,
+    fit_statistics,
+)
 from .layers import PITCHES
-from .losses import MEL_SIZES, CodecLearner, Discriminators, LossWeights, discriminator_loss
-from .semantic import PhonemeRecogniser
-from .semantic import SpeechBank, speech_bank
-from ...common.media import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME, write_audio
+from talker_t2av.codecs.audio.losses import (
+    MEL_SIZES,
+    CodecLearner,
+    Discriminators,
+    LossWeights,
+    discriminator_loss,
+)
+from .semantic import PhonemeRecogniser, SpeechBank, speech_bank
 from ...common.hub import WEIGHTS
-from ...common.trainer import TrainConfig, check_folder, fit, run_training, seed_of, training_options, with_overrides
+from ...common.media import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME, write_audio
+from talker_t2av.common.trainer import (
+    TrainConfig,
+    check_folder,
+    fit,
+    run_training,
+    seed_of,
+    training_options,
+    with_overrides,
+)
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #bb752ffe
-def voiced_pitch(wav: Tensor) -> Tensor:  # (T,) at 24 kHz -> (T // 240,) Hz, 0 where there is no voice
+def voiced_pitch(
+    wav: Tensor,
+) -> Tensor:  # (T,) at 24 kHz -> (T // 240,) Hz, 0 where there is no voice
     "The pitch as a target for the decoder's voice box, within what that can do."
     hertz, voiced = track_pitch(wav)
     return torch.where(voiced & (hertz > PITCHES[0]) & (hertz < PITCHES[1]), hertz, 0.0)
 
 
 class SpeechCrops:
-    "Cuts training crops out of a speech bank: sound, what the frozen semantic encoder made of it in the whole clip, and for a voice box the pitch. Raises ValueError when no clip is long enough."
+    """Cuts training crops out of a speech bank: sound, what the frozen semantic encoder made of it
+    in the whole clip, and for a voice box the pitch.
+
+    Raises ValueError when no clip is long enough.
+    """
 
     def __init__(
         self,
@@ -49,48 +73,96 @@ class SpeechCrops:
     ):
         long = [i for i, wav in enumerate(bank.wavs) if len(wav) >= frames * SAMPLES_PER_FRAME]
         if not long:
-            raise ValueError(f"frames: no clip of the bank is as long as a crop of {frames} frames ({frames / FRAME_RATE:g} s); take shorter crops")
+            raise ValueError(
+                f"frames: no clip of the bank is as long as a crop of {frames} frames "
+                f"({frames / FRAME_RATE:g} s); take shorter crops"
+            )
         self.frames, self.wavs = frames, [bank.wavs[i] for i in long]
-        self.heard = [codec.hear(wav[None].float() / 32767)[0].half() for wav in self.wavs]  # (N, C) each
-        self.pitch = [voiced_pitch(wav.float() / 32767) for wav in self.wavs] if codec.config.decoder == "source" else None  # (4N,) each
+        # (N, C) each
+        self.heard = [codec.hear(wav[None].float() / 32767)[0].half() for wav in self.wavs]
+        self.pitch = (
+            [voiced_pitch(wav.float() / 32767) for wav in self.wavs]
+            if codec.config.decoder == "source"
+            else None
+        )  # (4N,) each
         lengths = np.array([len(heard) for heard in self.heard])
-        self.chance = lengths / lengths.sum()  # every instant of the bank comes up about equally often
+        # every instant of the bank comes up about equally often
+        self.chance = lengths / lengths.sum()
 
-    def batches(self, batch_size: int, seed: int = 0) -> Callable:  # -> (start_step, rank, num_processes) -> iterator
-        "Endless batches {wav (B, T), semantic (B, N, C), perhaps pitch (B, 4N)}; every batch is a function of seed, step and rank."
-        def from_step(start_step: int, rank: int = 0, num_processes: int = 1) -> Iterator[dict[str, Tensor]]:
+    def batches(
+        self, batch_size: int, seed: int = 0
+    ) -> Callable:  # -> (start_step, rank, num_processes) -> iterator
+        """Endless batches {wav (B, T), semantic (B, N, C), perhaps pitch (B, 4N)}; every batch
+        is a function of seed, step and rank.
+        """
+
+        def from_step(
+            start_step: int, rank: int = 0, num_processes: int = 1
+        ) -> Iterator[dict[str, Tensor]]:
             step = start_step
             while True:
                 rng = np.random.default_rng([seed, step, rank])
-                chosen = rng.choice(len(self.wavs), size=max(1, batch_size // num_processes), p=self.chance).tolist()
+                chosen = rng.choice(
+                    len(self.wavs), size=max(1, batch_size // num_processes), p=self.chance
+                ).tolist()
                 starts = [int(rng.integers(len(self.heard[i]) - self.frames + 1)) for i in chosen]
                 yield self.cut(list(zip(chosen, starts, strict=True)))
                 step += 1
 
         return from_step
 
-    def cut(self, places: list[tuple[int, int]]) -> dict[str, Tensor]:  # (clip, first frame) of each crop
+    def cut(
+        self, places: list[tuple[int, int]]
+    ) -> dict[str, Tensor]:  # (clip, first frame) of each crop
         "Crops as float32."
-        wavs = [self.wavs[i][s * SAMPLES_PER_FRAME : (s + self.frames) * SAMPLES_PER_FRAME] for i, s in places]
+        wavs = [
+            self.wavs[i][s * SAMPLES_PER_FRAME : (s + self.frames) * SAMPLES_PER_FRAME]
+            for i, s in places
+        ]
         heard = [self.heard[i][s : s + self.frames] for i, s in places]
-        pitch = {} if self.pitch is None else {"pitch": torch.stack([self.pitch[i][4 * s : 4 * (s + self.frames)] for i, s in places])}
-        return {"wav": torch.stack(wavs).float() / 32767, "semantic": torch.stack(heard).float()} | pitch
+        pitch = (
+            {}
+            if self.pitch is None
+            else {
+                "pitch": torch.stack(
+                    [self.pitch[i][4 * s : 4 * (s + self.frames)] for i, s in places]
+                )
+            }
+        )
+        return {
+            "wav": torch.stack(wavs).float() / 32767,
+            "semantic": torch.stack(heard).float(),
+        } | pitch
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #d271cfe9
 class AudioTrainer(nn.Module):
     "What `fit` trains: the learner, and critics where the weights of the loss ask for them."
 
-    def __init__(self, codec: AudioCodec, weights: LossWeights, critics: Discriminators | None = None):
+    def __init__(
+        self, codec: AudioCodec, weights: LossWeights, critics: Discriminators | None = None
+    ):
         super().__init__()
         self.learner, self.critics = CodecLearner(codec, weights), critics
 
 
-def audio_loss(model: AudioTrainer, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    "For `fit`: the codec's loss, plus the critics' own; neither sends gradients into the other's weights."
+def audio_loss(
+    model: AudioTrainer, batch: dict[str, Tensor], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """For `fit`: the codec's loss, plus the critics' own; neither sends gradients into
+    the other's weights.
+    """
     if model.critics is None:
-        return model.learner(batch["wav"], generator, None, batch["semantic"], batch.get("pitch"))[0]
+        return model.learner(batch["wav"], generator, None, batch["semantic"], batch.get("pitch"))[
+            0
+        ]
     fixed = {name: value.detach() for name, value in model.critics.named_parameters()}
-    losses, decoded = model.learner(batch["wav"], generator, functools.partial(functional_call, model.critics, fixed), batch["semantic"], batch.get("pitch"))
+    losses, decoded = model.learner(
+        batch["wav"],
+        generator,
+        functools.partial(functional_call, model.critics, fixed),
+        batch["semantic"],
+        batch.get("pitch"),
+    )
     verdict = discriminator_loss(model.critics(batch["wav"]), model.critics(decoded.detach()))
     return losses | {"loss": losses["loss"] + verdict, "critics": verdict}
 
@@ -102,9 +174,11 @@ class AudioRecipe:
     config: AudioCodecConfig
     train: TrainConfig
     weights: LossWeights = LossWeights()
-    semantic: str | None = "small"  # trained recogniser whose encoder listens; None: an untrained one
+    # trained recogniser whose encoder listens; None: an untrained one
+    semantic: str | None = "small"
     start: str | None = None  # trained codec to go on from; None: fresh weights
-    critics: tuple[tuple[int, ...], int] | None = None  # widths of the period critics' layers, width of the spectral ones
+    # widths of the period critics' layers, width of the spectral ones
+    critics: tuple[tuple[int, ...], int] | None = None
     clips: int = 4000  # to train on
     invented: float = 0.5  # share of them by invented voices
     bank: int = 300  # seed of the speech bank; the training's own seed is added
@@ -117,31 +191,74 @@ class AudioRecipe:
 
 
 def build_trainer(recipe: AudioRecipe) -> AudioTrainer:
-    "Fresh or given weights with a frozen semantic encoder. Raises ValueError if that has other sizes, FileNotFoundError if it is not there."
+    """Fresh or given weights with a frozen semantic encoder.
+
+    Raises ValueError if that has other sizes, FileNotFoundError if it is not there.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(recipe.train.seed, "weights"))
-        codec = AudioCodec(recipe.config) if recipe.start is None else AudioCodec.from_pretrained(recipe.start)
-        critics = None if recipe.critics is None else Discriminators(widths=recipe.critics[0], spectral_width=recipe.critics[1])
+        codec = (
+            AudioCodec(recipe.config)
+            if recipe.start is None
+            else AudioCodec.from_pretrained(recipe.start)
+        )
+        critics = (
+            None
+            if recipe.critics is None
+            else Discriminators(widths=recipe.critics[0], spectral_width=recipe.critics[1])
+        )
         trainer = AudioTrainer(codec, recipe.weights, critics)
     if recipe.semantic is not None:
         trained = PhonemeRecogniser.from_pretrained(recipe.semantic).encoder
         if trained.config != codec.config.semantic:
-            raise ValueError(f"semantic: {recipe.semantic} has sizes {trained.config}, the codec takes {codec.config.semantic}")
+            raise ValueError(
+                f"semantic: {recipe.semantic} has sizes {trained.config}, the codec takes "
+                f"{codec.config.semantic}"
+            )
         codec.semantic.load_state_dict(trained.state_dict())
     return trainer
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #9b3b238b
-_LONG = TrainConfig(steps=7000, learning_rate=2e-3, warmup_steps=200, ema_decay=0.999, save_every=250, validate_every=500)
+_LONG = TrainConfig(
+    steps=7000,
+    learning_rate=2e-3,
+    warmup_steps=200,
+    ema_decay=0.999,
+    save_every=250,
+    validate_every=500,
+)
 AUDIO_RECIPES = {
     "tiny": AudioRecipe(
-        replace(AUDIO_PRESETS["tiny"], encoder="pitched", decoder="source"), TrainConfig(steps=30, learning_rate=2e-3, warmup_steps=5, ema_decay=0.9, bf16=False, save_every=10, validate_every=15),
-        LossWeights(kl=0.1, adversarial=1.0, feature=2.0), semantic=None, critics=((4, 8), 4), clips=40, frames=10, batch_size=4, checked=2, fitted=20, tested=2, judge=None,
+        replace(AUDIO_PRESETS["tiny"], encoder="pitched", decoder="source"),
+        TrainConfig(
+            steps=30,
+            learning_rate=2e-3,
+            warmup_steps=5,
+            ema_decay=0.9,
+            bf16=False,
+            save_every=10,
+            validate_every=15,
+        ),
+        LossWeights(kl=0.1, adversarial=1.0, feature=2.0),
+        semantic=None,
+        critics=((4, 8), 4),
+        clips=40,
+        frames=10,
+        batch_size=4,
+        checked=2,
+        fitted=20,
+        tested=2,
+        judge=None,
     ),
     "small": AudioRecipe(
-        AUDIO_PRESETS["small"], _LONG, LossWeights(kl=0.3, mel_sizes=MEL_SIZES[::2], stft_sizes=(512, 2048), pitch=5.0, noise=0.1),
+        AUDIO_PRESETS["small"],
+        _LONG,
+        LossWeights(kl=0.3, mel_sizes=MEL_SIZES[::2], stft_sizes=(512, 2048), pitch=5.0, noise=0.1),
     ),
     "whisper": AudioRecipe(  # our first version: no voice box, no ear for pitch
-        replace(AUDIO_PRESETS["small"], encoder="spectral", decoder="istft"), _LONG, LossWeights(kl=0.3, mel_sizes=MEL_SIZES[::2], stft_sizes=(256, 1024)),
+        replace(AUDIO_PRESETS["small"], encoder="spectral", decoder="istft"),
+        _LONG,
+        LossWeights(kl=0.3, mel_sizes=MEL_SIZES[::2], stft_sizes=(256, 1024)),
     ),
 }
 
@@ -151,9 +268,17 @@ def listen_and_measure(
     out: Path | None,  # folder for sound samples
     samples: int = 2,  # clips that are written as sound at every validation
 ) -> Callable[[AudioTrainer, int], dict[str, float]]:
-    "A `validate` for `fit`: distances and pitch errors on whole clips by posterior means; decoded sounds go to `out`/samples."
+    """A `validate` for `fit`: distances and pitch errors on whole clips by posterior means;
+    decoded sounds go to `out`/samples.
+    """
+
     def validate(model: AudioTrainer, step: int) -> dict[str, float]:
-        codec, device, wavs, decoded = model.learner.codec, model.learner.codec.latent_mean.device, [], []
+        codec, device, wavs, decoded = (
+            model.learner.codec,
+            model.learner.codec.latent_mean.device,
+            [],
+            [],
+        )
         for i, item in enumerate(bank):
             wavs.append(item["wav"])
             decoded.append(codec.decode(codec.encode(wavs[i][None].to(device)))[0].cpu())
@@ -174,8 +299,14 @@ class Material(NamedTuple):
 
 def make_material(recipe: AudioRecipe, codec: AudioCodec, workers: int | None = None) -> Material:
     "Speak, and listen once with the codec's semantic encoder."
-    bank = speech_bank(recipe.clips, "train", recipe.bank + recipe.train.seed, recipe.invented, workers)
-    return Material(bank, speech_bank(recipe.checked, "validation", workers=workers), SpeechCrops(bank, codec, recipe.frames))
+    bank = speech_bank(
+        recipe.clips, "train", recipe.bank + recipe.train.seed, recipe.invented, workers
+    )
+    return Material(
+        bank,
+        speech_bank(recipe.checked, "validation", workers=workers),
+        SpeechCrops(bank, codec, recipe.frames),
+    )
 
 
 def train_audio_codec(
@@ -185,43 +316,98 @@ def train_audio_codec(
     workers: int | None = None,  # processes that make the speech; None: one a core
     progress: bool = True,
 ) -> tuple[AudioCodec, list[dict]]:  # with its normalisation fitted; history
-    "Make the speech, listen to it once, train, fit the normalisation. Raises what `check_folder` raises, before any work."
+    """Make the speech, listen to it once, train, fit the normalisation.
+
+    Raises what `check_folder` raises, before any work.
+    """
     out = check_folder(out, resume)
     model = build_trainer(recipe)
     material = make_material(recipe, model.learner.codec, workers)
     return model.learner.codec, train_on(model, material, recipe, out, resume, progress)
 
 
-def train_on(model: AudioTrainer, material: Material, recipe: AudioRecipe, out: Path | None = None, resume: bool = False, progress: bool = True) -> list[dict]:
+def train_on(
+    model: AudioTrainer,
+    material: Material,
+    recipe: AudioRecipe,
+    out: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> list[dict]:
     "`fit`, then the codec's normalisation; gives the history."
     batches = material.crops.batches(recipe.batch_size, recipe.train.seed)
-    history = fit(model, audio_loss, batches, recipe.train, out, resume, listen_and_measure(material.checked, out), progress)
+    history = fit(
+        model,
+        audio_loss,
+        batches,
+        recipe.train,
+        out,
+        resume,
+        listen_and_measure(material.checked, out),
+        progress,
+    )
     bank, codec = material.bank, model.learner.codec.cpu()
     fit_statistics(codec, [bank[i]["wav"] for i in range(min(recipe.fitted, len(bank)))])
     return history
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #a6ac5d04
-def finish_audio_codec(trained: tuple[AudioCodec, list[dict]], recipe: AudioRecipe, out: Path, seconds: float) -> tuple[dict, str]:
-    "Store half-precision weights and measure these: values for the results file, one line to print."
+def finish_audio_codec(
+    trained: tuple[AudioCodec, list[dict]], recipe: AudioRecipe, out: Path, seconds: float
+) -> tuple[dict, str]:
+    """Store half-precision weights and measure these: values for the results
+    file, one line to print.
+    """
     codec, history = trained
     codec.save_pretrained(out, torch.float16)
-    values = evaluate_audio(AudioCodec.from_pretrained(out), recipe.tested, recipe.judge, fitted=recipe.fitted)
-    size = {"parameters": sum(p.numel() for p in codec.parameters()), "file_bytes": (out / WEIGHTS).stat().st_size}
-    values |= {"training": training_curves(history) | {"seconds_this_run": round(seconds)}, "size": size, "recipe": asdict(recipe)}
-    return values, "log-mel distance " + ", ".join(f"{split} {values[split]['codec']['log_mel']:.3f} (linear codec {values[split]['pca']['log_mel']:.3f})" for split in ("test", "test_voices"))
+    values = evaluate_audio(
+        AudioCodec.from_pretrained(out), recipe.tested, recipe.judge, fitted=recipe.fitted
+    )
+    size = {
+        "parameters": sum(p.numel() for p in codec.parameters()),
+        "file_bytes": (out / WEIGHTS).stat().st_size,
+    }
+    values |= {
+        "training": training_curves(history) | {"seconds_this_run": round(seconds)},
+        "size": size,
+        "recipe": asdict(recipe),
+    }
+    return values, "log-mel distance " + ", ".join(
+        (
+            f"{split} {values[split]['codec']['log_mel']:.3f} (linear codec "
+            f"{values[split]['pca']['log_mel']:.3f})"
+        )
+        for split in ("test", "test_voices")
+    )
 
 
 def run_audio_codec(args: argparse.Namespace) -> int:
     "`train audio-codec`: train, measure, write weights and results."
     recipe = with_overrides(AUDIO_RECIPES[args.preset], args)
     recipe = replace(recipe, semantic=args.semantic or recipe.semantic)
-    return run_training(args, "train audio-codec", recipe, train_audio_codec, finish_audio_codec, options=("steps", "seed", "semantic"))
+    return run_training(
+        args,
+        "train audio-codec",
+        recipe,
+        train_audio_codec,
+        finish_audio_codec,
+        options=("steps", "seed", "semantic"),
+    )
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #5d78f96f
 def audio_codec_command(parser: argparse.ArgumentParser) -> None:
     "Add the options of `train audio-codec` to `parser`."
-    training_options(parser, AUDIO_RECIPES, run_audio_codec, writes="sound samples, config.json, model.safetensors")
-    parser.add_argument("--semantic", default=None, metavar="SOURCE", help="folder or preset of the trained semantic encoder (default: the recipe's)")
+    training_options(
+        parser,
+        AUDIO_RECIPES,
+        run_audio_codec,
+        writes="sound samples, config.json, model.safetensors",
+    )
+    parser.add_argument(
+        "--semantic",
+        default=None,
+        metavar="SOURCE",
+        help="folder or preset of the trained semantic encoder (default: the recipe's)",
+    )
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #69225b9e
 import time
@@ -230,13 +416,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from .codec import AudioCodec
 from .layers import PITCH_RATE, SHORTEST, self_similarity
-from .losses import mel_loss, stft_loss
 from .linear import PcaCodec, mel_picture
+from .losses import mel_loss, stft_loss
 from .semantic import SpeechBank, speech_bank
 from ...common.media import PATCH_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME, load_torchaudio
 
@@ -246,65 +431,106 @@ def distances(
     decoded: Tensor,  # (B, T) at 24 kHz, T a multiple of 960
     wav: Tensor,  # (B, T) the original
 ) -> dict[str, float]:  # "log_mel", "mel", "stft"
-    "How far two sounds are apart: L1 of the 80-filter log-mel pictures (nats), and the two spectral losses of the training."
+    """How far two sounds are apart: L1 of the 80-filter log-mel pictures (nats), and the two
+    spectral losses of the training.
+    """
     log_mel = (mel_picture(decoded) - mel_picture(wav)).abs().mean().item()
-    return {"log_mel": log_mel, "mel": mel_loss(decoded, wav).item(), "stft": stft_loss(decoded, wav).item()}
+    return {
+        "log_mel": log_mel,
+        "mel": mel_loss(decoded, wav).item(),
+        "stft": stft_loss(decoded, wav).item(),
+    }
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #14ebb933
 VOICED = 0.45  # a window is voiced if it resembles itself one period later at least so much,
-FLOOR = 5e-3  # if its root mean square below 1 kHz is at least this (about -46 dB under full scale),
+# if its root mean square below 1 kHz is at least this (about -46 dB under full scale),
+FLOOR = 5e-3
 DEEP = 0.5  # and if that is at least this share of the whole: an s may hum, but most of it is hiss
-AROUND = 10  # windows to each side whose pitch is asked where a window could be understood in two ways
+# windows to each side whose pitch is asked where a window could be understood in two ways
+AROUND = 10
 
 
-def loudness(wav: Tensor, rate: int) -> Tensor:  # (T,) at `rate` Hz -> (M,) root mean square of 30 ms, every 10 ms
+def loudness(
+    wav: Tensor, rate: int
+) -> Tensor:  # (T,) at `rate` Hz -> (M,) root mean square of 30 ms, every 10 ms
     "How loud the sound is around each instant that `self_similarity` looks at."
     hop = rate // 100
-    return F.pad(wav, (3 * hop // 2, 2 * hop)).unfold(0, 3 * hop, hop)[: len(wav) // hop].square().mean(1).sqrt()
+    return (
+        F.pad(wav, (3 * hop // 2, 2 * hop))
+        .unfold(0, 3 * hop, hop)[: len(wav) // hop]
+        .square()
+        .mean(1)
+        .sqrt()
+    )
 
 
-def track_pitch(wav: Tensor) -> tuple[Tensor, Tensor]:  # (T,) at 24 kHz -> (M,) Hz, (M,) whether voiced; 100 a second
-    "Pitch by autocorrelation: the best period that is near those of the windows around, refined by a parabola."
-    similar, low = self_similarity(wav[None])[0], loudness(load_torchaudio().functional.resample(wav, SAMPLE_RATE, 2_000), 2_000)
+def track_pitch(
+    wav: Tensor,
+) -> tuple[Tensor, Tensor]:  # (T,) at 24 kHz -> (M,) Hz, (M,) whether voiced; 100 a second
+    """Pitch by autocorrelation: the best period that is near those of the windows around,
+    refined by a parabola.
+    """
+    similar, low = (
+        self_similarity(wav[None])[0],
+        loudness(load_torchaudio().functional.resample(wav, SAMPLE_RATE, 2_000), 2_000),
+    )
     inner = similar[:, SHORTEST:-1]
     peak = (inner > similar[:, SHORTEST - 1 : -2]) & (inner >= similar[:, SHORTEST + 1 :])
     value = torch.where(peak, inner, -1.0)
     best = value.amax(1, keepdim=True)
     voiced = (best[:, 0] > VOICED) & (low > FLOOR) & (low > DEEP * loudness(wav, SAMPLE_RATE))
     octaves = (torch.arange(value.shape[1]) + SHORTEST).log2()
-    choice = (value >= 0.85 * best).int().argmax(1)  # the first such lag: else twice the period would often win
+    # the first such lag: else twice the period would often win
+    choice = (value >= 0.85 * best).int().argmax(1)
     for _ in range(2):
-        near = F.pad(torch.where(voiced, octaves[choice], torch.nan)[None], (AROUND, AROUND), value=torch.nan)[0]
+        near = F.pad(
+            torch.where(voiced, octaves[choice], torch.nan)[None], (AROUND, AROUND), value=torch.nan
+        )[0]
         middle = near.unfold(0, 2 * AROUND + 1, 1).nanmedian(1, keepdim=True).values
-        choice = torch.where(middle[:, 0].isnan(), choice, (value - (octaves - middle).abs()).nan_to_num(-1.0).argmax(1))
+        choice = torch.where(
+            middle[:, 0].isnan(),
+            choice,
+            (value - (octaves - middle).abs()).nan_to_num(-1.0).argmax(1),
+        )
     voiced &= value.gather(1, choice[:, None])[:, 0] > VOICED - 0.1
     lag = choice + SHORTEST
     left, top, right = (similar.gather(1, lag[:, None] + k)[:, 0] for k in (-1, 0, 1))
-    return PITCH_RATE / (lag + 0.5 * (left - right) / (left - 2 * top + right).clamp(max=-1e-6)), voiced
+    return PITCH_RATE / (
+        lag + 0.5 * (left - right) / (left - 2 * top + right).clamp(max=-1e-6)
+    ), voiced
 
 
 def pitch_errors(decoded: Tensor, wav: Tensor) -> dict[str, float]:  # (T,) both
-    "Counts over windows of 10 ms: `voiced` in both, `cents` their summed absolute pitch error where under 20%, `gross` the others, `flipped` voiced in one only, `windows`."
+    """Counts over windows of 10 ms: `voiced` in both, `cents` their summed absolute pitch error
+    where under 20%, `gross` the others, `flipped` voiced in one only, `windows`.
+    """
     (ours, ours_voiced), (truth, truth_voiced) = track_pitch(decoded), track_pitch(wav)
     both = ours_voiced & truth_voiced
     cents = 1200 * (ours / truth)[both].log2().abs()
     fine = cents < 1200 * np.log2(1.2)
     return {
-        "voiced": int(both.sum()), "cents": float(cents[fine].sum()), "gross": int((~fine).sum()),
-        "flipped": int((ours_voiced != truth_voiced).sum()), "windows": len(ours),
+        "voiced": int(both.sum()),
+        "cents": float(cents[fine].sum()),
+        "gross": int((~fine).sum()),
+        "flipped": int((ours_voiced != truth_voiced).sum()),
+        "windows": len(ours),
     }
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #0e066170
 def compare(decoded: Sequence[Tensor], wavs: Sequence[Tensor]) -> dict[str, float]:  # (T,) each
-    "All distances of decoded clips, each clip counting the same; pitch and voicing over all windows of all clips."
+    """All distances of decoded clips, each clip counting the same; pitch and voicing over all
+    windows of all clips.
+    """
     near = [distances(a[None], b[None]) for a, b in zip(decoded, wavs, strict=True)]
     pitch = [pitch_errors(a, b) for a, b in zip(decoded, wavs, strict=True)]
     total = {name: sum(row[name] for row in pitch) for name in pitch[0]}
     fine = max(1, total["voiced"] - total["gross"])
     return {name: float(np.mean([row[name] for row in near])) for name in near[0]} | {
         "pitch_cents": total["cents"] / fine,  # mean absolute error where the error is under 20%
-        "pitch_gross": total["gross"] / max(1, total["voiced"]),  # share of voiced windows with a larger one
-        "voicing": total["flipped"] / total["windows"],  # share of windows that are voiced in one sound only
+        "pitch_gross": total["gross"]
+        / max(1, total["voiced"]),  # share of voiced windows with a larger one
+        "voicing": total["flipped"]
+        / total["windows"],  # share of windows that are voiced in one sound only
     }
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #3e00a9e1
@@ -312,12 +538,20 @@ NOISES = (0.1, 0.2, 0.3, 0.5)  # deviation of what is added to normalised latent
 
 
 @torch.no_grad()
-def pass_through(codec: AudioCodec | PcaCodec, wavs: Sequence[Tensor], noise: float = 0.0, seed: int = 0) -> list[Tensor]:  # (T,) each
-    "Encode and decode clips; noise is added to the latents in between, as a talker's errors would be."
+def pass_through(
+    codec: AudioCodec | PcaCodec, wavs: Sequence[Tensor], noise: float = 0.0, seed: int = 0
+) -> list[Tensor]:  # (T,) each
+    """Encode and decode clips; noise is added to the latents in between, as a
+    talker's errors would be.
+    """
     generator, found = torch.Generator().manual_seed(seed), []
     for wav in wavs:
         latent = codec.encode(wav[None])
-        found.append(codec.decode(latent + noise * torch.randn(latent.shape, generator=generator))[0].clamp(-1, 1))
+        found.append(
+            codec.decode(latent + noise * torch.randn(latent.shape, generator=generator))[0].clamp(
+                -1, 1
+            )
+        )
     return found
 
 
@@ -330,14 +564,19 @@ def measure_split(
     "Distances of both codecs to the originals, and the judge's phoneme errors on all three."
     wavs = [item["wav"] for item in bank]
     sounds = {"original": wavs, "codec": pass_through(codec, wavs), "pca": pass_through(pca, wavs)}
-    found = {name: {} if name == "original" else compare(sound, wavs) for name, sound in sounds.items()}
+    found = {
+        name: {} if name == "original" else compare(sound, wavs) for name, sound in sounds.items()
+    }
     for name, sound in sounds.items():
         found[name] |= spoken_right(judge, sound, bank.phonemes)
     return found
 
 
 def hire(judge: str | None):  # -> Judge, or None
-    "The judge with these weights, if one is wanted. Raises FileNotFoundError if they are not there."
+    """The judge with these weights, if one is wanted.
+
+    Raises FileNotFoundError if they are not there.
+    """
     if judge is None:
         return None
     from talker_t2av.codecs.audio.judge import Judge
@@ -356,24 +595,44 @@ def spoken_right(judge, wavs: Sequence[Tensor], phonemes: Sequence[Sequence[str]
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #fa9816fb
 @torch.no_grad()
-def latent_statistics(codec: AudioCodec, wavs: Sequence[Tensor]) -> dict[str, list[float]]:  # one number per dimension
-    "Of normalised latents: mean, deviation, posterior deviation (noise), correlation with the next frame, and what each costs in nats."
+def latent_statistics(
+    codec: AudioCodec, wavs: Sequence[Tensor]
+) -> dict[str, list[float]]:  # one number per dimension
+    """Of normalised latents: mean, deviation, posterior deviation (noise), correlation with the
+    next frame, and what each costs in nats.
+    """
     posteriors = [codec.posterior(wav[None]) for wav in wavs]
-    means = [(p.mean[0] - codec.latent_mean) / codec.latent_deviation for p in posteriors]  # (N, d) each
+    # (N, d) each
+    means = [(p.mean[0] - codec.latent_mean) / codec.latent_deviation for p in posteriors]
     noise = torch.cat([p.deviation[0] for p in posteriors])
     every, raw = torch.cat(means), torch.cat([p.mean[0] for p in posteriors])
     kl = (0.5 * (raw.square() + noise.square() - 1) - noise.log()).mean(0)
     now, after = torch.cat([m[:-1] for m in means]), torch.cat([m[1:] for m in means])
-    correlation = ((now - now.mean(0)) * (after - after.mean(0))).mean(0) / (now.std(0) * after.std(0))
-    found = {"mean": every.mean(0), "deviation": every.std(0), "noise": (noise / codec.latent_deviation).mean(0), "correlation": correlation, "kl": kl}
+    correlation = ((now - now.mean(0)) * (after - after.mean(0))).mean(0) / (
+        now.std(0) * after.std(0)
+    )
+    found = {
+        "mean": every.mean(0),
+        "deviation": every.std(0),
+        "noise": (noise / codec.latent_deviation).mean(0),
+        "correlation": correlation,
+        "kl": kl,
+    }
     return {name: [round(x, 4) for x in value.tolist()] for name, value in found.items()}
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #7d3f4e8b
 @torch.no_grad()
 def decode_speed(codec: AudioCodec, seconds: float = 4.0, repeat: int = 5) -> dict[str, float]:
-    "How many times faster than real time one clip is encoded and decoded, and how long a streamed patch takes; fastest (median for patches) of `repeat`."
-    wav = 0.1 * torch.randn(1, round(seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0))
-    wav, spent = wav[:, : wav.shape[1] // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME], {"encode": [], "decode": [], "patch": []}
+    """How many times faster than real time one clip is encoded and decoded, and how long a
+    streamed patch takes; fastest (median for patches) of `repeat`.
+    """
+    wav = 0.1 * torch.randn(
+        1, round(seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0)
+    )
+    wav, spent = (
+        wav[:, : wav.shape[1] // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME],
+        {"encode": [], "decode": [], "patch": []},
+    )
     for _ in range(repeat + 1):
         clock = [time.perf_counter()]
         latent = codec.encode(wav)
@@ -384,11 +643,17 @@ def decode_speed(codec: AudioCodec, seconds: float = 4.0, repeat: int = 5) -> di
         for patch in latent.split(PATCH_SIZE, dim=1):
             stream.push(patch)
             clock.append(time.perf_counter())
-        for name, values in zip(spent, ([clock[1] - clock[0]], [clock[2] - clock[1]], np.diff(clock[2:])[4:]), strict=True):
+        for name, values in zip(
+            spent,
+            ([clock[1] - clock[0]], [clock[2] - clock[1]], np.diff(clock[2:])[4:]),
+            strict=True,
+        ):
             spent[name].extend(values)
     return {
-        "encode": seconds / min(spent["encode"]), "decode": seconds / min(spent["decode"]),
-        "patch_ms": 1e3 * float(np.median(spent["patch"])), "threads": torch.get_num_threads(),
+        "encode": seconds / min(spent["encode"]),
+        "decode": seconds / min(spent["decode"]),
+        "patch_ms": 1e3 * float(np.median(spent["patch"])),
+        "threads": torch.get_num_threads(),
     }
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #0a457796
@@ -399,29 +664,48 @@ def evaluate_audio(
     workers: int | None = None,  # processes that make the speech
     fitted: int = 400,  # training clips for the linear codec
 ) -> dict:
-    "All that the next chapter claims, measured: new sentences, new voices, the linear codec beside it, each voice, noisy latents, the latents, speed."
+    """All that the next chapter claims, measured: new sentences, new voices, the linear codec
+    beside it, each voice, noisy latents, the latents, speed.
+    """
     listener = hire(judge)
-    pca = PcaCodec(codec.config.latent_size).fit([item["wav"] for item in speech_bank(fitted, "train", 301, workers=workers)])
-    banks = {split: speech_bank(tested, split, workers=workers) for split in ("test", "test_voices")}
+    pca = PcaCodec(codec.config.latent_size).fit(
+        [item["wav"] for item in speech_bank(fitted, "train", 301, workers=workers)]
+    )
+    banks = {
+        split: speech_bank(tested, split, workers=workers) for split in ("test", "test_voices")
+    }
     values = {split: measure_split(codec, pca, bank, listener) for split, bank in banks.items()}
     bank = banks["test_voices"]
     wavs = [item["wav"] for item in bank]
     values["noise"] = {}
     for noise in NOISES:
         noisy = pass_through(codec, wavs, noise)
-        values["noise"][str(noise)] = compare(noisy, wavs) | spoken_right(listener, noisy, bank.phonemes)
+        values["noise"][str(noise)] = compare(noisy, wavs) | spoken_right(
+            listener, noisy, bank.phonemes
+        )
     values["voices"] = {}
     for voice in sorted(set(bank.voices)):
         own = [wav for wav, name in zip(wavs, bank.voices, strict=True) if name == voice]
         values["voices"][voice] = compare(pass_through(codec, own), own) | {"clips": len(own)}
     values["latents"] = latent_statistics(codec, wavs)
-    return values | {"speed": decode_speed(codec), "clips_each": tested, "bank_seed": 0, "judge": judge}
+    return values | {
+        "speed": decode_speed(codec),
+        "clips_each": tested,
+        "bank_seed": 0,
+        "judge": judge,
+    }
 
 
 def training_curves(history: list[dict], points: int = 200) -> dict:
     "Losses of a training, thinned out, and all its validations, for a result file."
     every = max(1, len(history) // points)
     names = [name for name in history[0] if name not in ("step", "lr", "validation")]
-    curves = {name: [round(float(np.mean([h[name] for h in history[i : i + every]])), 4) for i in range(0, len(history), every)] for name in names}
+    curves = {
+        name: [
+            round(float(np.mean([h[name] for h in history[i : i + every]])), 4)
+            for i in range(0, len(history), every)
+        ]
+        for name in names
+    }
     checks = {h["step"] + 1: h["validation"] for h in history if "validation" in h}
     return {"steps": len(history), "every": every, "curves": curves, "validation": checks}

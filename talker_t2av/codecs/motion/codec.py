@@ -18,50 +18,111 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from talker_t2av.codecs.motion.layers import (
-    LOOKS, Activation, CloseUp, ConvLayer, DownBlock, EqualConv2d, EqualLinear, FaceReader, ModulatedConv2d, Resample, ResBlock, StyledConv, StyledResBlock, UpLayer, channels_last,
-    double, identity_grid, look_at, warp,
+    LOOKS,
+    Activation,
+    CloseUp,
+    ConvLayer,
+    DownBlock,
+    EqualConv2d,
+    EqualLinear,
+    FaceReader,
+    ModulatedConv2d,
+    Resample,
+    ResBlock,
+    StyledConv,
+    StyledResBlock,
+    UpLayer,
+    channels_last,
+    double,
+    identity_grid,
+    look_at,
+    warp,
 )
 
 # %% ../../../nbs/2_codecs/09_motion_codec.ipynb #fe3106b9
 @dataclass(frozen=True)
 class MotionConfig:
     "Sizes of the motion autoencoder. Raises ValueError for sizes that do not fit together."
+
     image_size: int = 512  # pixels, height and width: a power of two, 16 or more
-    channels: tuple[int, ...] = (128, 256, 512, 1024, 1024, 1024, 1024, 1024)  # per level, from image_size down to 4 x 4
+    # per level, from image_size down to 4 x 4
+    channels: tuple[int, ...] = (128, 256, 512, 1024, 1024, 1024, 1024, 1024)
     style_dim: int = 1024  # D, the latent
     code_size: int = 40  # K, numbers per frame
-    num_flow_blocks: tuple[int, ...] = (4, 4, 4, 4, 4, 4, 4)  # styled residual blocks before each flow, finest level first
-    num_image_blocks: tuple[int, ...] = (4, 4, 4, 4, 4, 4, 4)  # residual blocks on the warped features, finest level first
+    # styled residual blocks before each flow, finest level first
+    num_flow_blocks: tuple[int, ...] = (4, 4, 4, 4, 4, 4, 4)
+    # residual blocks on the warped features, finest level first
+    num_image_blocks: tuple[int, ...] = (4, 4, 4, 4, 4, 4, 4)
     norm_groups: int = 32  # of GroupNorm; channels are multiples of it
     filtered: bool = True  # resample as released; otherwise the cheap way (notebook 2.8)
-    paint: bool = False  # paint from warped features AND the decoder's own state; the release uses the warped ones only
-    reader: tuple[int, ...] = ()  # widths of a network of its own that reads the code; empty: the code comes from the latent, as released
-    copy: bool = False  # redraw mouth and eyes in the source, warp it, and paint on top; needs a reader. The release paints everything
-    dictionary: str = "orthogonal"  # LIA: directions from a QR decomposition; "unit": free directions of length one
+    # paint from warped features AND the decoder's own state; the release uses the warped ones only
+    paint: bool = False
+    # widths of a network of its own that reads the code; empty: the code comes from the latent, as
+    # released
+    reader: tuple[int, ...] = ()
+    # redraw mouth and eyes in the source, warp it, and paint on top; needs a reader. The release
+    # paints everything
+    copy: bool = False
+    # LIA: directions from a QR decomposition; "unit": free directions of length one
+    dictionary: str = "orthogonal"
 
     def __post_init__(self):
         for name in ("channels", "num_flow_blocks", "num_image_blocks", "reader"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         levels = int(math.log2(max(self.image_size, 1))) - 1
         if self.image_size < 16 or self.image_size & (self.image_size - 1):
-            raise ValueError(f"MotionConfig: image_size must be a power of two, 16 or more, got {self.image_size}")
-        if len(self.channels) != levels or {len(self.num_flow_blocks), len(self.num_image_blocks)} != {levels - 1}:
             raise ValueError(
-                f"MotionConfig: {self.image_size} pixels make {levels} levels, so channels needs {levels} entries and the two lists of blocks {levels - 1}; "
-                f"got {len(self.channels)}, {len(self.num_flow_blocks)} and {len(self.num_image_blocks)}")
-        if any(blocks and width % self.norm_groups for blocks, width in zip(self.num_flow_blocks, self.channels)):
-            raise ValueError(f"MotionConfig: channels of levels with flow blocks must be multiples of norm_groups ({self.norm_groups}), got {self.channels}")
+                "MotionConfig: image_size must be a power of two, 16 or more, "
+                f"got {self.image_size}"
+            )
+        if len(self.channels) != levels or {
+            len(self.num_flow_blocks),
+            len(self.num_image_blocks),
+        } != {levels - 1}:
+            raise ValueError(
+                f"MotionConfig: {self.image_size} pixels make {levels} levels, so channels needs "
+                f"{levels} entries and the two lists of blocks {levels - 1}; "
+                f"got {len(self.channels)}, {len(self.num_flow_blocks)} and "
+                f"{len(self.num_image_blocks)}"
+            )
+        if any(
+            blocks and width % self.norm_groups
+            for blocks, width in zip(self.num_flow_blocks, self.channels)
+        ):
+            raise ValueError(
+                "MotionConfig: channels of levels with flow blocks must be multiples of "
+                f"norm_groups ({self.norm_groups}), got {self.channels}"
+            )
         if self.dictionary not in ("orthogonal", "unit"):
-            raise ValueError(f'MotionConfig: dictionary takes "orthogonal" or "unit", got {self.dictionary!r}')
+            raise ValueError(
+                f'MotionConfig: dictionary takes "orthogonal" or "unit", got {self.dictionary!r}'
+            )
         if self.copy and not self.reader:
             raise ValueError("MotionConfig: copy needs a reader, which knows where the mouth is")
         if not 1 <= self.code_size <= self.style_dim:
-            raise ValueError(f"MotionConfig: code_size must be 1 to style_dim ({self.style_dim}), got {self.code_size}")
+            raise ValueError(
+                f"MotionConfig: code_size must be 1 to style_dim ({self.style_dim}), "
+                f"got {self.code_size}"
+            )
 
 # %% ../../../nbs/2_codecs/09_motion_codec.ipynb #71bbe698
 PRESETS = {
-    "tiny": MotionConfig(64, (16, 16, 32, 48, 64), 48, 8, (0, 0, 1, 1), (1, 1, 1, 1), 8, filtered=False, paint=True),
-    "small": MotionConfig(128, (16, 16, 32, 64, 96, 128), 128, 20, (0, 0, 1, 1, 1), (0, 1, 1, 1, 1), 8, filtered=False, paint=True, reader=(24, 32, 64, 96), copy=True),
+    "tiny": MotionConfig(
+        64, (16, 16, 32, 48, 64), 48, 8, (0, 0, 1, 1), (1, 1, 1, 1), 8, filtered=False, paint=True
+    ),
+    "small": MotionConfig(
+        128,
+        (16, 16, 32, 64, 96, 128),
+        128,
+        20,
+        (0, 0, 1, 1, 1),
+        (0, 1, 1, 1, 1),
+        8,
+        filtered=False,
+        paint=True,
+        reader=(24, 32, 64, 96),
+        copy=True,
+    ),
     "paper": MotionConfig(),
 }
 
@@ -69,7 +130,9 @@ PRESETS = {
 def motion_config(preset: str = "small", **changes) -> MotionConfig:  # e.g. code_size=40
     "A preset with some fields changed. Raises ValueError for an unknown preset."
     if preset not in PRESETS:
-        raise ValueError(f"motion_config: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        raise ValueError(
+            f"motion_config: preset must be one of {', '.join(PRESETS)}, got {preset!r}"
+        )
     return MotionConfig(**(asdict(PRESETS[preset]) | changes))
 
 # %% ../../../nbs/2_codecs/09_motion_codec.ipynb #4f2f622f
@@ -80,10 +143,14 @@ class MotionEncoder(nn.Module):
         super().__init__()
         widths = config.channels
         self.stem = ConvLayer(EqualConv2d(3, widths[0], 1), Activation(widths[0]))
-        self.levels = nn.ModuleList(DownBlock(a, b, config.filtered) for a, b in zip(widths, widths[1:]))
+        self.levels = nn.ModuleList(
+            DownBlock(a, b, config.filtered) for a, b in zip(widths, widths[1:])
+        )
         self.to_latent = EqualConv2d(widths[-1], config.style_dim, 4)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:  # (B, 3, H, W) -> (B, D), maps from 8 x 8 up to H x W
+    def forward(
+        self, image: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:  # (B, 3, H, W) -> (B, D), maps from 8 x 8 up to H x W
         x = self.stem(channels_last(image))
         features = []
         for level in self.levels:
@@ -93,7 +160,9 @@ class MotionEncoder(nn.Module):
 
 # %% ../../../nbs/2_codecs/09_motion_codec.ipynb #21818f53
 class MotionDictionary(nn.Module):
-    "K directions in the latent space; a code moves along them (LIA, arXiv 2203.09043, section 3.1)."
+    """K directions in the latent space; a code moves along them (LIA, arXiv
+    2203.09043, section 3.1).
+    """
 
     def __init__(self, style_dim: int, code_size: int, kind: str = "orthogonal"):
         super().__init__()
@@ -106,7 +175,8 @@ class MotionDictionary(nn.Module):
             weight = self.weight.float()
             if self.kind == "unit":
                 return F.normalize(weight, dim=0)
-            return torch.linalg.qr(weight + 1e-8).Q  # reduced, Householder; recomputed because W moves while training
+            # reduced, Householder; recomputed because W moves while training
+            return torch.linalg.qr(weight + 1e-8).Q
 
     def forward(self, code: Tensor) -> Tensor:  # (B, K) -> (B, D)
         return code @ self.directions().T.to(code.dtype)
@@ -123,9 +193,15 @@ class FlowHead(nn.Module):
         nn.init.normal_(self.conv.weight, std=0.1)  # at first, look near your own place
         self.filtered = filtered
 
-    def forward(self, state: Tensor, style: Tensor, coarser: Tensor | None) -> Tensor:  # (B, C, H, W), (B, D), (B, 3, H/2, W/2) -> (B, 3, H, W)
+    def forward(
+        self, state: Tensor, style: Tensor, coarser: Tensor | None
+    ) -> Tensor:  # (B, C, H, W), (B, D), (B, 3, H/2, W/2) -> (B, 3, H, W)
         raw = self.conv(state, style) + self.bias
-        return raw if coarser is None else raw + (self.up(coarser) if self.filtered else double(coarser))
+        return (
+            raw
+            if coarser is None
+            else raw + (self.up(coarser) if self.filtered else double(coarser))
+        )
 
 
 class ImageHead(nn.Module):
@@ -139,13 +215,20 @@ class ImageHead(nn.Module):
         nn.init.normal_(self.conv[0].weight, std=0.1)  # at first, grey
         self.filtered = filtered
 
-    def forward(self, features: Tensor, coarser: Tensor | None) -> Tensor:  # (B, C, H, W), (B, 3, H/2, W/2) -> (B, 3, H, W)
+    def forward(
+        self, features: Tensor, coarser: Tensor | None
+    ) -> Tensor:  # (B, C, H, W), (B, 3, H/2, W/2) -> (B, 3, H, W)
         rgb = self.conv(features) + self.bias
-        return rgb if coarser is None else rgb + (self.up(coarser) if self.filtered else double(coarser))
+        return (
+            rgb
+            if coarser is None
+            else rgb + (self.up(coarser) if self.filtered else double(coarser))
+        )
 
 # %% ../../../nbs/2_codecs/09_motion_codec.ipynb #2f59d997
 class DecoderState(NamedTuple):
     "What goes from level to level."
+
     state: Tensor  # (B, C, H, W)
     raw_flow: Tensor | None = None  # (B, 3, H, W) before tanh and sigmoid
     features: Tensor | None = None  # (B, C, H, W) behind the picture
@@ -161,18 +244,25 @@ class DecoderState(NamedTuple):
 
 
 class DecoderLevel(nn.Module):
-    "Double the state, predict flow and mask, warp the source's features (B, C, H, W), blend, add to the picture; the style (B, D) says how."
+    """Double the state, predict flow and mask, warp the source's features (B, C, H, W), blend,
+    add to the picture; the style (B, D) says how.
+    """
 
     def __init__(self, config: MotionConfig, index: int):  # index 0 is the finest level
         super().__init__()
         coarse, width, D = config.channels[index + 1], config.channels[index], config.style_dim
         self.paint = config.paint
         self.up = StyledConv(coarse, width, D, up=True, filtered=config.filtered)
-        self.flow_blocks = nn.ModuleList(StyledResBlock(width, D, config.norm_groups) for _ in range(config.num_flow_blocks[index]))
+        self.flow_blocks = nn.ModuleList(
+            StyledResBlock(width, D, config.norm_groups)
+            for _ in range(config.num_flow_blocks[index])
+        )
         self.to_flow = FlowHead(width, D, config.filtered)
         first = index + 2 == len(config.channels)
         self.features_up = None if first else UpLayer(coarse, width, config.filtered)
-        self.image_blocks = nn.ModuleList(ResBlock(width) for _ in range(config.num_image_blocks[index]))
+        self.image_blocks = nn.ModuleList(
+            ResBlock(width) for _ in range(config.num_image_blocks[index])
+        )
         self.to_image = ImageHead(width, config.filtered)
 
     def forward(self, before: DecoderState, source: Tensor, style: Tensor) -> DecoderState:
@@ -181,7 +271,8 @@ class DecoderLevel(nn.Module):
             state = block(state, style)
         now = DecoderState(state, self.to_flow(state, style, before.raw_flow))
         warped = warp(source.expand(len(state), -1, -1, -1), now.flow).to(state.dtype)
-        state = torch.lerp(state, warped, now.mask.to(state.dtype))  # mask * warped + (1 - mask) * state
+        # mask * warped + (1 - mask) * state
+        state = torch.lerp(state, warped, now.mask.to(state.dtype))
         features = state if self.paint else warped * now.mask
         if self.features_up is not None:
             features = features + self.features_up(before.features)
@@ -197,14 +288,22 @@ class MotionDecoder(nn.Module):
         super().__init__()
         self.constant = nn.Parameter(torch.randn(1, config.channels[-1], 4, 4))
         self.first = StyledConv(config.channels[-1], config.channels[-1], config.style_dim)
-        self.levels = nn.ModuleList(DecoderLevel(config, index) for index in reversed(range(len(config.channels) - 1)))
+        self.levels = nn.ModuleList(
+            DecoderLevel(config, index) for index in reversed(range(len(config.channels) - 1))
+        )
 
     def forward(
         self,
         style: Tensor,  # (B, D) latent of the source plus offset
-        features: list[Tensor],  # coarse to fine, each (B or 1, C, H, W); one source serves the whole batch; fewer maps make a smaller frame
-    ) -> list[DecoderState]:  # one per level; the last one's image (B, 3, H, W) is the frame, not clamped
-        state = DecoderState(self.first(channels_last(self.constant.expand(len(style), -1, -1, -1)), style))
+        # coarse to fine, each (B or 1, C, H, W); one source serves the whole batch; fewer maps make
+        # a smaller frame
+        features: list[Tensor],
+    ) -> list[
+        DecoderState
+    ]:  # one per level; the last one's image (B, 3, H, W) is the frame, not clamped
+        state = DecoderState(
+            self.first(channels_last(self.constant.expand(len(style), -1, -1, -1)), style)
+        )
         trace = []
         for level, source in zip(self.levels, features):
             state = level(state, source, style)
@@ -213,7 +312,9 @@ class MotionDecoder(nn.Module):
 
 # %% ../../../nbs/2_codecs/09_motion_codec.ipynb #c0547aeb
 class Copier(nn.Module):
-    "The source picture with mouth and eyes redrawn, bent by the decoder's flow, under what the decoder has painted."
+    """The source picture with mouth and eyes redrawn, bent by the decoder's flow, under what the
+    decoder has painted.
+    """
 
     def __init__(self, config: MotionConfig):
         super().__init__()
@@ -227,11 +328,13 @@ class Copier(nn.Module):
         own_code: Tensor,  # (B or 1, K) of the source
         code: Tensor,  # (B, K) of the driver
     ) -> Tensor:  # (B, 3, h, w)
-        flow, mask = state.flow.float(), torch.sigmoid(state.raw_flow[:, 2:].float() + 3)  # where the features' mask is undecided, 95% of the picture come through
+        # where the features' mask is undecided, 95% of the picture come through
+        flow, mask = state.flow.float(), torch.sigmoid(state.raw_flow[:, 2:].float() + 3)
         B, _, h, w = flow.shape
         sized = picture if picture.shape[-1] == w else F.adaptive_avg_pool2d(picture, (h, w))
         copied = warp(sized.expand(B, -1, -1, -1), flow)
-        looked_at = (identity_grid(h, w, flow) + flow).permute(0, 2, 3, 1) * (1 - 1 / w)  # (B, h, w, 2): now -1 and 1 are edges, not centres of pixels
+        # (B, h, w, 2): now -1 and 1 are edges, not centres of pixels
+        looked_at = (identity_grid(h, w, flow) + flow).permute(0, 2, 3, 1) * (1 - 1 / w)
         orders = torch.cat([code, own_code.expand_as(code)], 1)
         for name, (offset, half) in LOOKS.items():
             at = centre + centre.new_tensor(offset)
@@ -242,7 +345,10 @@ class Copier(nn.Module):
 
 # %% ../../../nbs/2_codecs/09_motion_codec.ipynb #cbcaa293
 class MotionNetwork(nn.Module):
-    "Portrait autoencoder of LIA-X's kind (paper, appendix A). Pictures (B, 3, H, W) in [-1, 1]; codes are raw, not normalised."
+    """Portrait autoencoder of LIA-X's kind (paper, appendix A).
+
+    Pictures (B, 3, H, W) in [-1, 1]; codes are raw, not normalised.
+    """
 
     def __init__(self, config: MotionConfig):
         super().__init__()
@@ -256,7 +362,9 @@ class MotionNetwork(nn.Module):
         self.decoder = MotionDecoder(config)
         self.copier = Copier(config) if config.copy else None
 
-    def code(self, image: Tensor, latent: Tensor | None = None) -> Tensor:  # (B, 3, H, W), (B, D) if it is known already -> (B, K)
+    def code(
+        self, image: Tensor, latent: Tensor | None = None
+    ) -> Tensor:  # (B, 3, H, W), (B, D) if it is known already -> (B, K)
         "How the person in the picture moves, before normalisation."
         if self.config.reader:
             return self.reader(image)
@@ -265,16 +373,23 @@ class MotionNetwork(nn.Module):
     def identify(
         self,
         image: Tensor,  # (B, 3, H, W) the source
-        read: tuple[Tensor, Tensor] | None = None,  # what the reader finds in it, if that is known: code (B, K), centre of the mouth (B, 2)
-    ) -> tuple[Tensor, list[Tensor]]:  # (B, D), maps coarse to fine; with `copy` also the picture, the centre and the code
-        "Who it is, at rest: a reader's code of the source is taken off again along the dictionary; without a reader the encoder has to learn that."
+        # what the reader finds in it, if that is known: code (B, K), centre of the mouth (B, 2)
+        read: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[
+        Tensor, list[Tensor]
+    ]:  # (B, D), maps coarse to fine; with `copy` also the picture, the centre and the code
+        """Who it is, at rest: a reader's code of the source is taken off again along the
+        dictionary; without a reader the encoder has to learn that.
+        """
         latent, features = self.encoder(image)
         if not self.config.reader:
             return latent, features
         code, centre = self.reader.find_and_read(image) if read is None else read
         return latent - self.dictionary(code), features + [image, centre, code] * self.config.copy
 
-    def decode(self, latent: Tensor, features: list[Tensor], code: Tensor) -> list[DecoderState]:  # (B or 1, D), what `identify` gave, (B, K)
+    def decode(
+        self, latent: Tensor, features: list[Tensor], code: Tensor
+    ) -> list[DecoderState]:  # (B or 1, D), what `identify` gave, (B, K)
         "The states of all levels, coarse to fine; the last one holds the picture."
         maps, source = (features[:-3], features[-3:]) if self.config.copy else (features, [])
         trace = self.decoder(latent + self.dictionary(code), maps)
@@ -282,18 +397,29 @@ class MotionNetwork(nn.Module):
             trace[-1] = trace[-1]._replace(image=self.copier(trace[-1], *source, code))
         return trace
 
-    def forward(self, source: Tensor, driver: Tensor) -> tuple[Tensor, Tensor]:  # twice (B, 3, H, W) -> picture (B, 3, H, W), code (B, K)
+    def forward(
+        self, source: Tensor, driver: Tensor
+    ) -> tuple[Tensor, Tensor]:  # twice (B, 3, H, W) -> picture (B, 3, H, W), code (B, K)
         if self.config.reader:
             latent, maps = self.identify(source)
             code = self.reader(driver)
         else:  # one pass for both
             latents, maps = self.encoder(torch.cat([source, driver]))
-            latent, maps, code = latents[: len(source)], [m[: len(source)] for m in maps], self.to_code(latents[len(source) :])
+            latent, maps, code = (
+                latents[: len(source)],
+                [m[: len(source)] for m in maps],
+                self.to_code(latents[len(source) :]),
+            )
         return self.decode(latent, maps, code)[-1].image, code
 
 # %% ../../../nbs/2_codecs/09_motion_codec.ipynb #0bef034e
-def released_names(config: MotionConfig) -> dict[str, str]:  # beginning of a released name -> beginning of ours
-    "The whole difference between the released names and ours. The release calls its first decoder level conv_512, the following ones conv2 to conv7."
+def released_names(
+    config: MotionConfig,
+) -> dict[str, str]:  # beginning of a released name -> beginning of ours
+    """The whole difference between the released names and ours.
+
+    The release calls its first decoder level conv_512, the following ones conv2 to conv7.
+    """
     table = {
         "enc.enc_2r.block1.": "encoder.stem.",
         "enc.enc_2r.block8.": "encoder.to_latent.",
@@ -323,12 +449,17 @@ def from_released(
     weights: dict[str, Tensor],  # under the released names
     config: MotionConfig,
 ) -> dict[str, Tensor]:  # under ours
-    "Rename the tensors of a released checkpoint. Raises ValueError for a name that the table does not know."
+    """Rename the tensors of a released checkpoint.
+
+    Raises ValueError for a name that the table does not know.
+    """
     table, renamed = released_names(config), {}
     for name, value in weights.items():
         start = next((start for start in table if name.startswith(start)), None)
         if start is None:
-            raise ValueError(f"from_released: {name!r} is no tensor of the released motion autoencoder")
+            raise ValueError(
+                f"from_released: {name!r} is no tensor of the released motion autoencoder"
+            )
         renamed[table[start] + name[len(start) :]] = value
     return renamed
 
@@ -338,8 +469,11 @@ def frames_per_second(
     network: MotionNetwork,
     batch: int = 16,  # pictures in one call
     repeats: int = 5,
-    clock: str = "perf_counter",  # or "process_time": processor time, less disturbed by other programs
-) -> dict[str, float]:  # {"encode": pictures a second, "render": pictures a second}, the best of the repeats
+    # or "process_time": processor time, less disturbed by other programs
+    clock: str = "perf_counter",
+) -> dict[
+    str, float
+]:  # {"encode": pictures a second, "render": pictures a second}, the best of the repeats
     "Measure the network's speed on random pictures, on the threads that torch is set to."
     import time
 
@@ -348,11 +482,16 @@ def frames_per_second(
     latent, maps = network.identify(images[:1])
     code = torch.zeros(batch, config.code_size)
     best = {}
-    for name, call in {"encode": lambda: network.code(images), "render": lambda: network.decode(latent, maps, code)}.items():
+    for name, call in {
+        "encode": lambda: network.code(images),
+        "render": lambda: network.decode(latent, maps, code),
+    }.items():
         call()
         times = []
         for _ in range(repeats):
-            start = now(); call(); times.append(now() - start)
+            start = now()
+            call()
+            times.append(now() - start)
         best[name] = batch / min(times)
     return best
 
@@ -370,8 +509,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .losses import FeatureNet, MotionLossWeights, reconstruction_loss
-from ...common.media import FRAME_RATE
 from ...common.hub import load_pretrained, load_weights, save_pretrained
+from ...common.media import FRAME_RATE
 
 # %% ../../../nbs/2_codecs/09_motion_codec.ipynb #db47b6bf
 def to_network(
@@ -379,12 +518,18 @@ def to_network(
     size: int,  # pixels that the codec takes
     name: str = "frames",
 ) -> Tensor:  # (..., 3, size, size) float32 in [-1, 1]
-    "Check pictures and bring them into the network's form. Raises TypeError for other types, ValueError for other shapes, ranges, NaN."
+    """Check pictures and bring them into the network's form.
+
+    Raises TypeError for other types, ValueError for other shapes, ranges, NaN.
+    """
     frames = torch.as_tensor(frames)
     if frames.dtype != torch.uint8 and not frames.is_floating_point():
         raise TypeError(f"{name}: takes uint8, or floats in [0, 1]; got {frames.dtype}")
     if tuple(frames.shape[-3:]) != (size, size, 3) or 0 in frames.shape:
-        raise ValueError(f"{name}: this codec takes pictures of {size} x {size} pixels, channels last: (..., {size}, {size}, 3); got {tuple(frames.shape)}")
+        raise ValueError(
+            f"{name}: this codec takes pictures of {size} x {size} pixels, channels last: (..., "
+            f"{size}, {size}, 3); got {tuple(frames.shape)}"
+        )
     if frames.dtype == torch.uint8:
         return frames.movedim(-1, -3).float() / 127.5 - 1
     frames = frames.float()
@@ -392,11 +537,16 @@ def to_network(
         raise ValueError(f"{name}: holds NaN or infinity; floats must be finite and in [0, 1]")
     low, high = frames.aminmax()
     if low < 0 or high > 1:
-        raise ValueError(f"{name}: floats must be in [0, 1], got {low:.3g} to {high:.3g}; divide by 255, or give uint8")
+        raise ValueError(
+            f"{name}: floats must be in [0, 1], got {low:.3g} to {high:.3g}; divide by "
+            "255, or give uint8"
+        )
     return frames.movedim(-1, -3) * 2 - 1
 
 
-def to_uint8(pictures: Tensor) -> Tensor:  # (..., 3, H, W) in [-1, 1], may overshoot -> (..., H, W, 3) uint8
+def to_uint8(
+    pictures: Tensor,
+) -> Tensor:  # (..., 3, H, W) in [-1, 1], may overshoot -> (..., H, W, 3) uint8
     "From the network's form to pictures; values outside of the range are clamped."
     return pictures.float().clamp(-1, 1).add(1).mul(127.5).add(0.5).movedim(-3, -1).to(torch.uint8)
 
@@ -405,9 +555,14 @@ def latent_statistics(
     codes: Tensor,  # (M, K) raw motion codes of many frames
     floor: float = 0.05,  # no deviation below this share of the largest one
 ) -> tuple[Tensor, Tensor]:  # mean (K,), deviation (K,)
-    "Mean and floored deviation per dimension. Raises ValueError for fewer than two codes, NaN, or codes that never change."
+    """Mean and floored deviation per dimension.
+
+    Raises ValueError for fewer than two codes, NaN, or codes that never change.
+    """
     if codes.ndim != 2 or len(codes) < 2 or not codes.isfinite().all():
-        raise ValueError(f"latent_statistics: codes must be (M, K), finite, M > 1; got {tuple(codes.shape)}")
+        raise ValueError(
+            f"latent_statistics: codes must be (M, K), finite, M > 1; got {tuple(codes.shape)}"
+        )
     deviation = codes.std(0, correction=0)
     if not deviation.max() > 0:
         raise ValueError("latent_statistics: all codes are the same; is the codec trained?")
@@ -419,16 +574,21 @@ CHUNK = 8  # frames decoded together: few enough for the processor's cache
 
 class Reference(NamedTuple):
     "What rendering needs of a source picture."
+
     latent: Tensor  # (1, D)
     features: list[Tensor]  # coarse to fine, (1, C, H, W)
 
 
 class MotionCodec(nn.Module):
-    "Frames to normalised motion latents (25 a second) and back, given a picture of the person (paper, appendix A)."
+    """Frames to normalised motion latents (25 a second) and back, given a picture of the person
+    (paper, appendix A).
+    """
 
     frame_rate = FRAME_RATE
 
-    def __init__(self, config: MotionConfig | str = "small"):  # a configuration or the name of a preset
+    def __init__(
+        self, config: MotionConfig | str = "small"
+    ):  # a configuration or the name of a preset
         super().__init__()
         self.config = motion_config(config) if isinstance(config, str) else config
         self.network = MotionNetwork(self.config)
@@ -437,10 +597,12 @@ class MotionCodec(nn.Module):
         self._references: OrderedDict[tuple, Reference] = OrderedDict()
 
     @property
-    def latent_size(self) -> int: return self.config.code_size  # numbers in a motion latent
+    def latent_size(self) -> int:
+        return self.config.code_size  # numbers in a motion latent
 
     @property
-    def device(self) -> torch.device: return self.latent_mean.device  # of the weights
+    def device(self) -> torch.device:
+        return self.latent_mean.device  # of the weights
 
     def normalise(self, codes: Tensor) -> Tensor:  # raw (..., K) -> (..., K)
         "Codes of the network brought to mean 0 and deviation 1."
@@ -451,23 +613,39 @@ class MotionCodec(nn.Module):
         return motion * self.latent_deviation + self.latent_mean
 
     @torch.no_grad()
-    def encode(self, frames) -> Tensor:  # (B, N, H, W, 3) uint8, or float in [0, 1] -> (B, N, K) float32, normalised
+    def encode(
+        self, frames
+    ) -> Tensor:  # (B, N, H, W, 3) uint8, or float in [0, 1] -> (B, N, K) float32, normalised
         "Motion latents of every frame. Raises TypeError or ValueError for other pictures."
         if torch.as_tensor(frames).ndim != 5:
-            raise ValueError(f"frames: takes (B, N, H, W, 3), got {tuple(torch.as_tensor(frames).shape)}")
+            raise ValueError(
+                f"frames: takes (B, N, H, W, 3), got {tuple(torch.as_tensor(frames).shape)}"
+            )
         pictures = to_network(frames, self.config.image_size)
         flat = rearrange(pictures, "b n c h w -> (b n) c h w")
-        codes = torch.cat([self.network.code(chunk.to(self.device)) for chunk in flat.split(2 * CHUNK)])
+        codes = torch.cat(
+            [self.network.code(chunk.to(self.device)) for chunk in flat.split(2 * CHUNK)]
+        )
         return self.normalise(codes.float()).unflatten(0, pictures.shape[:2])
 
     @torch.no_grad()
     def reference(self, source) -> Reference:  # (H, W, 3) uint8, or float in [0, 1]
-        "Latent and feature maps of a source picture; the last eight sources are remembered. Raises ValueError for more or less than one picture."
+        """Latent and feature maps of a source picture; the last eight sources are remembered.
+
+        Raises ValueError for more or less than one picture.
+        """
         if torch.as_tensor(source).ndim != 3:
-            raise ValueError(f"source: takes one picture (H, W, 3), got {tuple(torch.as_tensor(source).shape)}")
+            raise ValueError(
+                f"source: takes one picture (H, W, 3), got {tuple(torch.as_tensor(source).shape)}"
+            )
         picture = to_network(source, self.config.image_size, "source")
         weight = self.network.encoder.to_latent.weight
-        key = (hashlib.sha1(picture.cpu().numpy().tobytes()).digest(), str(self.device), weight.data_ptr(), weight._version)
+        key = (
+            hashlib.sha1(picture.cpu().numpy().tobytes()).digest(),
+            str(self.device),
+            weight.data_ptr(),
+            weight._version,
+        )
         if key not in self._references:
             self._references[key] = Reference(*self.network.identify(picture[None].to(self.device)))
             while len(self._references) > 8:
@@ -485,22 +663,40 @@ class MotionCodec(nn.Module):
         motion = check_motion(motion, self.latent_size)
         latent, features = source if isinstance(source, Reference) else self.reference(source)
         codes = self.denormalise(motion.to(self.device))
-        return torch.cat([to_uint8(self.network.decode(latent, features, chunk)[-1].image) for chunk in codes.split(CHUNK)])
+        return torch.cat(
+            [
+                to_uint8(self.network.decode(latent, features, chunk)[-1].image)
+                for chunk in codes.split(CHUNK)
+            ]
+        )
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> "MotionCodec":  # preset with weights ("small"), folder, or Hub id
-        "Load weights that `save_pretrained` wrote. Raises FileNotFoundError, or ValueError naming the tensor that does not fit."
+    def from_pretrained(
+        cls, source: str | Path
+    ) -> "MotionCodec":  # preset with weights ("small"), folder, or Hub id
+        """Load weights that `save_pretrained` wrote.
+
+        Raises FileNotFoundError, or ValueError naming the tensor that does not fit.
+        """
         return load_pretrained(source, "motion_codec", lambda values: cls(MotionConfig(**values)))
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:  # torch.float16 halves the file
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype = torch.float32
+    ) -> Path:  # torch.float16 halves the file
         "Write `config.json` and `model.safetensors` into a folder."
         return save_pretrained(self, asdict(self.config), folder, dtype)
 
 
 def check_motion(motion: Tensor, latent_size: int) -> Tensor:  # (N, K) floats
-    "The motion track as float32. Raises TypeError for other types, ValueError for other shapes or NaN."
+    """The motion track as float32.
+
+    Raises TypeError for other types, ValueError for other shapes or NaN.
+    """
     if not isinstance(motion, Tensor) or not motion.is_floating_point():
-        raise TypeError(f"motion: takes a float tensor (N, {latent_size}), got {motion.dtype if isinstance(motion, Tensor) else type(motion).__name__}")
+        raise TypeError(
+            f"motion: takes a float tensor (N, {latent_size}), got "
+            f"{motion.dtype if isinstance(motion, Tensor) else type(motion).__name__}"
+        )
     if motion.ndim != 2 or motion.shape[1] != latent_size or not len(motion):
         raise ValueError(f"motion: takes (N, {latent_size}) with N > 0, got {tuple(motion.shape)}")
     if not motion.isfinite().all():
@@ -509,7 +705,10 @@ def check_motion(motion: Tensor, latent_size: int) -> Tensor:  # (N, K) floats
 
 # %% ../../../nbs/2_codecs/09_motion_codec.ipynb #ff382c44
 class FramePairs(torch.utils.data.Dataset):
-    "Random (source, driver) pairs of frames of one clip. Item i is a function of (seed, i). Raises ValueError for clips and boxes that do not fit."
+    """Random (source, driver) pairs of frames of one clip.
+
+    Item i is a function of (seed, i). Raises ValueError for clips and boxes that do not fit.
+    """
 
     def __init__(
         self,
@@ -518,17 +717,34 @@ class FramePairs(torch.utils.data.Dataset):
         pairs: int = 100_000,  # length of the data set
         seed: int = 0,
     ):
-        if not clips or len(clips) != len(boxes) or any(len(c) != len(b) or len(c) < 2 for c, b in zip(clips, boxes)):
-            raise ValueError(f"FramePairs: takes as many lists of boxes as clips, one box a frame, two frames or more; got {len(clips)} clips and {len(boxes)}")
-        self.clips, self.boxes, self.pairs, self.seed = [torch.as_tensor(c) for c in clips], boxes, pairs, seed
+        if (
+            not clips
+            or len(clips) != len(boxes)
+            or any(len(c) != len(b) or len(c) < 2 for c, b in zip(clips, boxes))
+        ):
+            raise ValueError(
+                "FramePairs: takes as many lists of boxes as clips, one box a frame, two frames "
+                f"or more; got {len(clips)} clips and {len(boxes)}"
+            )
+        self.clips, self.boxes, self.pairs, self.seed = (
+            [torch.as_tensor(c) for c in clips],
+            boxes,
+            pairs,
+            seed,
+        )
 
-    def __len__(self) -> int: return self.pairs
+    def __len__(self) -> int:
+        return self.pairs
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((self.seed, index))
         clip = int(rng.integers(len(self.clips)))
         source, driver = rng.integers(len(self.clips[clip]), size=2)
-        return {"source": self.clips[clip][source], "driver": self.clips[clip][driver], "box": self.boxes[clip][driver]}
+        return {
+            "source": self.clips[clip][source],
+            "driver": self.clips[clip][driver],
+            "box": self.boxes[clip][driver],
+        }
 
 
 def motion_loss(
@@ -536,11 +752,18 @@ def motion_loss(
     feature_net: FeatureNet | None = None,  # frozen
     discriminator: nn.Module | None = None,
 ) -> Callable:  # (codec, batch, generator) -> {"loss": ..., each term}
-    "The codec's training loss, in the form that `training_loop.fit` takes: rebuild the driver from the source's features and the driver's code."
+    """The codec's training loss, in the form that `training_loop.fit` takes: rebuild the driver
+    from the source's features and the driver's code.
+    """
+
     def loss(codec: MotionCodec, batch: dict[str, Tensor], generator=None) -> dict[str, Tensor]:
-        source, driver = (batch[name].movedim(-1, -3).float() / 127.5 - 1 for name in ("source", "driver"))
+        source, driver = (
+            batch[name].movedim(-1, -3).float() / 127.5 - 1 for name in ("source", "driver")
+        )
         picture, code = codec.network(source, driver)
-        return reconstruction_loss(picture, driver, weights, batch["box"], code, feature_net, discriminator)
+        return reconstruction_loss(
+            picture, driver, weights, batch["box"], code, feature_net, discriminator
+        )
 
     return loss
 
@@ -553,10 +776,13 @@ def codec_from_released(
     "A codec with released weights. Raises ValueError naming what does not fit."
     table = {"latent_mean": statistics["mean"], "latent_deviation": statistics["std"]}
     table = {name: torch.tensor(values, dtype=torch.float32) for name, values in table.items()}
-    table["latent_deviation"] = table["latent_deviation"].clamp(min=1e-6)  # the release divides by max(std, 1e-6)
+    # the release divides by max(std, 1e-6)
+    table["latent_deviation"] = table["latent_deviation"].clamp(min=1e-6)
     with torch.device("meta"):
         codec = MotionCodec(config)
     codec.to_empty(device="cpu")  # no time lost on random numbers that are overwritten
-    named = {f"network.{name}": value.float() for name, value in from_released(weights, config).items()}
+    named = {
+        f"network.{name}": value.float() for name, value in from_released(weights, config).items()
+    }
     load_weights(codec, named | table, "released motion autoencoder")
     return codec.eval()

@@ -33,11 +33,20 @@ def channels_last(x: Tensor) -> Tensor:  # (B, C, H, W)
 # %% ../../../nbs/2_codecs/08_image_layers.ipynb #42c3a5a6
 def warp(
     picture: Tensor,  # (B, C, H, W): where to look
-    flow: Tensor,  # (B, 2, H, W): how far from its own place each pixel looks, x then y, in half picture widths
+    # (B, 2, H, W): how far from its own place each pixel looks, x then y, in half picture widths
+    flow: Tensor,
 ) -> Tensor:  # (B, C, H, W)
-    "Backward warping, bilinear; outside of the picture there are zeros (LIA, arXiv 2203.09043, section 3)."
+    """Backward warping, bilinear; outside of the picture there are zeros (LIA, arXiv
+    2203.09043, section 3).
+    """
     grid = identity_grid(*flow.shape[2:], flow) + flow  # (B, 2, H, W)
-    looked_up = F.grid_sample(picture, grid.permute(0, 2, 3, 1).to(picture.dtype), mode="bilinear", padding_mode="zeros", align_corners=True)
+    looked_up = F.grid_sample(
+        picture,
+        grid.permute(0, 2, 3, 1).to(picture.dtype),
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=True,
+    )
     return channels_last(looked_up)
 
 # %% ../../../nbs/2_codecs/08_image_layers.ipynb #15489feb
@@ -48,13 +57,16 @@ def filter_kernel(gain: float) -> Tensor:  # (4, 4), sums to `gain`
 
 
 class Resample(nn.Module):
-    "Put zeros between pixels (if `up` is 2), pad, filter with [1, 3, 3, 1], keep every `down`-th pixel (StyleGAN2, arXiv 1912.04958)."
+    """Put zeros between pixels (if `up` is 2), pad, filter with [1, 3, 3, 1], keep every
+    `down`-th pixel (StyleGAN2, arXiv 1912.04958).
+    """
 
     def __init__(
         self,
         before: int,  # rows of zeros above and to the left
         after: int,  # rows of zeros below and to the right
-        gain: float = 1.0,  # 4 when zeros lie between the pixels, also if a transposed convolution put them there
+        # 4 when zeros lie between the pixels, also if a transposed convolution put them there
+        gain: float = 1.0,
         up: int = 1,  # 2 doubles the size
         down: int = 1,  # 2 halves it
     ):
@@ -69,7 +81,8 @@ class Resample(nn.Module):
             spread[:, :, ::2, ::2] = x
             x = spread
         x = F.pad(x, (self.before, self.after, self.before, self.after))
-        kernel = self.kernel.to(x.dtype).flip(0, 1).expand(C, 1, 4, 4)  # flipped: a convolution, though this kernel is symmetric
+        # flipped: a convolution, though this kernel is symmetric
+        kernel = self.kernel.to(x.dtype).flip(0, 1).expand(C, 1, 4, 4)
         return F.conv2d(x, kernel, stride=self.down, groups=C)
 
 # %% ../../../nbs/2_codecs/08_image_layers.ipynb #e248546c
@@ -98,7 +111,9 @@ class EqualConv2d(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.stride, self.padding = stride, padding
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, gain: float = 1.0) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, H', W')
+    def forward(
+        self, x: Tensor, bias: Tensor | None = None, gain: float = 1.0
+    ) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, H', W')
         return F.conv2d(x, equalised(self.weight, gain), bias, self.stride, self.padding)
 
 
@@ -114,7 +129,9 @@ class Activation(nn.Module):
 
 # %% ../../../nbs/2_codecs/08_image_layers.ipynb #cddb495a
 class ConvLayer(nn.Sequential):
-    "[filter,] equalised convolution [, activation]: the parts of an nn.Sequential, run in one pass."
+    """[filter,] equalised convolution [, activation]: the parts of an
+    nn.Sequential, run in one pass.
+    """
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C', H', W')
         parts = list(self)
@@ -128,16 +145,24 @@ class ConvLayer(nn.Sequential):
 
 # %% ../../../nbs/2_codecs/08_image_layers.ipynb #c968b159
 class DownBlock(nn.Module):
-    "Residual block that halves the size. `filtered` is the released one; without, it strides first, which is much cheaper."
+    """Residual block that halves the size.
+
+    `filtered` is the released one; without, it strides first, which is much cheaper.
+    """
 
     def __init__(self, inputs: int, outputs: int, filtered: bool = True):
         super().__init__()
         if filtered:
             self.conv1 = ConvLayer(EqualConv2d(inputs, outputs, 3, padding=1), Activation(outputs))
-            self.conv2 = ConvLayer(Resample(2, 2), EqualConv2d(outputs, outputs, 3, stride=2), Activation(outputs))
-            self.skip = ConvLayer(Resample(1, 1, down=2), EqualConv2d(inputs, outputs, 1))  # stride moved into the filter: same numbers
+            self.conv2 = ConvLayer(
+                Resample(2, 2), EqualConv2d(outputs, outputs, 3, stride=2), Activation(outputs)
+            )
+            # stride moved into the filter: same numbers
+            self.skip = ConvLayer(Resample(1, 1, down=2), EqualConv2d(inputs, outputs, 1))
         else:
-            self.conv1 = ConvLayer(EqualConv2d(inputs, outputs, 3, stride=2, padding=1), Activation(outputs))
+            self.conv1 = ConvLayer(
+                EqualConv2d(inputs, outputs, 3, stride=2, padding=1), Activation(outputs)
+            )
             self.conv2 = ConvLayer(EqualConv2d(outputs, outputs, 3, padding=1), Activation(outputs))
             self.skip = ConvLayer(nn.AvgPool2d(2), EqualConv2d(inputs, outputs, 1))
 
@@ -166,7 +191,11 @@ class UpLayer(nn.Sequential):
     "Double the size and convolve (`filtered`, as released), or convolve and then double."
 
     def __init__(self, inputs: int, outputs: int, filtered: bool = True):
-        super().__init__(Resample(2, 1, gain=4, up=2), EqualConv2d(inputs, outputs, 3, padding=1), Activation(outputs))
+        super().__init__(
+            Resample(2, 1, gain=4, up=2),
+            EqualConv2d(inputs, outputs, 3, padding=1),
+            Activation(outputs),
+        )
         self.filtered = filtered
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C', 2 H, 2 W)
@@ -176,7 +205,9 @@ class UpLayer(nn.Sequential):
 
 # %% ../../../nbs/2_codecs/08_image_layers.ipynb #bbb3e9a0
 class ModulatedConv2d(nn.Module):
-    "Convolution whose input channels are scaled by a style and whose output is renormalised (StyleGAN2, arXiv 1912.04958, section 2)."
+    """Convolution whose input channels are scaled by a style and whose output is renormalised
+    (StyleGAN2, arXiv 1912.04958, section 2).
+    """
 
     def __init__(
         self,
@@ -189,7 +220,8 @@ class ModulatedConv2d(nn.Module):
     ):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(1, outputs, inputs, kernel, kernel))
-        self.modulation = EqualLinear(style_dim, inputs, bias=1.0)  # at first every channel is about as loud as it was
+        # at first every channel is about as loud as it was
+        self.modulation = EqualLinear(style_dim, inputs, bias=1.0)
         self.demodulate, self.up = demodulate, up
         if up:
             self.blur = Resample(1, 1, gain=4)
@@ -201,30 +233,40 @@ class ModulatedConv2d(nn.Module):
         bias: Tensor | None = None,  # (outputs,)
         gain: float = 1.0,  # of the output, before the bias
     ) -> Tensor:  # (B, outputs, H', W')
-        weight, m = equalised(self.weight[0]), self.modulation(style)  # (outputs, inputs, k, k), (B, inputs)
+        # (outputs, inputs, k, k), (B, inputs)
+        weight, m = equalised(self.weight[0]), self.modulation(style)
         if not self.demodulate:
             own = weight[None, :, :, 0, 0] * (gain * m)[:, None]  # (B, outputs, inputs)
             return (own.to(x.dtype) @ x.flatten(2)).unflatten(2, x.shape[2:])
         x = x * m[:, :, None, None].to(x.dtype)
         if self.up:
-            x = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))  # 2 H + 1, then padded 1 / 1 and filtered: 2 H
+            # 2 H + 1, then padded 1 / 1 and filtered: 2 H
+            x = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
         else:
             x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         power = m.square() @ weight.square().sum((2, 3)).T  # (B, outputs)
         scale = (gain * torch.rsqrt(power + 1e-8))[:, :, None, None].to(x.dtype)
-        return x * scale if bias is None else torch.addcmul(bias.view(1, -1, 1, 1).to(x.dtype), x, scale)
+        return (
+            x * scale
+            if bias is None
+            else torch.addcmul(bias.view(1, -1, 1, 1).to(x.dtype), x, scale)
+        )
 
 # %% ../../../nbs/2_codecs/08_image_layers.ipynb #0f62e2f0
 class StyledConv(nn.Module):
     "3 x 3 modulated convolution and activation."
 
-    def __init__(self, inputs: int, outputs: int, style_dim: int, up: bool = False, filtered: bool = True):
+    def __init__(
+        self, inputs: int, outputs: int, style_dim: int, up: bool = False, filtered: bool = True
+    ):
         super().__init__()
         self.conv = ModulatedConv2d(inputs, outputs, 3, style_dim, up=up and filtered)
         self.activate = Activation(outputs)
         self.double = up and not filtered
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:  # (B, inputs, H, W), (B, D) -> (B, outputs, H', W')
+    def forward(
+        self, x: Tensor, style: Tensor
+    ) -> Tensor:  # (B, inputs, H, W), (B, D) -> (B, outputs, H', W')
         root2 = math.sqrt(2)
         x = F.leaky_relu(self.conv(x, style, self.activate.bias * root2, root2), 0.2)
         return double(x) if self.double else x
@@ -246,16 +288,24 @@ class StyledResBlock(nn.Module):
 
 # %% ../../../nbs/2_codecs/08_image_layers.ipynb #7a02d606
 class PictureReader(nn.Module):
-    "Numbers from a picture: strided convolutions with batch normalisation, means over regions, one linear map."
+    """Numbers from a picture: strided convolutions with batch normalisation, means over
+    regions, one linear map.
+    """
 
-    def __init__(self, outputs: int, widths: tuple[int, ...] = (24, 32, 48, 64), grid: int = 4):  # grid: regions in a row
+    def __init__(
+        self, outputs: int, widths: tuple[int, ...] = (24, 32, 48, 64), grid: int = 4
+    ):  # grid: regions in a row
         super().__init__()
         self.grid = grid
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b), nn.SiLU()) for a, b in zip((3, *widths), widths))
+            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b), nn.SiLU())
+            for a, b in zip((3, *widths), widths)
+        )
         self.read = nn.Linear(widths[-1] * grid**2, outputs)
 
-    def features(self, picture: Tensor) -> list[Tensor]:  # (B, 3, H, W) -> maps (B, C, H/2, W/2), (B, C', H/4, W/4), ...
+    def features(
+        self, picture: Tensor
+    ) -> list[Tensor]:  # (B, 3, H, W) -> maps (B, C, H/2, W/2), (B, C', H/4, W/4), ...
         "What each stage sees."
         x, maps = channels_last(picture), []
         for stage in self.stages:
@@ -267,7 +317,8 @@ class PictureReader(nn.Module):
         return self.read(F.adaptive_avg_pool2d(self.features(picture)[-1], self.grid).flatten(1))
 
 # %% ../../../nbs/2_codecs/08_image_layers.ipynb #89efb8c6
-LOOKS = {"mouth": ((0.0, 0.02), (0.32, 0.26)), "eyes": ((0.0, -0.44), (0.46, 0.22))}  # where, seen from the mouth, and half width and height; half picture widths
+# where, seen from the mouth, and half width and height; half picture widths
+LOOKS = {"mouth": ((0.0, 0.02), (0.32, 0.26)), "eyes": ((0.0, -0.44), (0.46, 0.22))}
 
 
 def look_at(
@@ -280,23 +331,41 @@ def look_at(
     x = torch.linspace(-1, 1, size, device=picture.device) * (1 - 1 / size)  # centres of the pixels
     y, x = torch.meshgrid(x * half[1], x * half[0], indexing="ij")
     grid = torch.stack([x, y], -1) + centre[:, None, None]  # (B, size, size, 2)
-    return F.grid_sample(picture, grid.to(picture.dtype), padding_mode="border", align_corners=False)
+    return F.grid_sample(
+        picture, grid.to(picture.dtype), padding_mode="border", align_corners=False
+    )
 
 
 class FaceReader(nn.Module):
-    "Numbers from a portrait: a glance at the whole finds the mouth, close looks at mouth and eyes correct the answer."
+    """Numbers from a portrait: a glance at the whole finds the mouth, close looks at mouth and
+    eyes correct the answer.
+    """
 
-    def __init__(self, outputs: int, widths: tuple[int, ...], close_widths: tuple[int, ...] = (32, 64, 96), size: int = 48):  # size: pixels of a close look
+    def __init__(
+        self,
+        outputs: int,
+        widths: tuple[int, ...],
+        close_widths: tuple[int, ...] = (32, 64, 96),
+        size: int = 48,
+    ):  # size: pixels of a close look
         super().__init__()
         self.outputs, self.size = outputs, size
         self.glance = PictureReader(outputs + 2, widths, grid=8)
-        self.close = nn.ModuleDict({name: PictureReader(outputs, close_widths, grid=size // 2 ** len(close_widths)) for name in LOOKS})
+        self.close = nn.ModuleDict(
+            {
+                name: PictureReader(outputs, close_widths, grid=size // 2 ** len(close_widths))
+                for name in LOOKS
+            }
+        )
 
-    def find_and_read(self, picture: Tensor) -> tuple[Tensor, Tensor]:  # (B, 3, H, W) -> numbers (B, outputs), centre of the mouth (B, 2)
+    def find_and_read(
+        self, picture: Tensor
+    ) -> tuple[Tensor, Tensor]:  # (B, 3, H, W) -> numbers (B, outputs), centre of the mouth (B, 2)
         "The answer, and where it looked."
         numbers, centre = self.glance(picture).split([self.outputs, 2], 1)
         for name, (offset, half) in LOOKS.items():
-            at = centre.detach() + centre.new_tensor(offset)  # where to look is taught by itself, not through what is seen there
+            # where to look is taught by itself, not through what is seen there
+            at = centre.detach() + centre.new_tensor(offset)
             numbers = numbers + self.close[name](look_at(picture, at, half, self.size))
         return numbers, centre
 
@@ -307,21 +376,35 @@ class FaceReader(nn.Module):
 class CloseUp(nn.Module):
     "Redraws a region of the source: what to add to it, for each order."
 
-    def __init__(self, code_size: int, widths: tuple[int, int, int] = (24, 32, 64), size: int = 48, hidden: int = 96):  # size: pixels of the region
+    def __init__(
+        self,
+        code_size: int,
+        widths: tuple[int, int, int] = (24, 32, 64),
+        size: int = 48,
+        hidden: int = 96,
+    ):  # size: pixels of the region
         super().__init__()
         a, b, c = widths
         self.size = size
-        self.down = nn.ModuleList(nn.Conv2d(i, o, 3, stride, 1) for i, o, stride in ((3, a, 1), (a, b, 2), (b, c, 2)))
-        self.canvas = nn.Parameter(0.1 * torch.randn(1, c, size // 4, size // 4))  # what every such region has in common
-        self.orders = nn.Sequential(nn.Linear(2 * code_size, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
+        self.down = nn.ModuleList(
+            nn.Conv2d(i, o, 3, stride, 1) for i, o, stride in ((3, a, 1), (a, b, 2), (b, c, 2))
+        )
+        # what every such region has in common
+        self.canvas = nn.Parameter(0.1 * torch.randn(1, c, size // 4, size // 4))
+        self.orders = nn.Sequential(
+            nn.Linear(2 * code_size, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
+        )
         self.up = nn.ModuleList(nn.Conv2d(i, o, 3, 1, 1) for i, o in ((c, c), (c, b), (b, a)))
         self.film = nn.ModuleList(nn.Linear(hidden, 2 * width) for width in (c, b, a))
         self.out = nn.Conv2d(2 * a, 3, 3, 1, 1)
         nn.init.zeros_(self.out.weight), nn.init.zeros_(self.out.bias)  # at first, change nothing
         fade = (4 * (1 - torch.linspace(-1, 1, size).abs())).clamp(max=1)
-        self.register_buffer("window", fade[:, None] * fade)  # and never anything at the region's border
+        # and never anything at the region's border
+        self.register_buffer("window", fade[:, None] * fade)
 
-    def forward(self, region: Tensor, codes: Tensor) -> Tensor:  # (1 or B, 3, S, S), (B, 2 K) wanted and present codes -> (B, 3, S, S)
+    def forward(
+        self, region: Tensor, codes: Tensor
+    ) -> Tensor:  # (1 or B, 3, S, S), (B, 2 K) wanted and present codes -> (B, 3, S, S)
         orders, seen = self.orders(codes), [region]
         for conv in self.down:
             seen.append(F.silu(conv(seen[-1])))

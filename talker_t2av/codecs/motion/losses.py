@@ -24,7 +24,10 @@ def mouth_weight(
 ) -> Tensor:  # (B, 1, size, size), mean 1 for each picture
     "Weights that stress the mouth. Raises ValueError for boxes of another shape."
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"mouth_weight: boxes must be (B, 4): left, top, right, bottom; got {tuple(boxes.shape)}")
+        raise ValueError(
+            "mouth_weight: boxes must be (B, 4): left, top, right, bottom; got "
+            f"{tuple(boxes.shape)}"
+        )
     at = torch.arange(size, device=boxes.device)
     columns = (at >= boxes[:, :1]) & (at < boxes[:, 2:3])  # (B, size)
     rows = (at >= boxes[:, 1:2]) & (at < boxes[:, 3:])
@@ -32,21 +35,35 @@ def mouth_weight(
     return (weight / weight.mean((1, 2), keepdim=True))[:, None]
 
 
-def crops(pictures: Tensor, boxes: Tensor) -> Tensor:  # (B, C, H, W), (B, 4) -> (B, C, h, w), as large as the largest box
-    "Cut a box out of each picture; smaller boxes are widened to the right and below, as far as the picture goes."
+def crops(
+    pictures: Tensor, boxes: Tensor
+) -> Tensor:  # (B, C, H, W), (B, 4) -> (B, C, h, w), as large as the largest box
+    """Cut a box out of each picture; smaller boxes are widened to the right and below, as far
+    as the picture goes.
+    """
     size = boxes[:, 2:] - boxes[:, :2]  # (B, 2): width, height
     w, h = size.amax(0).tolist()
-    left, top = (boxes[:, :2].minimum(torch.tensor([pictures.shape[-1] - w, pictures.shape[-2] - h], device=boxes.device))).T.tolist()
-    return torch.stack([picture[:, y : y + h, x : x + w] for picture, x, y in zip(pictures, left, top)])
+    left, top = (
+        boxes[:, :2].minimum(
+            torch.tensor([pictures.shape[-1] - w, pictures.shape[-2] - h], device=boxes.device)
+        )
+    ).T.tolist()
+    return torch.stack(
+        [picture[:, y : y + h, x : x + w] for picture, x, y in zip(pictures, left, top)]
+    )
 
 
-def weighted_l1(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:  # (B, C, H, W) twice, (B, 1, H, W)
+def weighted_l1(
+    prediction: Tensor, target: Tensor, weight: Tensor | None = None
+) -> Tensor:  # (B, C, H, W) twice, (B, 1, H, W)
     "Mean absolute error, pixel by pixel weighted."
     error = (prediction - target).abs()
     return error.mean() if weight is None else (error * weight).mean()
 
 # %% ../../../nbs/2_codecs/10_motion_losses.ipynb #158bdeaf
-def neighbour_differences(x: Tensor) -> tuple[Tensor, Tensor]:  # (B, C, H, W) -> (B, C, H-1, W-1) twice: downwards, to the right
+def neighbour_differences(
+    x: Tensor,
+) -> tuple[Tensor, Tensor]:  # (B, C, H, W) -> (B, C, H-1, W-1) twice: downwards, to the right
     "How each pixel differs from the one below and the one to the right."
     here = x[..., :-1, :-1]
     return x[..., 1:, :-1] - here, x[..., :-1, 1:] - here
@@ -59,17 +76,23 @@ def gradient_loss(
     scales: int = 3,  # full size, half, quarter...
 ) -> Tensor:
     "Mean absolute error of neighbour differences, averaged over scales."
-    total, error = 0.0, prediction - target  # differences and means are linear: look at the error itself
+    # differences and means are linear: look at the error itself
+    total, error = 0.0, prediction - target
     for scale in range(scales):
         if scale:
-            error, weight = F.avg_pool2d(error, 2), None if weight is None else F.avg_pool2d(weight, 2)
+            error, weight = (
+                F.avg_pool2d(error, 2),
+                None if weight is None else F.avg_pool2d(weight, 2),
+            )
         down, right = neighbour_differences(error)
         steps = down.abs() + right.abs()
         total = total + (steps if weight is None else steps * weight[..., :-1, :-1]).mean()
     return total / scales
 
 # %% ../../../nbs/2_codecs/10_motion_losses.ipynb #d6ff3b09
-def gaussian_matrix(length: int, like: Tensor, deviation: float = 1.5, reach: int = 5) -> Tensor:  # (length - 2 reach, length)
+def gaussian_matrix(
+    length: int, like: Tensor, deviation: float = 1.5, reach: int = 5
+) -> Tensor:  # (length - 2 reach, length)
     "Row i is a Gaussian window around position i + reach; rows sum to 1."
     at = torch.arange(length, device=like.device, dtype=like.dtype)
     distance = at - (at[: length - 2 * reach, None] + reach)
@@ -92,11 +115,17 @@ def ssim(
     x, y = prediction.float(), target.float()
     mean_x, mean_y, xx, yy, xy = gaussian_window(torch.stack([x, y, x * x, y * y, x * y]))
     var_x, var_y, cov = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
-    score = (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    score = (
+        (2 * mean_x * mean_y + c1)
+        * (2 * cov + c2)
+        / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    )
     return score.mean((1, 2, 3))
 
 
-def psnr(prediction: Tensor, target: Tensor, value_range: float = 2.0) -> Tensor:  # (B, C, H, W) twice -> (B,), in decibels
+def psnr(
+    prediction: Tensor, target: Tensor, value_range: float = 2.0
+) -> Tensor:  # (B, C, H, W) twice -> (B,), in decibels
     "Peak signal-to-noise ratio: 10 log10(range^2 / mean squared error)."
     error = (prediction.float() - target.float()).square().mean((1, 2, 3))
     return 10 * torch.log10(value_range**2 / error.clamp(min=1e-10))
@@ -109,16 +138,28 @@ class FeatureNet(PictureReader):
         super().__init__(outputs, widths)
 
 
-def feature_loss(net: FeatureNet, prediction: Tensor, target: Tensor) -> Tensor:  # (B, 3, H, W) twice
-    "Mean absolute difference of unit-length features, averaged over the network's stages. No gradient reaches the network's weights if they are frozen."
+def feature_loss(
+    net: FeatureNet, prediction: Tensor, target: Tensor
+) -> Tensor:  # (B, 3, H, W) twice
+    """Mean absolute difference of unit-length features, averaged over the network's stages.
+
+    No gradient reaches the network's weights if they are frozen.
+    """
     with torch.no_grad():
         wanted = net.features(target)
-    losses = [(F.normalize(a, dim=1) - F.normalize(b, dim=1)).abs().mean() for a, b in zip(net.features(prediction), wanted)]
+    losses = [
+        (F.normalize(a, dim=1) - F.normalize(b, dim=1)).abs().mean()
+        for a, b in zip(net.features(prediction), wanted)
+    ]
     return torch.stack(losses).mean()
 
 
-def read_face_loss(net: FeatureNet, batch: tuple[Tensor, Tensor], generator=None) -> dict[str, Tensor]:  # pictures (B, 3, H, W), truth (B, outputs)
-    "Training loss of the feature network, in the form that `training_loop.fit` takes: squared error of articulation and pose, scaled to unit range."
+def read_face_loss(
+    net: FeatureNet, batch: tuple[Tensor, Tensor], generator=None
+) -> dict[str, Tensor]:  # pictures (B, 3, H, W), truth (B, outputs)
+    """Training loss of the feature network, in the form that `training_loop.fit` takes: squared
+    error of articulation and pose, scaled to unit range.
+    """
     picture, truth = batch
     return {"loss": F.mse_loss(net(picture).float(), truth)}
 
@@ -135,14 +176,19 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         layers = []
         for a, b in zip((3, *widths), widths):
-            layers += [nn.utils.parametrizations.spectral_norm(nn.Conv2d(a, b, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
+            layers += [
+                nn.utils.parametrizations.spectral_norm(nn.Conv2d(a, b, 4, stride=2, padding=1)),
+                nn.LeakyReLU(0.2),
+            ]
         self.body = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
 
     def forward(self, picture: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, 1, H/8, W/8)
         return self.body(channels_last(picture))
 
 
-def discriminator_loss(discriminator: nn.Module, real: Tensor, made: Tensor) -> Tensor:  # (B, 3, H, W) twice
+def discriminator_loss(
+    discriminator: nn.Module, real: Tensor, made: Tensor
+) -> Tensor:  # (B, 3, H, W) twice
     "Hinge loss of the discriminator; no gradient reaches what made the pictures."
     return F.relu(1 - discriminator(real)).mean() + F.relu(1 + discriminator(made.detach())).mean()
 
@@ -154,7 +200,11 @@ def adversarial_loss(discriminator: nn.Module, made: Tensor) -> Tensor:  # (B, 3
 # %% ../../../nbs/2_codecs/10_motion_losses.ipynb #eefda89b
 @dataclass(frozen=True)
 class MotionLossWeights:
-    "How much each term of the reconstruction loss counts; 0 switches a term off. Raises ValueError for negative weights."
+    """How much each term of the reconstruction loss counts; 0 switches a term off.
+
+    Raises ValueError for negative weights.
+    """
+
     l1: float = 1.0
     gradient: float = 1.0
     ssim: float = 0.2
@@ -162,12 +212,16 @@ class MotionLossWeights:
     mouth_feature: float = 0.0  # the same, on the mouths' boxes only; needs a FeatureNet and boxes
     sparsity: float = 0.0
     adversarial: float = 0.0  # needs a discriminator
-    mouth: float = 4.0  # how much more a pixel of the mouth counts, in l1 and gradient; 1 is no stress
+    # how much more a pixel of the mouth counts, in l1 and gradient; 1 is no stress
+    mouth: float = 4.0
 
     def __post_init__(self):
         for name, value in vars(self).items():
             if not value >= 0 or name == "mouth" and value < 1:
-                raise ValueError(f"MotionLossWeights: {name} must be {'1 or more' if name == 'mouth' else '0 or more'}, got {value}")
+                raise ValueError(
+                    f"MotionLossWeights: {name} must be "
+                    f"{'1 or more' if name == 'mouth' else '0 or more'}, got {value}"
+                )
 
 
 def reconstruction_loss(
@@ -180,9 +234,17 @@ def reconstruction_loss(
     discriminator: nn.Module | None = None,
 ) -> dict[str, Tensor]:  # "loss" and each term, before its weight
     "Weighted sum of the terms. Raises ValueError when a term is on and what it needs is missing."
-    for name, needed in {"feature": feature_net, "mouth_feature": None if boxes is None else feature_net, "adversarial": discriminator, "sparsity": code}.items():
+    for name, needed in {
+        "feature": feature_net,
+        "mouth_feature": None if boxes is None else feature_net,
+        "adversarial": discriminator,
+        "sparsity": code,
+    }.items():
         if getattr(weights, name) and needed is None:
-            raise ValueError(f"reconstruction_loss: the {name} term is on (weight {getattr(weights, name)}), but what it needs was not given")
+            raise ValueError(
+                f"reconstruction_loss: the {name} term is on (weight {getattr(weights, name)}), "
+                "but what it needs was not given"
+            )
     prediction, target = prediction.float(), target.float()
     stress = None if boxes is None else mouth_weight(boxes, target.shape[-1], weights.mouth)
     terms = {
@@ -190,7 +252,9 @@ def reconstruction_loss(
         "gradient": lambda: gradient_loss(prediction, target, stress),
         "ssim": lambda: 1 - ssim(prediction, target).mean(),
         "feature": lambda: feature_loss(feature_net, prediction, target),
-        "mouth_feature": lambda: feature_loss(feature_net, crops(prediction, boxes), crops(target, boxes)),
+        "mouth_feature": lambda: feature_loss(
+            feature_net, crops(prediction, boxes), crops(target, boxes)
+        ),
         "sparsity": lambda: sparsity_loss(code.float()),
         "adversarial": lambda: adversarial_loss(discriminator, prediction),
     }

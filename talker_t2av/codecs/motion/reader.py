@@ -18,18 +18,25 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .codec import MotionCodec, latent_statistics
+from .codec import MotionCodec, MotionConfig, latent_statistics
 from .layers import FaceReader
-from .codec import MotionConfig
 from ...common.media import atomic_path
 from ...common.trainer import TrainConfig, fit, seed_of
 from ...world.corpus import make_clip, parallel_map
 from ...world.face.drawing import sample_identity
-from ...world.face.rendering import ARTICULATION, POSE, RANGES, face_split, mouth_box, render
+from talker_t2av.world.face.rendering import (
+    ARTICULATION,
+    POSE,
+    RANGES,
+    face_split,
+    mouth_box,
+    render,
+)
 
 # %% ../../../nbs/2_codecs/11_motion_reader.ipynb #067d4916
 NAMES = (*ARTICULATION, *POSE)  # the twenty columns of a movement
-LIMITS = torch.tensor([RANGES[name][:2] for name in NAMES], dtype=torch.float32)  # (20, 2): lowest, highest
+# (20, 2): lowest, highest
+LIMITS = torch.tensor([RANGES[name][:2] for name in NAMES], dtype=torch.float32)
 
 
 def spoken_movement(
@@ -38,21 +45,27 @@ def spoken_movement(
 ) -> Tensor:  # (M, 20): articulation and pose of all their frames
     "How mouths and heads move in the world's clips. No pixels are drawn for this."
     made = (make_clip(seed + i, "train", video=False) for i in range(clips))
-    return torch.cat([torch.from_numpy(np.concatenate([clip.articulation, clip.pose], 1)) for clip in made])
+    return torch.cat(
+        [torch.from_numpy(np.concatenate([clip.articulation, clip.pose], 1)) for clip in made]
+    )
 
 # %% ../../../nbs/2_codecs/11_motion_reader.ipynb #d770450f
 def vary(
     movement: Tensor,  # (M, 20) rows from `spoken_movement`
     generator: torch.Generator,
 ) -> Tensor:  # (M, 20), inside LIMITS
-    "Move rows away from speech: other mouths, other heads, eyes and brows of their own. Half of the mouths stay as they were."
+    """Move rows away from speech: other mouths, other heads, eyes and brows of their own.
+
+    Half of the mouths stay as they were.
+    """
     draw = lambda *shape: torch.rand(*shape, generator=generator)
     low, high = LIMITS.T
     anything = low + (high - low) * draw(len(movement), 20)
     moved = movement.clone()
     share = (2 * draw(len(movement), 1) - 1).clamp(min=0)  # 0 for half of the rows, then up to 1
     moved[:, :7] = torch.lerp(movement[:, :7], anything[:, :7], share)
-    moved[:, 7:13] *= 0.5 + draw(len(movement), 1)  # turn, shift, size: half as far to half as far again
+    # turn, shift, size: half as far to half as far again
+    moved[:, 7:13] *= 0.5 + draw(len(movement), 1)
     for columns in ([13, 14], [15, 16], [17, 18], [19]):  # lids, gaze, brows, smile
         replaced = draw(len(movement), 1) < 0.5
         moved[:, columns] = torch.where(replaced, anything[:, columns], moved[:, columns])
@@ -63,6 +76,7 @@ def vary(
 # %% ../../../nbs/2_codecs/11_motion_reader.ipynb #4cc92d26
 class Person(NamedTuple):
     "Frames of one person."
+
     frames: Tensor  # (F, H, W, 3) uint8
     boxes: Tensor  # (F, 4) pixel box of the mouth: left, top, right, bottom
     movement: Tensor  # (F, 20) articulation and pose
@@ -76,7 +90,10 @@ def draw_person(task: tuple[int, Tensor, int]) -> Person:  # face id, movement (
 
 
 def face_ids(count: int, side: str, first: int = 0) -> list[int]:  # side: train or held-out
-    "The first `count` face ids from `first` on that belong to one side of the split. Raises ValueError for another side."
+    """The first `count` face ids from `first` on that belong to one side of the split.
+
+    Raises ValueError for another side.
+    """
     if side not in ("train", "held-out"):
         raise ValueError(f"side: takes 'train' or 'held-out', got {side!r}")
     found, face = [], first
@@ -95,9 +112,14 @@ def frame_bank(
     clips: int = 150,  # from which movements are taken
     workers: int | None = 1,  # processes; None: one a core
 ) -> Person:  # frames (people, F, H, W, 3), boxes (people, F, 4), movement (people, F, 20)
-    "Everything the codec is trained on, in memory. The same arguments give the same bytes. Raises ValueError for sizes that make no pairs."
+    """Everything the codec is trained on, in memory.
+
+    The same arguments give the same bytes. Raises ValueError for sizes that make no pairs.
+    """
     if people < 1 or frames_each < 2:
-        raise ValueError(f"frame_bank: takes people >= 1 and frames_each >= 2, got {people} and {frames_each}")
+        raise ValueError(
+            f"frame_bank: takes people >= 1 and frames_each >= 2, got {people} and {frames_each}"
+        )
     generator = torch.Generator().manual_seed(seed_of(seed, "movement"))
     spoken = spoken_movement(clips, seed)
     chosen = torch.randint(len(spoken), (people * frames_each,), generator=generator)
@@ -112,7 +134,9 @@ def to_pictures(frames: Tensor) -> Tensor:  # (..., H, W, 3) uint8 -> (..., 3, H
     return frames.movedim(-1, -3).float() / 127.5 - 1
 
 
-def standard(bank: Person) -> Callable[[Tensor], Tensor]:  # (..., 20) -> (..., 20) with mean 0 and deviation 1 over the bank
+def standard(
+    bank: Person,
+) -> Callable[[Tensor], Tensor]:  # (..., 20) -> (..., 20) with mean 0 and deviation 1 over the bank
     "Movements in units of how much each number varies."
     rows = bank.movement.flatten(0, 1)
     mean, deviation = rows.mean(0), rows.std(0)
@@ -127,12 +151,18 @@ def box_centres(
     return (boxes[..., :2] + boxes[..., 2:]) / size - 1
 
 # %% ../../../nbs/2_codecs/11_motion_reader.ipynb #d847a1f5
-def read_batches(bank: Person, batch_size: int, seed: int = 0) -> Callable:  # (start_step, rank, num_processes) -> iterator of batches
-    "Endless batches for the reader: frames (B, H, W, 3), what moves (B, 20; standard units), where the mouth is (B, 2)."
+def read_batches(
+    bank: Person, batch_size: int, seed: int = 0
+) -> Callable:  # (start_step, rank, num_processes) -> iterator of batches
+    """Endless batches for the reader: frames (B, H, W, 3), what moves (B, 20; standard units),
+    where the mouth is (B, 2).
+    """
     frames, truth = bank.frames.flatten(0, 1), standard(bank)(bank.movement).flatten(0, 1)
     centres = box_centres(bank.boxes.flatten(0, 1), bank.frames.shape[2])
 
-    def batches(start_step: int, rank: int = 0, num_processes: int = 1) -> Iterator[dict[str, Tensor]]:
+    def batches(
+        start_step: int, rank: int = 0, num_processes: int = 1
+    ) -> Iterator[dict[str, Tensor]]:
         step = start_step
         while True:
             generator = torch.Generator().manual_seed(seed_of(seed, "read", step, rank))
@@ -144,7 +174,10 @@ def read_batches(bank: Person, batch_size: int, seed: int = 0) -> Callable:  # (
 
 
 def reader_loss(reader: FaceReader, batch: dict[str, Tensor], generator=None) -> dict[str, Tensor]:
-    "For `fit`: squared errors of the numbers and of the place. A `read` of 0.1 means: 90% of the variance explained."
+    """For `fit`: squared errors of the numbers and of the place.
+
+    A `read` of 0.1 means: 90% of the variance explained.
+    """
     numbers, centre = reader.find_and_read(to_pictures(batch["frames"]))
     read, place = F.mse_loss(numbers, batch["truth"]), F.mse_loss(centre, batch["centre"])
     return {"loss": read + 10 * place, "read": read, "place": place}
@@ -154,21 +187,31 @@ def explained(
     told: Tensor,  # (people, F, d)
     truth: Tensor,  # the same
 ) -> dict[str, Tensor]:  # "across" and "within": (d,) each
-    "R^2 over all frames, and within each person: there, only how a person's frames differ from each other counts."
+    """R^2 over all frames, and within each person: there, only how a person's frames differ
+    from each other counts.
+    """
     inside = lambda x: x - x.mean(1, keepdim=True)
-    across = 1 - (told - truth).square().mean((0, 1)) / (truth - truth.mean((0, 1))).square().mean((0, 1))
-    within = 1 - (inside(told) - inside(truth)).square().mean((0, 1)) / inside(truth).square().mean((0, 1))
+    across = 1 - (told - truth).square().mean((0, 1)) / (truth - truth.mean((0, 1))).square().mean(
+        (0, 1)
+    )
+    within = 1 - (inside(told) - inside(truth)).square().mean((0, 1)) / inside(truth).square().mean(
+        (0, 1)
+    )
     return {"across": across, "within": within}
 
 
 @torch.no_grad()
 def read_people(read: Callable, bank: Person) -> list[Tensor]:  # (people, F, d) each
-    "What `find_and_read` (or another function of pictures that gives several tensors) says about every frame of a bank."
+    """What `find_and_read` (or another function of pictures that gives several tensors) says
+    about every frame of a bank.
+    """
     found = zip(*(read(to_pictures(frames)) for frames in bank.frames.flatten(0, 1).split(64)))
     return [torch.cat(part).unflatten(0, bank.frames.shape[:2]) for part in found]
 
 # %% ../../../nbs/2_codecs/11_motion_reader.ipynb #6d60b131
-LOUD = 2.5  # deviation of a raw code over the bank: twenty such numbers move the style about as far as people differ
+# deviation of a raw code over the bank: twenty such numbers move the style about as far as people
+# differ
+LOUD = 2.5
 
 
 def train_reader(
@@ -176,20 +219,45 @@ def train_reader(
     config: MotionConfig,
     train: TrainConfig,
     batch_size: int,
-    out: Path | None = None,  # folder of its checkpoints; what an interrupted run left there is taken up
+    # folder of its checkpoints; what an interrupted run left there is taken up
+    out: Path | None = None,
     held: Person | None = None,  # strangers, to be measured on now and then
     progress: bool = True,
-) -> tuple[FaceReader, list[dict]]:  # frozen, in evaluation mode; its numbers have deviation LOUD over the bank. History
-    "Stage one: learn to read mouth, head, lids, gaze, brows and smile from pictures of ever other people."
+) -> tuple[
+    FaceReader, list[dict]
+]:  # frozen, in evaluation mode; its numbers have deviation LOUD over the bank. History
+    """Stage one: learn to read mouth, head, lids, gaze, brows and smile from pictures
+    of ever other people.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(train.seed, "reader"))
         reader = FaceReader(config.code_size, config.reader)
     for part in (reader.glance, *reader.close.values()):
-        torch.nn.init.normal_(part.read.weight, std=0.01, generator=torch.Generator().manual_seed(seed_of(train.seed, "read-out")))
+        torch.nn.init.normal_(
+            part.read.weight,
+            std=0.01,
+            generator=torch.Generator().manual_seed(seed_of(train.seed, "read-out")),
+        )
     truth = None if held is None else standard(bank)(held.movement)
-    validate = None if held is None else lambda model, step: {k: v.mean().item() for k, v in explained(read_people(model.find_and_read, held)[0], truth).items()}
+    validate = (
+        None
+        if held is None
+        else lambda model, step: {
+            k: v.mean().item()
+            for k, v in explained(read_people(model.find_and_read, held)[0], truth).items()
+        }
+    )
     resume = out is not None and any(out.glob("checkpoint-*"))
-    history = fit(reader, reader_loss, read_batches(bank, batch_size, train.seed), train, out, resume, validate, progress)
+    history = fit(
+        reader,
+        reader_loss,
+        read_batches(bank, batch_size, train.seed),
+        train,
+        out,
+        resume,
+        validate,
+        progress,
+    )
     with torch.no_grad():
         for part in (reader.glance, *reader.close.values()):
             part.read.weight[: config.code_size] *= LOUD
@@ -198,7 +266,9 @@ def train_reader(
 
 # %% ../../../nbs/2_codecs/11_motion_reader.ipynb #bb5417d7
 def kept(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    "Tensors from a file that an earlier, interrupted run has left; else make them and leave the file."
+    """Tensors from a file that an earlier, interrupted run has left; else make
+    them and leave the file.
+    """
     if path is not None and path.is_file():
         return load_file(path)
     tensors = make()
@@ -210,6 +280,7 @@ def kept(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, 
 # %% ../../../nbs/2_codecs/11_motion_reader.ipynb #20c310b7
 class Talk(NamedTuple):
     "A spoken clip, with its truth."
+
     face: int
     frames: Tensor  # (N, H, W, 3) uint8
     boxes: Tensor  # (N, 4)
@@ -222,24 +293,48 @@ def world_talks(
     count: int,
     size: int,  # pixels
     seed: int = 0,  # number of the first clip
-    frames: int | None = None,  # at most so many frames of each, evenly spread, the first one among them
+    # at most so many frames of each, evenly spread, the first one among them
+    frames: int | None = None,
     split: str = "test_faces",  # people with face_split "held-out"
 ) -> list[Talk]:
     "Clips of the world."
     talks = []
     for i in range(count):
         clip = make_clip(seed + i, split, video=False)
-        rows = np.arange(clip.n_frames) if frames is None else np.linspace(0, clip.n_frames - 1, min(frames, clip.n_frames)).round().astype(int)
-        mouth, pose, who = torch.from_numpy(clip.articulation[rows]), torch.from_numpy(clip.pose[rows]), sample_identity(clip.face)
-        talks.append(Talk(clip.face, render(who, mouth, pose, size), mouth_box(who, pose, size), mouth, pose, torch.from_numpy(clip.wav)))
+        rows = (
+            np.arange(clip.n_frames)
+            if frames is None
+            else np.linspace(0, clip.n_frames - 1, min(frames, clip.n_frames)).round().astype(int)
+        )
+        mouth, pose, who = (
+            torch.from_numpy(clip.articulation[rows]),
+            torch.from_numpy(clip.pose[rows]),
+            sample_identity(clip.face),
+        )
+        talks.append(
+            Talk(
+                clip.face,
+                render(who, mouth, pose, size),
+                mouth_box(who, pose, size),
+                mouth,
+                pose,
+                torch.from_numpy(clip.wav),
+            )
+        )
     return talks
 
 
 @torch.no_grad()
-def set_statistics(codec: MotionCodec, clips: int, seed: int = 20_000) -> dict[str, Tensor]:  # mean and deviation (K,) each
-    "Fit mean and deviation of the latents on clips of training people, spoken as the talker will hear them."
+def set_statistics(
+    codec: MotionCodec, clips: int, seed: int = 20_000
+) -> dict[str, Tensor]:  # mean and deviation (K,) each
+    """Fit mean and deviation of the latents on clips of training people, spoken as the
+    talker will hear them.
+    """
     talks = world_talks(clips, codec.config.image_size, seed, frames=40, split="train")
     codec.latent_mean.zero_(), codec.latent_deviation.fill_(1.0)
-    mean, deviation = latent_statistics(torch.cat([codec.encode(talk.frames[None])[0] for talk in talks]))
+    mean, deviation = latent_statistics(
+        torch.cat([codec.encode(talk.frames[None])[0] for talk in talks])
+    )
     codec.latent_mean.copy_(mean), codec.latent_deviation.copy_(deviation)
     return {"mean": mean, "deviation": deviation}

@@ -20,13 +20,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from talker_t2av.codecs.motion.codec import (
+    CHUNK,
+    MotionCodec,
+    MotionConfig,
+    motion_config,
+    to_network,
+    to_uint8,
+)
 from .layers import FaceReader
-from .codec import CHUNK, MotionCodec, to_network, to_uint8
-from .reader import LOUD, Person, Talk, frame_bank, kept, read_people, set_statistics, to_pictures, train_reader, world_talks
-from .losses import MotionLossWeights, crops, psnr, reconstruction_loss, ssim
-from .codec import MotionConfig, motion_config
+from talker_t2av.codecs.motion.losses import (
+    MotionLossWeights,
+    crops,
+    psnr,
+    reconstruction_loss,
+    ssim,
+)
+from talker_t2av.codecs.motion.reader import (
+    LOUD,
+    Person,
+    Talk,
+    frame_bank,
+    kept,
+    read_people,
+    set_statistics,
+    to_pictures,
+    train_reader,
+    world_talks,
+)
 from ...common.media import atomic_path
-from ...common.trainer import TrainConfig, check_folder, fit, run_training, seed_of, training_options, with_overrides
+from talker_t2av.common.trainer import (
+    TrainConfig,
+    check_folder,
+    fit,
+    run_training,
+    seed_of,
+    training_options,
+    with_overrides,
+)
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #3adb99a6
 def pair_batches(
@@ -36,10 +67,15 @@ def pair_batches(
     batch_size: int,  # pairs
     seed: int = 0,
 ) -> Callable:  # (start_step, rank, num_processes) -> iterator of batches
-    "Endless batches: for each of B people two different frames, with codes and the mouths' boxes. A batch is a function of seed, step and rank."
+    """Endless batches: for each of B people two different frames, with codes and the mouths' boxes.
+
+    A batch is a function of seed, step and rank.
+    """
     people, each = bank.frames.shape[:2]
 
-    def batches(start_step: int, rank: int = 0, num_processes: int = 1) -> Iterator[dict[str, Tensor]]:
+    def batches(
+        start_step: int, rank: int = 0, num_processes: int = 1
+    ) -> Iterator[dict[str, Tensor]]:
         step, size = start_step, batch_size // num_processes
         while True:
             generator = torch.Generator().manual_seed(seed_of(seed, "pairs", step, rank))
@@ -47,14 +83,23 @@ def pair_batches(
             a = torch.randint(each, (size,), generator=generator)
             b = (a + 1 + torch.randint(each - 1, (size,), generator=generator)) % each
             who, at = torch.cat([who, who]), torch.cat([a, b])
-            yield {"frames": bank.frames[who, at], "boxes": bank.boxes[who, at], "codes": codes[who, at], "centres": centres[who, at]}
+            yield {
+                "frames": bank.frames[who, at],
+                "boxes": bank.boxes[who, at],
+                "codes": codes[who, at],
+                "centres": centres[who, at],
+            }
             step += 1
 
     return batches
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #7cb151af
-def shrink(features: list[Tensor], halvings: int) -> list[Tensor]:  # what `identify` gives for a codec that copies
-    "What the decoder needs to draw at half, a quarter... of the size: the finest maps are left out."
+def shrink(
+    features: list[Tensor], halvings: int
+) -> list[Tensor]:  # what `identify` gives for a codec that copies
+    """What the decoder needs to draw at half, a quarter... of the size: the
+    finest maps are left out.
+    """
     return features[: len(features) - 3 - halvings] + features[-3:]
 
 
@@ -64,17 +109,29 @@ def two_way_loss(
     reader: FaceReader | None = None,  # frozen: reads the drawn picture again
     read: float = 0.0,  # weight of what it reads
 ) -> Callable:  # (codec, batch, generator) -> {"loss": ..., each term}
-    "Each frame of a pair is drawn from the other one's features and its own code: two reconstructions for two encodings."
+    """Each frame of a pair is drawn from the other one's features and its own code: two
+    reconstructions for two encodings.
+    """
+
     def loss(codec: MotionCodec, batch: dict[str, Tensor], generator=None) -> dict[str, Tensor]:
         network, codes, pairs = codec.network, batch["codes"], len(batch["codes"]) // 2
         pictures = to_pictures(batch["frames"])
         latents, maps = network.identify(pictures, (codes, batch["centres"]))
-        wanted, boxes, goal = (x.roll(pairs, 0) for x in (F.avg_pool2d(pictures, 2**halvings), batch["boxes"] // 2**halvings, codes))
-        made = network.decode(latents, shrink(maps, halvings), goal)[-1].image  # frame i as the other frame of its pair
+        wanted, boxes, goal = (
+            x.roll(pairs, 0)
+            for x in (F.avg_pool2d(pictures, 2**halvings), batch["boxes"] // 2**halvings, codes)
+        )
+        # frame i as the other frame of its pair
+        made = network.decode(latents, shrink(maps, halvings), goal)[-1].image
         with torch.autocast(made.device.type, enabled=False):
-            losses = reconstruction_loss(made.float(), wanted, weights, boxes, goal, reader and reader.glance)
+            losses = reconstruction_loss(
+                made.float(), wanted, weights, boxes, goal, reader and reader.glance
+            )
             if read:
-                again, target = (reader(F.interpolate(x, pictures.shape[2:], mode="bilinear")) for x in (made.float(), wanted))
+                again, target = (
+                    reader(F.interpolate(x, pictures.shape[2:], mode="bilinear"))
+                    for x in (made.float(), wanted)
+                )
                 miss = F.mse_loss(again, target) / LOUD**2
                 losses = losses | {"read": miss, "loss": losses["loss"] + read * miss}
         return losses
@@ -82,30 +139,56 @@ def two_way_loss(
     return loss
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #86ba4c74
-def picture_quality(made: Tensor, truth: Tensor, boxes: Tensor) -> dict[str, Tensor]:  # (N, H, W, 3) uint8 twice, (N, 4) -> (N,) each
+def picture_quality(
+    made: Tensor, truth: Tensor, boxes: Tensor
+) -> dict[str, Tensor]:  # (N, H, W, 3) uint8 twice, (N, 4) -> (N,) each
     "PSNR of the whole frame and of the mouth's box (dB), and SSIM, frame by frame."
     a, b = (to_network(frames, frames.shape[1]) for frames in (made, truth))
-    return {"psnr": psnr(a, b), "mouth_psnr": psnr(crops(a, boxes), crops(b, boxes)), "ssim": ssim(a, b)}
+    return {
+        "psnr": psnr(a, b),
+        "mouth_psnr": psnr(crops(a, boxes), crops(b, boxes)),
+        "ssim": ssim(a, b),
+    }
 
 
 @torch.no_grad()
-def redraw(codec: MotionCodec, talk: Talk, halvings: int = 0) -> tuple[Tensor, Tensor, Tensor]:  # made and true frames (N - 1, h, w, 3) uint8, boxes (N - 1, 4)
+def redraw(
+    codec: MotionCodec, talk: Talk, halvings: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:  # made and true frames (N - 1, h, w, 3) uint8, boxes (N - 1, 4)
     "Every frame of a clip but the first, drawn from the first frame's picture and its own code."
     pictures = to_network(talk.frames, codec.config.image_size)
     latent, maps = codec.network.identify(pictures[:1])
     codes = torch.cat([codec.network.code(chunk) for chunk in pictures[1:].split(2 * CHUNK)])
-    made = torch.cat([codec.network.decode(latent, shrink(maps, halvings), chunk)[-1].image for chunk in codes.split(CHUNK)])
-    return to_uint8(made), to_uint8(F.avg_pool2d(pictures[1:], 2**halvings)), talk.boxes[1:] // 2**halvings
+    made = torch.cat(
+        [
+            codec.network.decode(latent, shrink(maps, halvings), chunk)[-1].image
+            for chunk in codes.split(CHUNK)
+        ]
+    )
+    return (
+        to_uint8(made),
+        to_uint8(F.avg_pool2d(pictures[1:], 2**halvings)),
+        talk.boxes[1:] // 2**halvings,
+    )
 
 
-def validator(talks: Sequence[Talk], halvings: int, samples: Path | None) -> Callable:  # (codec, step) -> {"psnr", "mouth_psnr", "ssim"}
-    "What `fit` calls now and then: quality on strangers, and a strip of pictures, truth above and drawn below, in `samples`."
+def validator(
+    talks: Sequence[Talk], halvings: int, samples: Path | None
+) -> Callable:  # (codec, step) -> {"psnr", "mouth_psnr", "ssim"}
+    """What `fit` calls now and then: quality on strangers, and a strip of pictures, truth above
+    and drawn below, in `samples`.
+    """
+
     def validate(codec: MotionCodec, step: int) -> dict[str, float]:
         drawn = [redraw(codec, talk, halvings) for talk in talks]
         if samples is not None:
             import imageio.v3 as iio
 
-            rows = [torch.cat(list(frames[:7]), 1) for made, true, _ in drawn[:4] for frames in (true, made)]
+            rows = [
+                torch.cat(list(frames[:7]), 1)
+                for made, true, _ in drawn[:4]
+                for frames in (true, made)
+            ]
             with atomic_path(samples / f"{drawn[0][0].shape[1]:03d}-{step:06d}.png") as temporary:
                 iio.imwrite(temporary, torch.cat(rows).numpy(), extension=".png")
         found = [picture_quality(*one) for one in drawn]
@@ -121,7 +204,8 @@ class MotionRecipe:
     config: MotionConfig
     reader: TrainConfig  # stage one
     train: TrainConfig  # stage two at full size
-    growth: tuple[tuple[int, int, int], ...]  # before it: (halvings of the size, steps, pairs in a batch)
+    # before it: (halvings of the size, steps, pairs in a batch)
+    growth: tuple[tuple[int, int, int], ...]
     weights: MotionLossWeights = MotionLossWeights(l1=1.0, gradient=1.0, ssim=0.0, mouth=12.0)
     read: float = 0.02  # weight of what the reader reads in drawn pictures, from half size on
     people: int = 1600
@@ -133,46 +217,122 @@ class MotionRecipe:
     talks: int = 8  # clips of held-out people in a validation during training
     measured_talks: int = 40  # in the measurement at the end
     statistics_clips: int = 48  # of training people, for mean and deviation of the latents
-    start: str = ""  # "small" or a folder: a codec whose decoder learns on, its code unchanged; empty: from nothing
+    # "small" or a folder: a codec whose decoder learns on, its code unchanged; empty: from nothing
+    start: str = ""
 
 
 MOTION_RECIPES = {
     "tiny": MotionRecipe(
         motion_config("tiny", code_size=20, reader=(8, 16, 16), copy=True),
-        TrainConfig(steps=20, learning_rate=3e-3, warmup_steps=5, clip_norm=5.0, ema_decay=0, bf16=False, save_every=10, validate_every=20),
-        TrainConfig(steps=20, learning_rate=8e-3, warmup_steps=5, weight_decay=0.0, ema_decay=0.9, bf16=False, save_every=10, validate_every=20),
-        growth=((1, 10, 2),), people=6, frames_each=4, clips=3, reader_batch=8, batch_size=2, strangers=2, talks=1, measured_talks=2, statistics_clips=2,
+        TrainConfig(
+            steps=20,
+            learning_rate=3e-3,
+            warmup_steps=5,
+            clip_norm=5.0,
+            ema_decay=0,
+            bf16=False,
+            save_every=10,
+            validate_every=20,
+        ),
+        TrainConfig(
+            steps=20,
+            learning_rate=8e-3,
+            warmup_steps=5,
+            weight_decay=0.0,
+            ema_decay=0.9,
+            bf16=False,
+            save_every=10,
+            validate_every=20,
+        ),
+        growth=((1, 10, 2),),
+        people=6,
+        frames_each=4,
+        clips=3,
+        reader_batch=8,
+        batch_size=2,
+        strangers=2,
+        talks=1,
+        measured_talks=2,
+        statistics_clips=2,
     ),
     "small": MotionRecipe(
         motion_config("small"),
-        TrainConfig(steps=3500, learning_rate=3e-3, warmup_steps=50, final_fraction=0.02, clip_norm=5.0, ema_decay=0, bf16=False, save_every=250, validate_every=250),
-        TrainConfig(steps=1600, learning_rate=4e-3, warmup_steps=100, final_fraction=0.02, weight_decay=0.0, ema_decay=0.998, save_every=250, validate_every=250),
+        TrainConfig(
+            steps=3500,
+            learning_rate=3e-3,
+            warmup_steps=50,
+            final_fraction=0.02,
+            clip_norm=5.0,
+            ema_decay=0,
+            bf16=False,
+            save_every=250,
+            validate_every=250,
+        ),
+        TrainConfig(
+            steps=1600,
+            learning_rate=4e-3,
+            warmup_steps=100,
+            final_fraction=0.02,
+            weight_decay=0.0,
+            ema_decay=0.998,
+            save_every=250,
+            validate_every=250,
+        ),
         growth=((2, 400, 16), (1, 1000, 8)),
     ),
 }
 MOTION_RECIPES["small-longer"] = replace(
-    MOTION_RECIPES["small"], start="small", growth=(), people=2400,
+    MOTION_RECIPES["small"],
+    start="small",
+    growth=(),
+    people=2400,
     train=replace(MOTION_RECIPES["small"].train, steps=1500, learning_rate=2e-3, warmup_steps=50),
 )
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #3d9bb8d0
-def frozen_codec(recipe: MotionRecipe, bank: Person, out: Path | None, progress: bool = True) -> tuple[MotionCodec, list[dict]]:  # and the reader's history
-    "Stage one: a codec whose reader is trained, rounded to the precision in which it is stored, and frozen; with the latents' statistics. The decoder is new. With `start`: the codec of that name; ValueError if it has other sizes."
+def frozen_codec(
+    recipe: MotionRecipe, bank: Person, out: Path | None, progress: bool = True
+) -> tuple[MotionCodec, list[dict]]:  # and the reader's history
+    """Stage one: a codec whose reader is trained, rounded to the precision in which it is stored,
+    and frozen; with the latents' statistics.
+
+    The decoder is new. With `start`: the codec of that name; ValueError if it has other sizes.
+    """
     if recipe.start:
         codec = MotionCodec.from_pretrained(recipe.start)
         if codec.config != recipe.config:
-            raise ValueError(f"train motion-codec: start={recipe.start!r} is a codec of other sizes; takes {recipe.config}, got {codec.config}")
+            raise ValueError(
+                f"train motion-codec: start={recipe.start!r} is a codec of other sizes; takes "
+                f"{recipe.config}, got {codec.config}"
+            )
         codec.network.reader.requires_grad_(False)
         return codec, []
-    held = frame_bank(recipe.strangers, recipe.frames_each, recipe.config.image_size, 1, "held-out", min(40, recipe.clips))
+    held = frame_bank(
+        recipe.strangers,
+        recipe.frames_each,
+        recipe.config.image_size,
+        1,
+        "held-out",
+        min(40, recipe.clips),
+    )
     train = replace(recipe.reader, seed=recipe.train.seed)
-    reader, history = train_reader(bank, recipe.config, train, recipe.reader_batch, out and out / "reader", held, progress)
+    reader, history = train_reader(
+        bank, recipe.config, train, recipe.reader_batch, out and out / "reader", held, progress
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(recipe.train.seed, "weights"))
         codec = MotionCodec(recipe.config)
-    codec.network.reader.load_state_dict({name: value.half().to(value.dtype) if value.is_floating_point() else value for name, value in reader.state_dict().items()})
+    codec.network.reader.load_state_dict(
+        {
+            name: value.half().to(value.dtype) if value.is_floating_point() else value
+            for name, value in reader.state_dict().items()
+        }
+    )
     codec.network.reader.requires_grad_(False)
-    found = kept(out and out / "statistics.safetensors", lambda: set_statistics(codec.eval(), recipe.statistics_clips))
+    found = kept(
+        out and out / "statistics.safetensors",
+        lambda: set_statistics(codec.eval(), recipe.statistics_clips),
+    )
     codec.latent_mean.copy_(found["mean"]), codec.latent_deviation.copy_(found["deviation"])
     return codec.eval(), history
 
@@ -182,29 +342,57 @@ def train_motion(
     out: str | Path | None = None,  # folder for checkpoints and sample pictures
     resume: bool = False,
     progress: bool = True,
-) -> tuple[MotionCodec, dict[str, list[dict]]]:  # the trained codec with its statistics; history of the reader and of each size
-    "Paint people, train the reader, freeze it, train the rest from small pictures to large ones. Raises FileExistsError, FileNotFoundError or ValueError as `fit` does."
+) -> tuple[
+    MotionCodec, dict[str, list[dict]]
+]:  # the trained codec with its statistics; history of the reader and of each size
+    """Paint people, train the reader, freeze it, train the rest from small pictures to large ones.
+
+    Raises FileExistsError, FileNotFoundError or ValueError as `fit` does.
+    """
     out = None if out is None else Path(out)
     config, train = recipe.config, recipe.train
     check_folder(out and out / (f"size-{config.image_size}" if recipe.start else "reader"), resume)
-    make = lambda: frame_bank(recipe.people, recipe.frames_each, config.image_size, train.seed, clips=recipe.clips)._asdict()
+    make = lambda: frame_bank(
+        recipe.people, recipe.frames_each, config.image_size, train.seed, clips=recipe.clips
+    )._asdict()
     bank = Person(**kept(out and out / "bank.safetensors", make))
     codec, history = frozen_codec(recipe, bank, out, progress)
     if out is not None:
-        codec.save_pretrained(out / "code", torch.float16)  # enough to encode; from here on the code does not change
-    read = kept(out and out / "read.safetensors", lambda: dict(zip(("codes", "centres"), read_people(codec.network.reader.find_and_read, bank))))
-    judge, talks, histories = deepcopy(codec.network.reader), world_talks(recipe.talks, config.image_size, 10_000, frames=8), {"reader": history} if history else {}
+        # enough to encode; from here on the code does not change
+        codec.save_pretrained(out / "code", torch.float16)
+    read = kept(
+        out and out / "read.safetensors",
+        lambda: dict(
+            zip(("codes", "centres"), read_people(codec.network.reader.find_and_read, bank))
+        ),
+    )
+    judge, talks, histories = (
+        deepcopy(codec.network.reader),
+        world_talks(recipe.talks, config.image_size, 10_000, frames=8),
+        {"reader": history} if history else {},
+    )
     for halvings, steps, pairs in (*recipe.growth, (0, train.steps, recipe.batch_size)):
         name = f"size-{config.image_size >> halvings}"
         folder = out and out / name
         again = folder is not None and any(folder.glob("checkpoint-*"))
         loss = two_way_loss(recipe.weights, halvings, judge, recipe.read if halvings < 2 else 0.0)
         check = validator(talks, halvings, out and out / "samples")
-        histories[name] = fit(codec, loss, pair_batches(bank, read["codes"], read["centres"], pairs, train.seed + halvings), replace(train, steps=steps), folder, again, check, progress)
+        histories[name] = fit(
+            codec,
+            loss,
+            pair_batches(bank, read["codes"], read["centres"], pairs, train.seed + halvings),
+            replace(train, steps=steps),
+            folder,
+            again,
+            check,
+            progress,
+        )
     return codec.cpu().eval(), histories
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #ae9024c3
-def finish_motion(trained: tuple[MotionCodec, dict], recipe: MotionRecipe, out: Path, seconds: float) -> tuple[dict, str]:
+def finish_motion(
+    trained: tuple[MotionCodec, dict], recipe: MotionRecipe, out: Path, seconds: float
+) -> tuple[dict, str]:
     "Write the weights in half precision, load them again and measure what was written."
     pass
 
@@ -212,11 +400,27 @@ def finish_motion(trained: tuple[MotionCodec, dict], recipe: MotionRecipe, out: 
     codec.save_pretrained(out, torch.float16)
     values = evaluate_motion(MotionCodec.from_pretrained(out), recipe.measured_talks)
     values["training"] = {"recipe": asdict(recipe), "seconds_this_run": round(seconds)} | {
-        name: {"steps": len(history)} | {term: [entry[term] for entry in history[::20] if term in entry] for term in ("loss", "read")} | {"validation": {entry["step"] + 1: entry["validation"] for entry in history if "validation" in entry}}
-        for name, history in histories.items()}
-    values["size"] = {"parameters": sum(p.numel() for p in codec.parameters()), "file_bytes": (out / "model.safetensors").stat().st_size}
+        name: {"steps": len(history)}
+        | {
+            term: [entry[term] for entry in history[::20] if term in entry]
+            for term in ("loss", "read")
+        }
+        | {
+            "validation": {
+                entry["step"] + 1: entry["validation"] for entry in history if "validation" in entry
+            }
+        }
+        for name, history in histories.items()
+    }
+    values["size"] = {
+        "parameters": sum(p.numel() for p in codec.parameters()),
+        "file_bytes": (out / "model.safetensors").stat().st_size,
+    }
     own = values["self"]
-    return values, f"strangers {own['psnr']:.2f} dB, mouth {own['mouth_psnr']:.2f} dB, SSIM {own['ssim']:.4f}"
+    return (
+        values,
+        f"strangers {own['psnr']:.2f} dB, mouth {own['mouth_psnr']:.2f} dB, SSIM {own['ssim']:.4f}",
+    )
 
 
 def run_motion_codec(args: argparse.Namespace) -> int:
@@ -228,8 +432,22 @@ def run_motion_codec(args: argparse.Namespace) -> int:
 
 def motion_codec_command(parser: argparse.ArgumentParser) -> None:
     "Add the options of `train motion-codec` to `parser`."
-    training_options(parser, MOTION_RECIPES, run_motion_codec, "sample pictures, config.json, model.safetensors", "movements, weights and batches")
-    parser.add_argument("--start", default=None, metavar="DIR", help="codec whose decoder learns on, its code unchanged (default: the preset's; small-longer takes the shipped one)")
+    training_options(
+        parser,
+        MOTION_RECIPES,
+        run_motion_codec,
+        "sample pictures, config.json, model.safetensors",
+        "movements, weights and batches",
+    )
+    parser.add_argument(
+        "--start",
+        default=None,
+        metavar="DIR",
+        help=(
+            "codec whose decoder learns on, its code unchanged (default: the preset's; "
+            "small-longer takes the shipped one)"
+        ),
+    )
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #2484ffcb
 import time
@@ -250,15 +468,27 @@ def means(found: Sequence[dict[str, Tensor]]) -> dict[str, float]:
     return {name: torch.cat([one[name] for one in found]).mean().item() for name in found[0]}
 
 
-def own_face(codec: MotionCodec, talks: Sequence[Talk], drawn: Sequence[Tensor]) -> dict:  # drawn: what `redraw` made of each clip
-    "Self-reenactment: every clip from its first picture. Means over frames, the same for a still picture, and each clip's own."
-    found = [picture_quality(made, talk.frames[1:], talk.boxes[1:]) for made, talk in zip(drawn, talks)]
-    still = [picture_quality(talk.frames[:1].expand_as(talk.frames[1:]), talk.frames[1:], talk.boxes[1:]) for talk in talks]
+def own_face(
+    codec: MotionCodec, talks: Sequence[Talk], drawn: Sequence[Tensor]
+) -> dict:  # drawn: what `redraw` made of each clip
+    """Self-reenactment: every clip from its first picture.
+
+    Means over frames, the same for a still picture, and each clip's own.
+    """
+    found = [
+        picture_quality(made, talk.frames[1:], talk.boxes[1:]) for made, talk in zip(drawn, talks)
+    ]
+    still = [
+        picture_quality(talk.frames[:1].expand_as(talk.frames[1:]), talk.frames[1:], talk.boxes[1:])
+        for talk in talks
+    ]
     clips = [{"face": talk.face} | means([one]) for talk, one in zip(talks, found)]
     return means(found) | {"still": means(still), "clips": clips, "frames": sum(map(len, drawn))}
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #7bee6881
-def fit_line(codes: Tensor, truth: Tensor) -> Tensor:  # (M, K), (M, d) -> (K + 1, d): weights and, last, constants
+def fit_line(
+    codes: Tensor, truth: Tensor
+) -> Tensor:  # (M, K), (M, d) -> (K + 1, d): weights and, last, constants
     "The least-squares map from codes to truth."
     return torch.linalg.lstsq(torch.cat([codes, torch.ones(len(codes), 1)], 1), truth).solution
 
@@ -269,10 +499,15 @@ def explained_by(
     truth: Tensor,  # (M, 20) what the world says of these frames
     lengths: Sequence[int],  # frames of each clip
 ) -> dict[str, dict[str, float]]:
-    "R^2 of each of the world's numbers, over all frames (`across` people) and `within` each clip, where every clip's mean is taken off first."
+    """R^2 of each of the world's numbers, over all frames (`across` people) and `within` each
+    clip, where every clip's mean is taken off first.
+    """
     error = codes @ line[:-1] + line[-1] - truth
     found = {}
-    for name, values in {"across": (error, truth - truth.mean(0)), "within": (from_rest(error, lengths), from_rest(truth, lengths))}.items():
+    for name, values in {
+        "across": (error, truth - truth.mean(0)),
+        "within": (from_rest(error, lengths), from_rest(truth, lengths)),
+    }.items():
         missed, spread = (value.square().sum(0) for value in values)
         found[name] = dict(zip(NAMES, (1 - missed / spread.clamp(min=1e-9)).tolist()))
     return found
@@ -283,28 +518,50 @@ def from_rest(values: Tensor, lengths: Sequence[int]) -> Tensor:  # (M, K) -> (M
     return torch.cat([part - part.mean(0) for part in values.split(list(lengths))])
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #7ff6d3e5
-def codes_and_truth(codec: MotionCodec, talks: Sequence[Talk]) -> tuple[Tensor, Tensor, list[int]]:  # (M, K) normalised, (M, 20), frames of each clip
+def codes_and_truth(
+    codec: MotionCodec, talks: Sequence[Talk]
+) -> tuple[Tensor, Tensor, list[int]]:  # (M, K) normalised, (M, 20), frames of each clip
     "Every frame's code and what the world knows of it."
     codes = torch.cat([codec.encode(talk.frames[None])[0] for talk in talks])
-    return codes, torch.cat([torch.cat([talk.articulation, talk.pose], 1) for talk in talks]), [len(talk.frames) for talk in talks]
+    return (
+        codes,
+        torch.cat([torch.cat([talk.articulation, talk.pose], 1) for talk in talks]),
+        [len(talk.frames) for talk in talks],
+    )
 
 
-def probe_strangers(codec: MotionCodec, talks: Sequence[Talk], drawn: Sequence[Tensor], fit_clips: int = 64) -> dict[str, dict]:
-    "A linear probe of the code, fitted on clips of training people and judged on `talks`: on their true frames, and on the frames that the codec drew."
+def probe_strangers(
+    codec: MotionCodec, talks: Sequence[Talk], drawn: Sequence[Tensor], fit_clips: int = 64
+) -> dict[str, dict]:
+    """A linear probe of the code, fitted on clips of training people and judged on `talks`: on
+    their true frames, and on the frames that the codec drew.
+    """
     known = world_talks(fit_clips, codec.config.image_size, seed=30_000, frames=40, split="train")
     codes, truth, _ = codes_and_truth(codec, known)
     line = fit_line(codes, truth)
     found = explained_by(line, *codes_and_truth(codec, talks))
-    again = [talk._replace(frames=made, articulation=talk.articulation[1:], pose=talk.pose[1:]) for talk, made in zip(talks, drawn)]
-    return found | {f"drawn_{name}": values for name, values in explained_by(line, *codes_and_truth(codec, again)).items()}
+    again = [
+        talk._replace(frames=made, articulation=talk.articulation[1:], pose=talk.pose[1:])
+        for talk, made in zip(talks, drawn)
+    ]
+    return found | {
+        f"drawn_{name}": values
+        for name, values in explained_by(line, *codes_and_truth(codec, again)).items()
+    }
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #b735beae
-def transfer(codec: MotionCodec, source: Talk, driver: Talk, relative: bool = False) -> tuple[Tensor, Tensor]:  # twice (N, H, W, 3) uint8
-    "Drive one person's first picture with another person's clip: the codec's frames, and the truth, which the world can draw."
+def transfer(
+    codec: MotionCodec, source: Talk, driver: Talk, relative: bool = False
+) -> tuple[Tensor, Tensor]:  # twice (N, H, W, 3) uint8
+    """Drive one person's first picture with another person's clip: the codec's frames, and the
+    truth, which the world can draw.
+    """
     motion = codec.encode(driver.frames[None])[0]
     if relative:  # move as the driver moves, starting from where the source is
         motion = codec.encode(source.frames[None, :1])[0] + motion - motion[:1]
-    truth = render(sample_identity(source.face), driver.articulation, driver.pose, driver.frames.shape[1])
+    truth = render(
+        sample_identity(source.face), driver.articulation, driver.pose, driver.frames.shape[1]
+    )
     return codec.render(source.frames[0], motion), truth
 
 
@@ -313,27 +570,55 @@ def correlation(a: Tensor, b: Tensor) -> float:  # (N,) twice
     return torch.corrcoef(torch.stack([a, b]))[0, 1].nan_to_num(0.0).item()
 
 
-def lips(drawn: Sequence[Tensor], truth: Sequence[tuple[int, Tensor, Tensor]]) -> dict[str, float]:  # frames; face id, articulation and pose of each clip
-    "The opening of the mouth, measured in the drawn pixels with the world's own ruler, against the truth (in half widths of the portrait)."
-    seen = torch.cat([mouth_opening(frames, sample_identity(face), pose) for frames, (face, _, pose) in zip(drawn, truth)])
+def lips(
+    drawn: Sequence[Tensor], truth: Sequence[tuple[int, Tensor, Tensor]]
+) -> dict[str, float]:  # frames; face id, articulation and pose of each clip
+    """The opening of the mouth, measured in the drawn pixels with the world's own ruler, against
+    the truth (in half widths of the portrait).
+    """
+    seen = torch.cat(
+        [
+            mouth_opening(frames, sample_identity(face), pose)
+            for frames, (face, _, pose) in zip(drawn, truth)
+        ]
+    )
     true = torch.cat([lip_gap(mouth) for _, mouth, _ in truth])
-    return {"opening_correlation": correlation(seen, true), "opening_error": (seen - true).abs().mean().item(), "opening_mean": true.mean().item()}
+    return {
+        "opening_correlation": correlation(seen, true),
+        "opening_error": (seen - true).abs().mean().item(),
+        "opening_mean": true.mean().item(),
+    }
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #50f3b3ae
-def coarse(frames: Tensor, cells: int = 8) -> Tensor:  # (N, H, W, 3) uint8 -> (N, 3, 8, 8), 0 to 255
+def coarse(
+    frames: Tensor, cells: int = 8
+) -> Tensor:  # (N, H, W, 3) uint8 -> (N, 3, 8, 8), 0 to 255
     "Mean colours of 8 x 8 regions: who, rather than how."
     return F.adaptive_avg_pool2d(frames.movedim(-1, 1).float(), cells)
 
 
-def nearest_person(made: Tensor, driver: Talk, rows: Tensor, candidates: Sequence[int]) -> Tensor:  # (M, H, W, 3) -> (M,) index of a candidate
-    "Which of these people is it? Each one is drawn with the driver's movement; the nearest picture wins."
+def nearest_person(
+    made: Tensor, driver: Talk, rows: Tensor, candidates: Sequence[int]
+) -> Tensor:  # (M, H, W, 3) -> (M,) index of a candidate
+    """Which of these people is it?
+
+    Each one is drawn with the driver's movement; the nearest picture wins.
+    """
     size = made.shape[1]
-    drawn = (render(sample_identity(face), driver.articulation[rows], driver.pose[rows], size) for face in candidates)
-    return torch.stack([(one.float() - made.float()).square().mean((1, 2, 3)) for one in drawn]).argmin(0)
+    drawn = (
+        render(sample_identity(face), driver.articulation[rows], driver.pose[rows], size)
+        for face in candidates
+    )
+    return torch.stack(
+        [(one.float() - made.float()).square().mean((1, 2, 3)) for one in drawn]
+    ).argmin(0)
 
 
 def other_faces(codec: MotionCodec, talks: Sequence[Talk]) -> dict:
-    "Cross-identity: clip i drives the person of clip i + 1. Measured against frames that the world draws of this person with that movement."
+    """Cross-identity: clip i drives the person of clip i + 1.
+
+    Measured against frames that the world draws of this person with that movement.
+    """
     quality, still, drawn, colour, right, faces = [], [], [], [], [], [talk.face for talk in talks]
     for i, driver in enumerate(talks):
         at = (i + 1) % len(talks)
@@ -343,43 +628,79 @@ def other_faces(codec: MotionCodec, talks: Sequence[Talk]) -> dict:
         quality.append(picture_quality(made, truth, boxes))
         still.append(picture_quality(source.frames[:1].expand_as(made), truth, boxes))
         drawn.append(made)
-        colour.append([(coarse(frames) - coarse(truth)).abs().mean().item() for frames in (made, driver.frames)])
+        colour.append(
+            [
+                (coarse(frames) - coarse(truth)).abs().mean().item()
+                for frames in (made, driver.frames)
+            ]
+        )
         rows = torch.linspace(0, len(made) - 1, 4).long()
         right.append((nearest_person(made[rows], driver, rows, faces) == at).float())
-    truth = [(talks[(i + 1) % len(talks)].face, driver.articulation, driver.pose) for i, driver in enumerate(talks)]
+    truth = [
+        (talks[(i + 1) % len(talks)].face, driver.articulation, driver.pose)
+        for i, driver in enumerate(talks)
+    ]
     own_colour, driver_colour = (sum(column) / len(colour) for column in zip(*colour))
-    return means(quality) | lips(drawn, truth) | {
-        "still": means(still), "colour_error": own_colour, "driver_colour_distance": driver_colour, "right_person": torch.cat(right).mean().item(), "people": len(talks)}
+    return (
+        means(quality)
+        | lips(drawn, truth)
+        | {
+            "still": means(still),
+            "colour_error": own_colour,
+            "driver_colour_distance": driver_colour,
+            "right_person": torch.cat(right).mean().item(),
+            "people": len(talks),
+        }
+    )
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #69ab7c62
 @torch.no_grad()
-def sizes(codec: MotionCodec, talks: Sequence[Talk], counts: Sequence[int] = (1, 2, 4, 8, 12, 16, 20)) -> dict[str, dict[str, float]]:
-    "Fewer numbers: codes are replaced by their projection on the first principal directions of speech, and drawn by the same decoder."
+def sizes(
+    codec: MotionCodec, talks: Sequence[Talk], counts: Sequence[int] = (1, 2, 4, 8, 12, 16, 20)
+) -> dict[str, dict[str, float]]:
+    """Fewer numbers: codes are replaced by their projection on the first principal directions of
+    speech, and drawn by the same decoder.
+    """
     codes = [codec.encode(talk.frames[None])[0] for talk in talks]
     directions = torch.linalg.svd(torch.cat(codes), full_matrices=False).Vh  # (K, K)
     found = {}
     for count in counts:
         keep = directions[:count].T @ directions[:count]
         made = [codec.render(talk.frames[0], rows[1:] @ keep) for talk, rows in zip(talks, codes)]
-        found[str(count)] = means([picture_quality(frames, talk.frames[1:], talk.boxes[1:]) for frames, talk in zip(made, talks)])
+        found[str(count)] = means(
+            [
+                picture_quality(frames, talk.frames[1:], talk.boxes[1:])
+                for frames, talk in zip(made, talks)
+            ]
+        )
     return found
 
 
 def spectrum(codec: MotionCodec, talks: Sequence[Talk]) -> dict:
-    "How much each number of the code moves: raw deviations, and the share of variance in the principal components."
+    """How much each number of the code moves: raw deviations, and the share of variance in the
+    principal components.
+    """
     codes, _, lengths = codes_and_truth(codec, talks)
     codes = codec.denormalise(codes)
     variances = torch.linalg.svdvals(codes - codes.mean(0)).square()
     within = from_rest(codes, lengths)
-    share = (within.square().sum() / (codes - codes.mean(0)).square().sum()).item()  # the rest differs between people, not between frames
-    return {"deviation": codes.std(0).tolist(), "principal": (variances / variances.sum()).tolist(), "within_clips": share}
+    # the rest differs between people, not between frames
+    share = (within.square().sum() / (codes - codes.mean(0)).square().sum()).item()
+    return {
+        "deviation": codes.std(0).tolist(),
+        "principal": (variances / variances.sum()).tolist(),
+        "within_clips": share,
+    }
 
 
 def codec_speed(codec: MotionCodec, talk: Talk, repeats: int = 5) -> dict[str, float]:
     "Frames a second, uint8 to uint8, on the threads that torch is set to; the best of the repeats."
     frames = talk.frames[:25]
     motion, best = codec.encode(frames[None])[0], {}
-    calls = {"encode": lambda: codec.encode(frames[None]), "render": lambda: codec.render(talk.frames[0], motion)}
+    calls = {
+        "encode": lambda: codec.encode(frames[None]),
+        "render": lambda: codec.render(talk.frames[0], motion),
+    }
     for name, call in calls.items():
         times = []
         for _ in range(repeats):
@@ -395,7 +716,8 @@ def evaluate_motion(codec: MotionCodec, clips: int = 32) -> dict:
     talks = world_talks(clips, codec.config.image_size)
     drawn = [redraw(codec, talk)[0] for talk in talks]
     return {
-        "self": own_face(codec, talks, drawn) | lips(drawn, [(talk.face, talk.articulation[1:], talk.pose[1:]) for talk in talks]),
+        "self": own_face(codec, talks, drawn)
+        | lips(drawn, [(talk.face, talk.articulation[1:], talk.pose[1:]) for talk in talks]),
         "probe": probe_strangers(codec, talks, drawn, fit_clips=2 * clips),
         "cross": other_faces(codec, talks),
         "sizes": sizes(codec, talks[: max(2, clips // 4)]),

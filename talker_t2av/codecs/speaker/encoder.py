@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..audio.semantic import check_sound, mel_power
-from ...common.media import SAMPLE_RATE
 from ...common.hub import load_pretrained, save_pretrained
+from ...common.media import SAMPLE_RATE
 
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #74092db5
 N_FFT, HOP = 1024, 240  # samples at 24 kHz: 43 ms windows, 100 columns a second
@@ -35,7 +35,9 @@ def level_and_log(power: Tensor) -> Tensor:  # (B, n_mels, M), any scale -> same
     return (power / power.mean((1, 2), keepdim=True).clamp(min=1e-12) + FLOOR).log10()
 
 
-def voice_mel(wav: Tensor, n_mels: int = 80) -> Tensor:  # (B, T) at 24 kHz, T > 512 -> (B, n_mels, T // 240)
+def voice_mel(
+    wav: Tensor, n_mels: int = 80
+) -> Tensor:  # (B, T) at 24 kHz, T > 512 -> (B, n_mels, T // 240)
     "Log-mel picture that does not depend on loudness: 80 bands up to 12 kHz, 100 columns a second."
     return level_and_log(mel_power(wav, N_FFT, HOP, n_mels, SAMPLE_RATE))
 
@@ -43,13 +45,17 @@ def voice_mel(wav: Tensor, n_mels: int = 80) -> Tensor:  # (B, T) at 24 kHz, T >
 @dataclass(frozen=True)
 class SpeakerConfig:
     "Sizes of the speaker encoder."
+
     embedding_size: int = 64
     n_mels: int = 80
     channels: int = 128
     pooled_channels: int = 256
 
 
-SPEAKER_PRESETS = {"tiny": SpeakerConfig(embedding_size=16, channels=32, pooled_channels=64), "small": SpeakerConfig()}
+SPEAKER_PRESETS = {
+    "tiny": SpeakerConfig(embedding_size=16, channels=32, pooled_channels=64),
+    "small": SpeakerConfig(),
+}
 
 
 class SpeakerBlock(nn.Module):
@@ -61,7 +67,12 @@ class SpeakerBlock(nn.Module):
         self.look_norm = nn.BatchNorm1d(channels)
         self.mix = nn.Conv1d(channels, channels, 1)
         self.mix_norm = nn.BatchNorm1d(channels)
-        self.gate = nn.Sequential(nn.Linear(channels, channels // 4), nn.ReLU(), nn.Linear(channels // 4, channels), nn.Sigmoid())
+        self.gate = nn.Sequential(
+            nn.Linear(channels, channels // 4),
+            nn.ReLU(),
+            nn.Linear(channels // 4, channels),
+            nn.Sigmoid(),
+        )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, L) -> (B, C, L)
         y = self.look_norm(F.relu(self.look(x)))
@@ -70,11 +81,15 @@ class SpeakerBlock(nn.Module):
 
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #df9e5fb5
 class AttentivePooling(nn.Module):
-    "Weighted mean and standard deviation over time; the weights are learnt, per channel (arXiv 1803.10963, 2005.07143)."
+    """Weighted mean and standard deviation over time; the weights are learnt, per channel (arXiv
+    1803.10963, 2005.07143).
+    """
 
     def __init__(self, channels: int):
         super().__init__()
-        self.score = nn.Sequential(nn.Conv1d(channels, channels // 4, 1), nn.Tanh(), nn.Conv1d(channels // 4, channels, 1))
+        self.score = nn.Sequential(
+            nn.Conv1d(channels, channels // 4, 1), nn.Tanh(), nn.Conv1d(channels // 4, channels, 1)
+        )
 
     def weights(self, x: Tensor) -> Tensor:  # (B, C, L) -> (B, C, L)
         "How much each moment counts in each channel: positive, summing to 1 over time."
@@ -89,13 +104,17 @@ class AttentivePooling(nn.Module):
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #ffe2e112
 @runtime_checkable
 class SpeakerModel(Protocol):
-    "What the talker needs of a speaker encoder, ours or another (the release's: WavLM + ECAPA-TDNN, 256 numbers)."
+    """What the talker needs of a speaker encoder, ours or another (the release's: WavLM +
+    ECAPA-TDNN, 256 numbers).
+    """
 
     @property
     def embedding_size(self) -> int:
         "Numbers in a vector."
 
-    def encode(self, wav: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:  # (B, T) -> (B, embedding_size)
+    def encode(
+        self, wav: Tensor, sample_rate: int = SAMPLE_RATE
+    ) -> Tensor:  # (B, T) -> (B, embedding_size)
         "Who speaks: vectors of length 1."
 
 
@@ -103,7 +122,9 @@ SHORTEST, LONGEST = 0.5, 60.0  # seconds
 
 
 def check_voice(wav: Tensor, sample_rate: int) -> None:  # (B, T)
-    "Raises TypeError or ValueError for what `encode` cannot take: what `check_sound` refuses, and silence."
+    """Raises TypeError or ValueError for what `encode` cannot take: what `check_sound`
+    refuses, and silence.
+    """
     check_sound(wav, sample_rate, SHORTEST, LONGEST)
     if (wav.abs().amax(1) < 1e-4).any():
         raise ValueError("wav: holds only silence; there is no voice in it")
@@ -129,7 +150,9 @@ class SpeakerEncoder(nn.Module):
         return self.config.embedding_size
 
     def features(self, mel: Tensor) -> Tensor:  # (B, n_mels, M) -> (B, pooled, M / 2 rounded up)
-        "What is pooled over time: 50 vectors a second, with the outputs of all three blocks in them."
+        """What is pooled over time: 50 vectors a second, with the outputs of all
+        three blocks in them.
+        """
         x, kept = self.norm_in(F.relu(self.conv_in(mel))), []
         for block in self.blocks:
             x = block(x)
@@ -137,11 +160,18 @@ class SpeakerEncoder(nn.Module):
         return F.relu(self.gather(torch.cat(kept, dim=1)))
 
     def forward(self, mel: Tensor) -> Tensor:  # (B, n_mels, M) -> (B, d), length 1
-        return F.normalize(self.embed(self.pool_norm(self.pool(self.features(mel)))).float(), dim=-1)
+        return F.normalize(
+            self.embed(self.pool_norm(self.pool(self.features(mel)))).float(), dim=-1
+        )
 
     @torch.no_grad()
-    def encode(self, wav: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:  # (B, T) at 24 kHz -> (B, d)
-        "Who speaks: a vector of length 1. Raises TypeError or ValueError for a wrong rate, stereo, under 0.5 s, NaN, silence."
+    def encode(
+        self, wav: Tensor, sample_rate: int = SAMPLE_RATE
+    ) -> Tensor:  # (B, T) at 24 kHz -> (B, d)
+        """Who speaks: a vector of length 1.
+
+        Raises TypeError or ValueError for a wrong rate, stereo, under 0.5 s, NaN, silence.
+        """
         check_voice(wav, sample_rate)
         return self(voice_mel(wav, self.config.n_mels))
 
@@ -151,18 +181,27 @@ class SpeakerEncoder(nn.Module):
         check_voice(wav, SAMPLE_RATE)
         return self.pool.weights(self.features(voice_mel(wav, self.config.n_mels))).mean(1)
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:  # dtype: torch.float16 halves the file
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype = torch.float32
+    ) -> Path:  # dtype: torch.float16 halves the file
         "Write `config.json` and `model.safetensors` into a folder."
         return save_pretrained(self, asdict(self.config), folder, dtype)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> "SpeakerEncoder":  # "small", a folder, or a Hub id
-        "Load weights that `save_pretrained` wrote. Raises FileNotFoundError, or ValueError naming the tensor that does not fit."
+    def from_pretrained(
+        cls, source: str | Path
+    ) -> "SpeakerEncoder":  # "small", a folder, or a Hub id
+        """Load weights that `save_pretrained` wrote.
+
+        Raises FileNotFoundError, or ValueError naming the tensor that does not fit.
+        """
         return load_pretrained(source, "speaker", lambda values: cls(SpeakerConfig(**values)))
 
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #270cdbbe
 class MarginSoftmax(nn.Module):
-    "Additive angular margin softmax (arXiv 1801.07698): names the speaker although its angle is made larger by `margin`."
+    """Additive angular margin softmax (arXiv 1801.07698): names the speaker although its angle
+    is made larger by `margin`.
+    """
 
     def __init__(
         self,
@@ -173,7 +212,9 @@ class MarginSoftmax(nn.Module):
     ):
         super().__init__()
         self.margin, self.scale = margin, scale
-        self.directions = nn.Parameter(torch.randn(num_speakers, embedding_size) / math.sqrt(embedding_size))
+        self.directions = nn.Parameter(
+            torch.randn(num_speakers, embedding_size) / math.sqrt(embedding_size)
+        )
 
     def cosines(self, embedding: Tensor) -> Tensor:  # (B, d), length 1 -> (B, speakers)
         "Cosine of the angle between each vector and each speaker's direction."
@@ -184,19 +225,29 @@ class MarginSoftmax(nn.Module):
             cosine = self.cosines(embedding)
             right = cosine.gather(1, speaker[:, None])
             sine = (1 - right.square()).clamp(min=1e-6).sqrt()
-            harder = right * math.cos(self.margin) - sine * math.sin(self.margin)  # cos(angle + margin)
-            past = right < -math.cos(self.margin)  # angle + margin beyond pi: go on falling in a straight line
+            # cos(angle + margin)
+            harder = right * math.cos(self.margin) - sine * math.sin(self.margin)
+            # angle + margin beyond pi: go on falling in a straight line
+            past = right < -math.cos(self.margin)
             harder = torch.where(past, right - self.margin * math.sin(self.margin), harder)
-            return F.cross_entropy(self.scale * cosine.scatter(1, speaker[:, None], harder), speaker)
+            return F.cross_entropy(
+                self.scale * cosine.scatter(1, speaker[:, None], harder), speaker
+            )
 
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #05b0f2b9
 def equal_error_rate(
     scores: Tensor,  # (trials,) higher: more alike
     same: Tensor,  # (trials,) bool: whether both are the same speaker
 ) -> tuple[float, float]:  # rate in [0, 1], threshold
-    "Where as many strangers are let in as speakers are sent away. Raises ValueError unless both kinds of trial are there."
+    """Where as many strangers are let in as speakers are sent away.
+
+    Raises ValueError unless both kinds of trial are there.
+    """
     if scores.shape != same.shape or not same.any() or same.all():
-        raise ValueError(f"equal_error_rate: takes as many scores as labels, with both kinds of trial; got {tuple(scores.shape)} and {int(same.sum())} same of {same.numel()}")
+        raise ValueError(
+            "equal_error_rate: takes as many scores as labels, with both kinds of trial; got "
+            f"{tuple(scores.shape)} and {int(same.sum())} same of {same.numel()}"
+        )
     order = scores.argsort(descending=True)
     hit = same[order].double()
     refused = 1 - hit.cumsum(0) / hit.sum()  # speakers sent away when the threshold is this score
@@ -205,7 +256,9 @@ def equal_error_rate(
     return float((refused[at] + admitted[at]) / 2), float(scores[order[at]])
 
 
-def all_trials(embedding: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]:  # (R, d), (R,) -> (trials,) cosines, (trials,) bool
+def all_trials(
+    embedding: Tensor, speaker: Tensor
+) -> tuple[Tensor, Tensor]:  # (R, d), (R,) -> (trials,) cosines, (trials,) bool
     "Every pair of recordings, once."
     i, j = torch.triu_indices(len(speaker), len(speaker), offset=1)
     unit = F.normalize(embedding.float(), dim=-1)
@@ -218,11 +271,15 @@ def bootstrap_eer(
     seed: int = 0,
     resamples: int = 200,
 ) -> tuple[float, float]:  # lower and upper end
-    "95% interval of the equal error rate when the recordings of each speaker are drawn again with replacement."
+    """95% interval of the equal error rate when the recordings of each speaker are drawn
+    again with replacement.
+    """
     generator, rates = torch.Generator().manual_seed(seed), []
     members = [torch.nonzero(speaker == s)[:, 0] for s in speaker.unique()]
     for _ in range(resamples):
-        drawn = torch.cat([m[torch.randint(len(m), (len(m),), generator=generator)] for m in members])
+        drawn = torch.cat(
+            [m[torch.randint(len(m), (len(m),), generator=generator)] for m in members]
+        )
         scores, same = all_trials(embedding[drawn], speaker[drawn])
         i, j = torch.triu_indices(len(drawn), len(drawn), offset=1)
         kept = drawn[i] != drawn[j]  # a recording is no trial against itself
@@ -242,12 +299,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...common.media import SAMPLE_RATE
 from ...common.hub import WEIGHTS
-from ...common.trainer import TrainConfig, check_folder, fit, run_training, seed_of, training_options, with_overrides
-from ...world.voice.voices import ACCENTS, DEVELOPMENT_VARIANTS, SPREAD, TRAIN_VARIANTS, extra_voices
+from ...common.media import SAMPLE_RATE
+from talker_t2av.common.trainer import (
+    TrainConfig,
+    check_folder,
+    fit,
+    run_training,
+    seed_of,
+    training_options,
+    with_overrides,
+)
 from ...world.sentences import sample_sentence
-from ...world.voice.voices import MARGIN, VOICES, Voice, speak, voice_names
+from talker_t2av.world.voice.voices import (
+    ACCENTS,
+    DEVELOPMENT_VARIANTS,
+    MARGIN,
+    SPREAD,
+    TRAIN_VARIANTS,
+    VOICES,
+    Voice,
+    extra_voices,
+    speak,
+    voice_names,
+)
 
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #d04315c6
 def recordings(
@@ -266,7 +341,9 @@ def recordings(
             phrasing = int(rng.integers(2**31))
             while len(wav) < start + seconds * SAMPLE_RATE:
                 text = f"{text} {sample_sentence(rng, split)}".strip()
-                wav = speak(text, voice, float(rate), float(pitch), variation=1.0, seed=phrasing).wav
+                wav = speak(
+                    text, voice, float(rate), float(pitch), variation=1.0, seed=phrasing
+                ).wav
             yield index, wav[start:]
 
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #89d3f5a6
@@ -278,6 +355,7 @@ def roughen(
     noise: tuple[float, float] = (-50.0, -18.0),  # dB relative to the mean power
 ) -> Tensor:  # (B, n_mels, M)
     "Another microphone (a mild random equaliser per recording) in another room (noise)."
+
     def draw(low, high, *shape):
         return low + (high - low) * torch.rand(*shape, generator=generator, device=mel.device)
 
@@ -285,7 +363,8 @@ def roughen(
     wave = torch.cos(math.pi * draw(0.5, 4.0, size, 1, 1) * band + draw(0, 2 * math.pi, size, 1, 1))
     decibels = draw(-tilt, tilt, size, 1, 1) * (band - 0.5) + draw(0, bumps, size, 1, 1) * wave
     power = 10 ** (mel.float() + decibels / 10)
-    hiss = -torch.rand(mel.shape, generator=generator, device=mel.device).clamp(min=1e-6).log()  # power of noise: exponential
+    # power of noise: exponential
+    hiss = -torch.rand(mel.shape, generator=generator, device=mel.device).clamp(min=1e-6).log()
     level = power.mean((1, 2), keepdim=True) * 10 ** (draw(*noise, size, 1, 1) / 10)
     return level_and_log(power + level * hiss)
 
@@ -296,28 +375,49 @@ def picture_bank(
     seed: int,
     n_mels: int = 80,
     progress: bool = True,
-) -> tuple[list[Tensor], Tensor]:  # pictures (n_mels, M) float16, index of the voice (number of recordings,)
+) -> tuple[
+    list[Tensor], Tensor
+]:  # pictures (n_mels, M) float16, index of the voice (number of recordings,)
     "Log-mel pictures of training recordings, at least 3 s each."
     from tqdm.auto import tqdm
 
-    spoken = tqdm(recordings(voices, each, "train", seed, CROP[1] / 100), total=each * len(voices), desc="speak", disable=not progress)
-    pairs = [(voice_mel(torch.from_numpy(wav)[None], n_mels)[0].half(), index) for index, wav in spoken]
+    spoken = tqdm(
+        recordings(voices, each, "train", seed, CROP[1] / 100),
+        total=each * len(voices),
+        desc="speak",
+        disable=not progress,
+    )
+    pairs = [
+        (voice_mel(torch.from_numpy(wav)[None], n_mels)[0].half(), index) for index, wav in spoken
+    ]
     return [picture for picture, _ in pairs], torch.tensor([index for _, index in pairs])
 
 
 CROP = (50, 300)  # columns: 0.5 to 3 s
 
 
-def crop_batches(pictures: list[Tensor], labels: Tensor, batch_size: int, seed: int = 0):  # -> (start_step, rank, num_processes) -> iterator
-    "Endless batches {mel (B, n_mels, M), speaker (B,)}; every batch is a function of seed, step and rank."
-    def batches(start_step: int, rank: int = 0, num_processes: int = 1) -> Iterator[dict[str, Tensor]]:
+def crop_batches(
+    pictures: list[Tensor], labels: Tensor, batch_size: int, seed: int = 0
+):  # -> (start_step, rank, num_processes) -> iterator
+    """Endless batches {mel (B, n_mels, M), speaker (B,)}; every batch is a function of
+    seed, step and rank.
+    """
+
+    def batches(
+        start_step: int, rank: int = 0, num_processes: int = 1
+    ) -> Iterator[dict[str, Tensor]]:
         step, size = start_step, batch_size // num_processes
         while True:
             rng = np.random.default_rng([seed, step, rank])
             length = int(rng.integers(CROP[0], CROP[1] + 1))
             chosen = rng.integers(len(pictures), size=size)
             starts = [int(rng.integers(pictures[i].shape[1] - length + 1)) for i in chosen]
-            mel = torch.stack([pictures[i][:, start : start + length] for i, start in zip(chosen, starts, strict=True)])
+            mel = torch.stack(
+                [
+                    pictures[i][:, start : start + length]
+                    for i, start in zip(chosen, starts, strict=True)
+                ]
+            )
             yield {"mel": mel.float(), "speaker": labels[chosen]}
             step += 1
 
@@ -325,22 +425,35 @@ def crop_batches(pictures: list[Tensor], labels: Tensor, batch_size: int, seed: 
 
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #c376339d
 class SpeakerClassifier(nn.Module):
-    "What is trained: the encoder, one direction per training speaker and one per accent; the directions are thrown away afterwards."
+    """What is trained: the encoder, one direction per training speaker and one per accent; the
+    directions are thrown away afterwards.
+    """
 
     def __init__(self, config: SpeakerConfig, voices: Sequence[Voice]):
         super().__init__()
         self.encoder = SpeakerEncoder(config)
         self.loss = MarginSoftmax(config.embedding_size, len(voices))
         accents = sorted(set(ACCENTS.values()))
-        self.accent_loss = MarginSoftmax(config.embedding_size, len(accents), margin=0.0, scale=10.0)
-        self.register_buffer("accent_of", torch.tensor([accents.index(ACCENTS[voice.language]) for voice in voices]))
+        self.accent_loss = MarginSoftmax(
+            config.embedding_size, len(accents), margin=0.0, scale=10.0
+        )
+        self.register_buffer(
+            "accent_of", torch.tensor([accents.index(ACCENTS[voice.language]) for voice in voices])
+        )
 
 
-def speaker_loss(model: SpeakerClassifier, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    "For `fit`: loss, its two parts, and the share of recordings whose nearest direction is the right one."
+def speaker_loss(
+    model: SpeakerClassifier, batch: dict[str, Tensor], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """For `fit`: loss, its two parts, and the share of recordings whose nearest
+    direction is the right one.
+    """
     embedding, speaker = model.encoder(roughen(batch["mel"], generator)), batch["speaker"]
     right = model.loss.cosines(embedding).argmax(1) == speaker
-    name, accent = model.loss(embedding, speaker), model.accent_loss(embedding, model.accent_of[speaker])
+    name, accent = (
+        model.loss(embedding, speaker),
+        model.accent_loss(embedding, model.accent_of[speaker]),
+    )
     return {"loss": name + accent, "name": name, "accent": accent, "accuracy": right.float().mean()}
 
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #d479975b
@@ -350,7 +463,9 @@ def baseline_embedding(wav: Tensor, n_mels: int = 80) -> Tensor:  # (B, T) -> (B
     return torch.cat([mel.mean(-1), mel.std(-1)], dim=1)
 
 
-def cut_trials(voices: Sequence[Voice], each: int, seed: int, seconds: float = 4.0, split: str = "test") -> tuple[Tensor, Tensor]:
+def cut_trials(
+    voices: Sequence[Voice], each: int, seed: int, seconds: float = 4.0, split: str = "test"
+) -> tuple[Tensor, Tensor]:
     "Recordings (R, T) of exactly `seconds`, and the index of each one's voice (R,)."
     pairs = list(recordings(voices, each, split, seed, seconds))
     wavs = torch.from_numpy(np.stack([wav[: round(seconds * SAMPLE_RATE)] for _, wav in pairs]))
@@ -363,11 +478,18 @@ def embed_all(encode, wavs: Tensor, batch_size: int = 64) -> Tensor:  # (R, T) -
 
 
 def measure(encode, wavs: Tensor, speaker: Tensor, interval: bool = True) -> dict:
-    "Equal error rate over all pairs of recordings, with its threshold, number of trials and (optional) bootstrap interval."
+    """Equal error rate over all pairs of recordings, with its threshold, number of trials and
+    (optional) bootstrap interval.
+    """
     embedding = embed_all(encode, wavs)
     scores, same = all_trials(embedding, speaker)
     rate, threshold = equal_error_rate(scores, same)
-    found = {"eer": rate, "threshold": threshold, "same": int(same.sum()), "different": int((~same).sum())}
+    found = {
+        "eer": rate,
+        "threshold": threshold,
+        "same": int(same.sum()),
+        "different": int((~same).sum()),
+    }
     return found | ({"interval": bootstrap_eer(embedding, speaker)} if interval else {})
 
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #a5c9c771
@@ -387,10 +509,34 @@ class SpeakerRecipe:
 
 SPEAKER_RECIPES = {
     "tiny": SpeakerRecipe(
-        SPEAKER_PRESETS["tiny"], TrainConfig(steps=60, learning_rate=4e-3, warmup_steps=10, ema_decay=0.9, save_every=20, validate_every=60),
-        extra_variants=(), named=10, each=4, batch_size=32, trials=3, trial_seeds=(11,),
+        SPEAKER_PRESETS["tiny"],
+        TrainConfig(
+            steps=60,
+            learning_rate=4e-3,
+            warmup_steps=10,
+            ema_decay=0.9,
+            save_every=20,
+            validate_every=60,
+        ),
+        extra_variants=(),
+        named=10,
+        each=4,
+        batch_size=32,
+        trials=3,
+        trial_seeds=(11,),
     ),
-    "small": SpeakerRecipe(SPEAKER_PRESETS["small"], TrainConfig(steps=2000, learning_rate=2e-3, warmup_steps=100, weight_decay=0.02, ema_decay=0.995, save_every=250, validate_every=250)),
+    "small": SpeakerRecipe(
+        SPEAKER_PRESETS["small"],
+        TrainConfig(
+            steps=2000,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            weight_decay=0.02,
+            ema_decay=0.995,
+            save_every=250,
+            validate_every=250,
+        ),
+    ),
 }
 
 
@@ -400,19 +546,35 @@ def train_speaker(
     resume: bool = False,
     progress: bool = True,
 ) -> tuple[SpeakerEncoder, list[dict]]:  # the trained encoder, history
-    "Make the speech, train, and watch the error on development voices (which are not trained on). Raises what `check_folder` raises, before any work."
+    """Make the speech, train, and watch the error on development voices (which are not trained on).
+
+    Raises what `check_folder` raises, before any work.
+    """
     out = check_folder(out, resume)
-    voices = [VOICES[name] for name in voice_names("train")[: recipe.named]] + extra_voices(recipe.extra_variants)
+    voices = [VOICES[name] for name in voice_names("train")[: recipe.named]] + extra_voices(
+        recipe.extra_variants
+    )
     development = extra_voices(DEVELOPMENT_VARIANTS)
-    wavs, speaker = cut_trials(development, max(3, recipe.trials // 5), seed=21, seconds=2.0, split="validation")
-    pictures, labels = picture_bank(voices, recipe.each, seed_of(recipe.train.seed, "speech"), recipe.config.n_mels, progress)
+    wavs, speaker = cut_trials(
+        development, max(3, recipe.trials // 5), seed=21, seconds=2.0, split="validation"
+    )
+    pictures, labels = picture_bank(
+        voices, recipe.each, seed_of(recipe.train.seed, "speech"), recipe.config.n_mels, progress
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(recipe.train.seed, "weights"))
         model = SpeakerClassifier(recipe.config, voices)
 
     def validate(model: SpeakerClassifier, step: int) -> dict[str, float]:
         device = model.loss.directions.device
-        return {"eer": measure(lambda part: model.encoder.encode(part.to(device)).cpu(), wavs, speaker, interval=False)["eer"]}
+        return {
+            "eer": measure(
+                lambda part: model.encoder.encode(part.to(device)).cpu(),
+                wavs,
+                speaker,
+                interval=False,
+            )["eer"]
+        }
 
     batches = crop_batches(pictures, labels, recipe.batch_size, recipe.train.seed)
     history = fit(model, speaker_loss, batches, recipe.train, out, resume, validate, progress)
@@ -422,23 +584,37 @@ def train_speaker(
 DURATIONS = (0.5, 1.0, 2.0, 4.0)  # seconds
 
 
-def by_duration(encode, wavs: Tensor, speaker: Tensor, interval: bool = False) -> dict[str, dict]:  # (R, T) of 4 s
+def by_duration(
+    encode, wavs: Tensor, speaker: Tensor, interval: bool = False
+) -> dict[str, dict]:  # (R, T) of 4 s
     "Equal error rate when only the beginning of every recording is heard."
-    return {f"{seconds:g}": measure(encode, wavs[:, : round(seconds * SAMPLE_RATE)], speaker, interval) for seconds in DURATIONS}
+    return {
+        f"{seconds:g}": measure(encode, wavs[:, : round(seconds * SAMPLE_RATE)], speaker, interval)
+        for seconds in DURATIONS
+    }
 
 
-def name_strangers(embedding: Tensor, speaker: Tensor) -> Tensor:  # (R, d), (R,) 0 ... S-1 -> (S, S) counts: spoken by, named as
+def name_strangers(
+    embedding: Tensor, speaker: Tensor
+) -> Tensor:  # (R, d), (R,) 0 ... S-1 -> (S, S) counts: spoken by, named as
     "Name each recording by the nearest mean of the other recordings."
     num_speakers = int(speaker.max()) + 1
     member = F.one_hot(speaker, num_speakers).float()  # (R, S)
-    others = member.T @ embedding - (member[..., None] * embedding[:, None])  # (R, S, d): its own voice's sum without itself
+    # (R, S, d): its own voice's sum without itself
+    others = member.T @ embedding - (member[..., None] * embedding[:, None])
     named = torch.einsum("rd,rsd->rs", embedding, F.normalize(others, dim=-1)).argmax(1)
     return member.T.long() @ F.one_hot(named, num_speakers)
 
 
-def evaluate_speaker(encoder: SpeakerModel, trials: int = 40, seeds: Sequence[int] = (11, 12, 13)) -> dict:
-    "Everything this chapter claims, measured: held-out voices (several seeds), training voices, baseline, pairs, confusions."
-    held_out, named = ([VOICES[name] for name in voice_names(split)] for split in ("held-out", "train"))
+def evaluate_speaker(
+    encoder: SpeakerModel, trials: int = 40, seeds: Sequence[int] = (11, 12, 13)
+) -> dict:
+    """Everything this chapter claims, measured: held-out voices (several seeds), training
+    voices, baseline, pairs, confusions.
+    """
+    held_out, named = (
+        [VOICES[name] for name in voice_names(split)] for split in ("held-out", "train")
+    )
     train_wavs, train_speaker = cut_trials(named, max(2, trials // 4), seed=31)
     example = baseline_embedding(train_wavs)
     mean, deviation = example.mean(0), example.std(0)
@@ -450,12 +626,22 @@ def evaluate_speaker(encoder: SpeakerModel, trials: int = 40, seeds: Sequence[in
     unheard = torch.tensor([i for i, voice in enumerate(held_out) if voice.variant not in heard])
     for i, j in zip(*np.triu_indices(len(names), 1), strict=True):
         pair = (speaker == i) | (speaker == j)
-        pairs[f"{names[i]} {names[j]}"] = equal_error_rate(*all_trials(embedding[pair], speaker[pair]))[0]
+        pairs[f"{names[i]} {names[j]}"] = equal_error_rate(
+            *all_trials(embedding[pair], speaker[pair])
+        )[0]
     return {
-        "held_out": [by_duration(encoder.encode, *trial, interval=i == 0) for i, trial in enumerate(sets)],  # one entry a seed
-        "baseline": [by_duration(lambda part: (baseline_embedding(part) - mean) / deviation, *trial) for trial in sets],
+        "held_out": [
+            by_duration(encoder.encode, *trial, interval=i == 0) for i, trial in enumerate(sets)
+        ],  # one entry a seed
+        "baseline": [
+            by_duration(lambda part: (baseline_embedding(part) - mean) / deviation, *trial)
+            for trial in sets
+        ],
         "train": by_duration(encoder.encode, train_wavs, train_speaker),
-        "unheard_variants": [by_duration(encoder.encode, w[torch.isin(s, unheard)], s[torch.isin(s, unheard)]) for w, s in sets],
+        "unheard_variants": [
+            by_duration(encoder.encode, w[torch.isin(s, unheard)], s[torch.isin(s, unheard)])
+            for w, s in sets
+        ],
         "unheard_voices": [names[i] for i in unheard],
         "pairs": pairs,
         "voices": names,
@@ -465,23 +651,52 @@ def evaluate_speaker(encoder: SpeakerModel, trials: int = 40, seeds: Sequence[in
     }
 
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #324b6142
-def finish_speaker(trained: tuple[SpeakerEncoder, list[dict]], recipe: SpeakerRecipe, out: Path, seconds: float) -> tuple[dict, str]:
-    "Store half-precision weights and measure these: values for the results file, one line to print."
+def finish_speaker(
+    trained: tuple[SpeakerEncoder, list[dict]], recipe: SpeakerRecipe, out: Path, seconds: float
+) -> tuple[dict, str]:
+    """Store half-precision weights and measure these: values for the results
+    file, one line to print.
+    """
     encoder, history = trained
     encoder.cpu().save_pretrained(out, torch.float16)
-    values = evaluate_speaker(SpeakerEncoder.from_pretrained(out), recipe.trials, recipe.trial_seeds)
-    progress = {"steps": len(history), "seconds_this_run": round(seconds), "loss": [h["loss"] for h in history[::20]]}
-    progress |= {"accuracy": [h["accuracy"] for h in history[::20]], "development": {h["step"] + 1: h["validation"]["eer"] for h in history if "validation" in h}}
-    size = {"parameters": sum(p.numel() for p in encoder.parameters()), "file_bytes": (out / WEIGHTS).stat().st_size}
+    values = evaluate_speaker(
+        SpeakerEncoder.from_pretrained(out), recipe.trials, recipe.trial_seeds
+    )
+    progress = {
+        "steps": len(history),
+        "seconds_this_run": round(seconds),
+        "loss": [h["loss"] for h in history[::20]],
+    }
+    progress |= {
+        "accuracy": [h["accuracy"] for h in history[::20]],
+        "development": {
+            h["step"] + 1: h["validation"]["eer"] for h in history if "validation" in h
+        },
+    }
+    size = {
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "file_bytes": (out / WEIGHTS).stat().st_size,
+    }
     rates = [found["2"]["eer"] for found in values["held_out"]]
-    return values | {"training": progress, "size": size}, "equal error rate on held-out voices, 2 s: " + ", ".join(f"{rate:.2%}" for rate in rates)
+    return values | {
+        "training": progress,
+        "size": size,
+    }, "equal error rate on held-out voices, 2 s: " + ", ".join(f"{rate:.2%}" for rate in rates)
 
 
 def run_speaker(args: argparse.Namespace) -> int:
     "`train speaker`: train, measure, write weights and results."
-    return run_training(args, "train speaker", with_overrides(SPEAKER_RECIPES[args.preset], args), train_speaker, finish_speaker)
+    return run_training(
+        args,
+        "train speaker",
+        with_overrides(SPEAKER_RECIPES[args.preset], args),
+        train_speaker,
+        finish_speaker,
+    )
 
 
 def speaker_command(parser: argparse.ArgumentParser) -> None:
-    "Add the options of `train speaker` to `parser`; the parsed namespace gets `func`, which takes it and returns an exit code."
+    """Add the options of `train speaker` to `parser`; the parsed namespace gets `func`, which
+    takes it and returns an exit code.
+    """
     training_options(parser, SPEAKER_RECIPES, run_speaker)

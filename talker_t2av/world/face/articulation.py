@@ -46,24 +46,65 @@ VISEMES = {  # jaw_open lip_width lip_round upper_lip lower_lip teeth tongue
     "uu": (0.24, -0.20, 0.70, 0.15, 0.20, 0.10, 0.00),  # as in book
 }
 # How strongly a viseme insists on its targets where it overlaps with others; 1 where not listed.
-STRENGTH = {"p": 2.0, "f": 2.0, "w": 1.5, "sh": 1.3, "oo": 1.3, "ih": 0.8, "r": 0.8, "t": 0.6, "schwa": 0.6, "k": 0.5, "h": 0.1}
+STRENGTH = {
+    "p": 2.0,
+    "f": 2.0,
+    "w": 1.5,
+    "sh": 1.3,
+    "oo": 1.3,
+    "ih": 0.8,
+    "r": 0.8,
+    "t": 0.6,
+    "schwa": 0.6,
+    "k": 0.5,
+    "h": 0.1,
+}
 
 # %% ../../../nbs/1_world/04_articulation.ipynb #02fa4031
 SPELLED = {  # viseme: the IPA letters that look like it
-    "rest": "_", "p": "pbm", "f": "fvɱ", "th": "θð", "t": "tdnɾ", "l": "lɫɬ", "s": "sz", "sh": "ʃʒ", "r": "ɹrɻʁ", "k": "kɡgŋxɲcq",
-    "h": "hɦʔ", "w": "wʍɥ", "y": "j", "ee": "iy", "ih": "ɪᵻɨ", "eh": "ɛeœø", "ae": "æa", "ah": "ɑ", "uh": "ʌɐɤ", "schwa": "əɘɵ",
-    "er": "ɜɚɝ", "aw": "ɔɒ", "oh": "o", "oo": "uʉɯ", "uu": "ʊ",
+    "rest": "_",
+    "p": "pbm",
+    "f": "fvɱ",
+    "th": "θð",
+    "t": "tdnɾ",
+    "l": "lɫɬ",
+    "s": "sz",
+    "sh": "ʃʒ",
+    "r": "ɹrɻʁ",
+    "k": "kɡgŋxɲcq",
+    "h": "hɦʔ",
+    "w": "wʍɥ",
+    "y": "j",
+    "ee": "iy",
+    "ih": "ɪᵻɨ",
+    "eh": "ɛeœø",
+    "ae": "æa",
+    "ah": "ɑ",
+    "uh": "ʌɐɤ",
+    "schwa": "əɘɵ",
+    "er": "ɜɚɝ",
+    "aw": "ɔɒ",
+    "oh": "o",
+    "oo": "uʉɯ",
+    "uu": "ʊ",
 }
 LETTERS = {letter: viseme for viseme, letters in SPELLED.items() for letter in letters}
 
 
 def visemes_of(symbol: str) -> tuple:
-    """Visemes of one IPA symbol, in order: one for a plain sound, two or three for a diphthong. ValueError if a letter is unknown."""
-    text = symbol.replace("tʃ", "ʃ").replace("dʒ", "ʒ")  # the lips of "ch" are pushed forward from the start
-    letters = [c for c in text if c == "_" or unicodedata.category(c) in ("Ll", "Lo")]  # leaves out length and other marks
+    """Visemes of one IPA symbol, in order: one for a plain sound, two or three for a diphthong.
+
+    ValueError if a letter is unknown.
+    """
+    # the lips of "ch" are pushed forward from the start
+    text = symbol.replace("tʃ", "ʃ").replace("dʒ", "ʒ")
+    # leaves out length and other marks
+    letters = [c for c in text if c == "_" or unicodedata.category(c) in ("Ll", "Lo")]
     unknown = [c for c in letters if c not in LETTERS]
     if unknown or not letters:
-        raise ValueError(f"phoneme symbol {symbol!r} has no viseme; known IPA letters are {''.join(LETTERS)}")
+        raise ValueError(
+            f"phoneme symbol {symbol!r} has no viseme; known IPA letters are {''.join(LETTERS)}"
+        )
     names = [LETTERS[c] for c in letters]
     return tuple(name for i, name in enumerate(names) if i == 0 or name != names[i - 1])
 
@@ -79,18 +120,27 @@ def segments(phonemes):
     for symbol, start, end, *stress in phonemes:
         names = visemes_of(symbol)
         step = (end - start) / len(names)
-        rows += [(start + i * step, start + (i + 1) * step, name, stress[0] if stress else 0) for i, name in enumerate(names)]
+        rows += [
+            (start + i * step, start + (i + 1) * step, name, stress[0] if stress else 0)
+            for i, name in enumerate(names)
+        ]
     return rows
 
 # %% ../../../nbs/1_world/04_articulation.ipynb #e6c40a27
-# Seconds over which a sound is felt before and after its own time, for each parameter: rounding starts early.
+# Seconds over which a sound is felt before and after its own time, for each parameter: rounding
+# starts early.
 BEFORE = torch.tensor([0.070, 0.09, 0.12, 0.05, 0.05, 0.045, 0.045])
 AFTER = torch.tensor([0.050, 0.07, 0.07, 0.05, 0.05, 0.045, 0.045])
-HOLD = 0.0201  # s; a closure is exact this long on both sides of its middle, so that it always meets a frame
+# s; a closure is exact this long on both sides of its middle, so that it always meets a frame
+HOLD = 0.0201
 
 
 def blend(rows, time):
-    """Coarticulation: at each time (N,) the mean of all targets, weighted by the dominance of each sound. -> (N, K)"""
+    """Coarticulation: at each time (N,) the mean of all targets, weighted by the dominance of each
+    sound.
+
+    -> (N, K)
+    """
     start, end = (torch.tensor([row[i] for row in rows], dtype=torch.float64) for i in (0, 1))
     target = torch.stack([target_of(row[2]) for row in rows])  # (M, K)
     emphasis = torch.tensor([1.12 if row[3] == 2 else 0.92 for row in rows])
@@ -98,15 +148,24 @@ def blend(rows, time):
     strength = torch.tensor([STRENGTH.get(row[2], 1.0) for row in rows])[:, None]
     strength = strength * torch.where(target.isnan(), 0.02, 1.0)
     away = (time[:, None] - (start + end) / 2).float()  # (N, M), negative before the sound
-    beyond = (away.abs() - ((end - start) / 4).float()).clamp(min=0)[..., None]  # full dominance in the middle half
+    # full dominance in the middle half
+    beyond = (away.abs() - ((end - start) / 4).float()).clamp(min=0)[..., None]
     reach = torch.where(away[..., None] < 0, BEFORE, AFTER)
     dominance = strength * torch.exp(-((beyond / reach) ** 2)) + 1e-9 * torch.exp(-beyond)
     return (dominance * target.nan_to_num()).sum(1) / dominance.sum(1)
 
 # %% ../../../nbs/1_world/04_articulation.ipynb #dd9ddf4a
 def gate(rows, time, name, ramp):
-    """For one viseme: how far its shape is enforced (N,), 0 to 1, and the times at which it must be exact (N,), bool."""
-    spots = torch.tensor([[(row[0] + row[1]) / 2, max(HOLD, 0.3 * (row[1] - row[0]))] for row in rows if row[2] == name])
+    """For one viseme: how far its shape is enforced (N,), 0 to 1, and the times at which it must
+    be exact (N,), bool.
+    """
+    spots = torch.tensor(
+        [
+            [(row[0] + row[1]) / 2, max(HOLD, 0.3 * (row[1] - row[0]))]
+            for row in rows
+            if row[2] == name
+        ]
+    )
     if not len(spots):
         return torch.zeros(len(time)), torch.zeros(len(time), dtype=torch.bool)
     away = (time[:, None] - spots[:, 0]).abs()
@@ -120,13 +179,17 @@ def articulate(
 ):
     """Mouth movement (N, 7) float32, columns ARTICULATION; frame n is the instant (n + 0.5) / 25 s.
 
-    Targets from VISEMES, blended by dominance functions (Cohen & Massaro 1993, after Löfqvist 1990). Then lip closures (p b m)
-    and lip on teeth (f v) are enforced, so that the frame that holds the middle of such a sound shows it, however short it is;
-    if both fall on one frame, the closure wins. ValueError for no phonemes, times out of order, or unknown symbols.
+    Targets from VISEMES, blended by dominance functions (Cohen & Massaro 1993, after Löfqvist
+    1990). Then lip closures (p b m) and lip on teeth (f v) are enforced, so that the frame that
+    holds the middle of such a sound shows it, however short it is; if both fall on one frame, the
+    closure wins. ValueError for no phonemes, times out of order, or unknown symbols.
     """
     phonemes = list(phonemes)
     if n_frames < 1 or not phonemes:
-        raise ValueError(f"articulate needs at least one phoneme and one frame, got {len(phonemes)} phonemes, n_frames={n_frames}")
+        raise ValueError(
+            f"articulate needs at least one phoneme and one frame, got {len(phonemes)} phonemes, "
+            f"n_frames={n_frames}"
+        )
     if any(not p[1] <= p[2] for p in phonemes):
         raise ValueError("every phoneme must end after it starts; times are in seconds")
     rows = segments(phonemes)
@@ -165,44 +228,72 @@ def bumps(
 
 # %% ../../../nbs/1_world/04_articulation.ipynb #f71e7262
 def blink_times(rng, duration):
-    """Times of blinks (s): gaps of at least 0.7 s, 3.5 s in the mean, so about 17 a minute (Bentivoglio et al. 1997)."""
+    """Times of blinks (s): gaps of at least 0.7 s, 3.5 s in the mean, so about 17 a minute
+    (Bentivoglio et al. 1997).
+    """
     gaps = 0.7 + rng.gamma(2.0, 1.4, size=int(duration) + 8)
     times = np.cumsum(gaps) - rng.uniform(0, 3.5)
     return times[(times > -0.3) & (times < duration + 0.3)]
 
 
 def gaze_track(rng, time):
-    """Gaze (N, 2): still for about 1.1 s at a time, then a jump; two of three looks go straight into the camera."""
+    """Gaze (N, 2): still for about 1.1 s at a time, then a jump; two of three looks go
+    straight into the camera.
+    """
     n_looks = int(time[-1] / 0.2) + 2
     starts = np.concatenate([[0.0], np.cumsum(rng.lognormal(0.0, 0.5, n_looks))])
-    spots = rng.normal(0, [0.45, 0.25], (n_looks + 1, 2)) * (rng.random(n_looks + 1) > 0.65)[:, None]
-    return spots[np.searchsorted(starts, time, side="right") - 1] + rng.normal(0, 0.02, (len(time), 2))
+    spots = (
+        rng.normal(0, [0.45, 0.25], (n_looks + 1, 2)) * (rng.random(n_looks + 1) > 0.65)[:, None]
+    )
+    return spots[np.searchsorted(starts, time, side="right") - 1] + rng.normal(
+        0, 0.02, (len(time), 2)
+    )
 
 # %% ../../../nbs/1_world/04_articulation.ipynb #1087ead5
 def idle_motion(
     n_frames: int,
     seed: int,  # same seed, same motion
-    words=(),  # Word tuples (text, start, end, stressed): a third of the stressed ones get a nod and a raise of the brows
+    # Word tuples (text, start, end, stressed): a third of the stressed ones get a nod and a raise
+    # of the brows
+    words=(),
 ):
-    """What the text does not decide: pose (N, 13) float32, columns POSE: sway, nods, blinks, gaze, brows, smile. Raises ValueError for less than a frame."""
+    """What the text does not decide: pose (N, 13) float32, columns POSE: sway, nods, blinks, gaze,
+    brows, smile.
+
+    Raises ValueError for less than a frame.
+    """
     if n_frames < 1:
         raise ValueError(f"n_frames must be 1 or more, got {n_frames}")
     rng = np.random.default_rng([seed, 0x1D7E])
     time = (np.arange(n_frames) + 0.5) / FRAME_RATE
     pose = {name: np.zeros(n_frames) for name in POSE}
     sway, habit = smooth_noise(rng, n_frames, 6, cutoff=0.6), rng.normal(size=6)
-    spread = dict(yaw=(4.5, 3.0), pitch=(2.5, 1.5), roll=(2.0, 1.0), shift_x=(0.018, 0.01), shift_y=(0.012, 0.01), scale=(0.010, 0.01))
+    spread = dict(
+        yaw=(4.5, 3.0),
+        pitch=(2.5, 1.5),
+        roll=(2.0, 1.0),
+        shift_x=(0.018, 0.01),
+        shift_y=(0.012, 0.01),
+        scale=(0.010, 0.01),
+    )
     for k, (name, (moving, fixed)) in enumerate(spread.items()):
         pose[name] = moving * sway[:, k] + fixed * habit[k]
     stressed = np.array([(word[1] + word[2]) / 2 for word in words if word[3]])
     beats = stressed[rng.random(len(stressed)) < 0.35]
     pose["pitch"] += bumps(time, beats, 0.16, 0.28, rng.uniform(1.0, 3.5, len(beats)))
-    brows = bumps(time, beats, 0.15, 0.30, rng.uniform(0.3, 0.9, len(beats))) + 0.10 * smooth_noise(rng, n_frames, 1, cutoff=0.5)[:, 0]
+    brows = (
+        bumps(time, beats, 0.15, 0.30, rng.uniform(0.3, 0.9, len(beats)))
+        + 0.10 * smooth_noise(rng, n_frames, 1, cutoff=0.5)[:, 0]
+    )
     pose["brow_left"], pose["brow_right"] = brows + 0.04 * sway[:, 0], brows - 0.04 * sway[:, 0]
-    blink = bumps(time, blink_times(rng, n_frames / FRAME_RATE), 0.09, 0.16, 1.15)  # 1.15, cut at 1: shut for a frame or two
+    # 1.15, cut at 1: shut for a frame or two
+    blink = bumps(time, blink_times(rng, n_frames / FRAME_RATE), 0.09, 0.16, 1.15)
     pose["blink_left"] = pose["blink_right"] = blink.clip(0, 1)
     look = gaze_track(rng, time)
     for k, (name, turned) in enumerate((("gaze_x", "yaw"), ("gaze_y", "pitch"))):
-        pose[name] = np.clip(look[:, k] - pose[turned] / 25, -1, 1)  # eyes stay on target while the head moves
-    pose["smile"] = np.clip(rng.uniform(0.0, 0.45) + 0.08 * smooth_noise(rng, n_frames, 1, cutoff=0.3)[:, 0], 0, 1)
+        # eyes stay on target while the head moves
+        pose[name] = np.clip(look[:, k] - pose[turned] / 25, -1, 1)
+    pose["smile"] = np.clip(
+        rng.uniform(0.0, 0.45) + 0.08 * smooth_noise(rng, n_frames, 1, cutoff=0.3)[:, 0], 0, 1
+    )
     return torch.tensor(np.stack([pose[name] for name in POSE], 1), dtype=torch.float32)

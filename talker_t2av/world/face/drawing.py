@@ -29,7 +29,9 @@ def sdf_ellipse(
     ry,
     power=2.0,  # 2 is an ellipse, larger is squarer
 ):
-    """Signed distance of a (super)ellipse, exact on its edge to first order: (|p| - 1) / |gradient of |p||."""
+    """Signed distance of a (super)ellipse, exact on its edge to first order: (|p| - 1)
+    / |gradient of |p||.
+    """
     u, v = ((x - cx) / rx).abs(), ((y - cy) / ry).abs()
     if power == 2.0:
         inside = torch.sqrt(u * u + v * v + 1e-9)
@@ -37,7 +39,9 @@ def sdf_ellipse(
     else:
         inside = (u**power + v**power + 1e-9) ** (1 / power)
         steep = inside ** (1 - power)
-        slope = torch.sqrt((u ** (power - 1) / rx) ** 2 + (v ** (power - 1) / ry) ** 2 + 1e-9) * steep
+        slope = (
+            torch.sqrt((u ** (power - 1) / rx) ** 2 + (v ** (power - 1) / ry) ** 2 + 1e-9) * steep
+        )
     return (inside - 1) / slope.clamp(min=1e-3)
 
 # %% ../../../nbs/1_world/02_drawing.ipynb #1cec9704
@@ -55,11 +59,15 @@ def sdf_capsule(
     rb = ra if rb is None else rb
     dx, dy = bx - ax, by - ay
     along = (((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy)).clamp(0, 1)
-    return torch.sqrt((x - ax - along * dx) ** 2 + (y - ay - along * dy) ** 2 + 1e-9) - (ra + (rb - ra) * along)
+    return torch.sqrt((x - ax - along * dx) ** 2 + (y - ay - along * dy) ** 2 + 1e-9) - (
+        ra + (rb - ra) * along
+    )
 
 
 def sdf_convex(x, y, corners):
-    """Signed distance of a convex polygon, corners (x, y) listed clockwise as seen: the largest distance to any side's line."""
+    """Signed distance of a convex polygon, corners (x, y) listed clockwise as seen: the largest
+    distance to any side's line.
+    """
     sides = []
     for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1]):
         length = math.hypot(bx - ax, by - ay)
@@ -72,7 +80,9 @@ def smooth_union(
     b,  # and of another
     k,  # width of the rounded seam between them
 ):
-    """Signed distance of both shapes together; where they meet, the corner is filled with a curve."""
+    """Signed distance of both shapes together; where they meet, the corner is
+    filled with a curve.
+    """
     h = (k - (a - b).abs()).clamp(min=0) / k
     return torch.minimum(a, b) - h * h * k / 4
 
@@ -107,7 +117,9 @@ def coverage(sdf, pixel):
 
 
 class Canvas:
-    """A square RGBA picture, colours premultiplied by alpha, with the coordinates x, y of its pixels."""
+    """A square RGBA picture, colours premultiplied by alpha, with the
+    coordinates x, y of its pixels.
+    """
 
     def __init__(
         self,
@@ -120,7 +132,9 @@ class Canvas:
         self.pixel, self.rgba = pixel, torch.zeros(4, resolution, resolution)
 
     def tint(self, alpha, colour):
-        """Blend a colour, (r, g, b) or a picture (3, R, R), over the canvas with opacity alpha (R, R)."""
+        """Blend a colour, (r, g, b) or a picture (3, R, R), over the canvas with
+        opacity alpha (R, R).
+        """
         colour = torch.as_tensor(colour, dtype=torch.float32)
         colour = colour.view(3, 1, 1) if colour.ndim == 1 else colour
         self.rgba[:3].lerp_(colour.expand_as(self.rgba[:3]), alpha.expand_as(self.rgba[:3]))
@@ -133,14 +147,23 @@ class Canvas:
     def soft(self, centre, radii, colour, opacity, inside=1.0):
         """Airbrush: a Gaussian spot of colour, kept inside a mask."""
         (cx, cy), (rx, ry) = centre, radii
-        self.tint(opacity * torch.exp(-(((self.x - cx) / rx) ** 2) - ((self.y - cy) / ry) ** 2) * inside, colour)
+        self.tint(
+            opacity * torch.exp(-(((self.x - cx) / rx) ** 2) - ((self.y - cy) / ry) ** 2) * inside,
+            colour,
+        )
 
 # %% ../../../nbs/1_world/02_drawing.ipynb #36cee282
 def with_captions(pictures, captions):
-    """Pictures (N, H, W, 3) uint8 on a white strip of 15 pixels each that holds its caption: (N, H + 15, W, 3). Raises ValueError unless there is a caption for each."""
+    """Pictures (N, H, W, 3) uint8 on a white strip of 15 pixels each that holds its caption: (N, H
+    + 15, W, 3).
+
+    Raises ValueError unless there is a caption for each.
+    """
     captions = [str(caption) for caption in captions]
     if len(captions) != len(pictures):
-        raise ValueError(f"captions: takes one per picture, got {len(captions)} for {len(pictures)} pictures")
+        raise ValueError(
+            f"captions: takes one per picture, got {len(captions)} for {len(pictures)} pictures"
+        )
     from matplotlib import get_data_path  # its font knows the letters of phonetics
 
     font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", 10)
@@ -149,7 +172,9 @@ def with_captions(pictures, captions):
     out[:, :height] = pictures
     for picture, caption in zip(out, captions):
         strip = Picture.fromarray(picture[height:])
-        ImageDraw.Draw(strip).text((width // 2, 7), caption, fill=(60, 60, 60), font=font, anchor="mm")
+        ImageDraw.Draw(strip).text(
+            (width // 2, 7), caption, fill=(60, 60, 60), font=font, anchor="mm"
+        )
         picture[height:] = np.asarray(strip)
     return out
 
@@ -167,19 +192,56 @@ def contact_sheet(
     rows = -(-n // columns)
     sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
     sheet[:n] = pictures
-    sheet = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+    sheet = (
+        sheet.reshape(rows, columns, height, width, 3)
+        .swapaxes(1, 2)
+        .reshape(rows * height, columns * width, 3)
+    )
     jpeg = io.BytesIO()
     Picture.fromarray(sheet).save(jpeg, "JPEG", quality=88)
     return Image(jpeg.getvalue(), format="jpeg")
 
 # %% ../../../nbs/1_world/02_drawing.ipynb #ead74267
-SKIN = [hex_colour(h) for h in "fbe3d4 f6d3bd eec1a2 e3ac88 d29a73 c08660 a86f4b 8c5a3c 6f4630 54352a".split()]
-HAIR = [hex_colour(h) for h in "17130f 2a1c14 3d281b 5a3a22 7b4e2b a36c3a c99852 e2c07e b5502a 8c3320 9a9792 d9d4cc 3b4a78 8a3f6b".split()]
+SKIN = [
+    hex_colour(h)
+    for h in "fbe3d4 f6d3bd eec1a2 e3ac88 d29a73 c08660 a86f4b 8c5a3c 6f4630 54352a".split()
+]
+HAIR = [
+    hex_colour(h)
+    for h in (
+        "17130f 2a1c14 3d281b 5a3a22 7b4e2b a36c3a c99852 e2c07e b5502a 8c3320 9a9792 "
+        "d9d4cc 3b4a78 8a3f6b"
+    ).split()
+]
 HAIR_ODDS = [0.16, 0.15, 0.13, 0.11, 0.09, 0.07, 0.06, 0.05, 0.04, 0.04, 0.04, 0.03, 0.015, 0.015]
 IRIS = [hex_colour(h) for h in "4a2c17 6b4423 8a6a35 6f7f3f 4f7f6a 4b83b5 3f669c 6d7f8e".split()]
-CLOTH = [hex_colour(h) for h in "2f4858 33658a 86bbd8 f6ae2d f26419 a23b4a 5b8e7d 8e6c8a f2efe9 3a3a44 d9b8a3 6a7f4f b5838d 264653 e9c46a 577590".split()]
-WALL = [hex_colour(h) for h in "dfe7ee f3e9dc e3efe4 efe1ea d5e4e6 f5e3c9 dcd9ec c9d8c5 e9ecef cfe0f3 f1d9d0 bcccdc".split()]
-HAIR_STYLES = ("bald", "buzz", "short", "quiff", "curly", "bob", "long", "wavy", "bun", "ponytail", "afro", "scarf")
+CLOTH = [
+    hex_colour(h)
+    for h in (
+        "2f4858 33658a 86bbd8 f6ae2d f26419 a23b4a 5b8e7d 8e6c8a f2efe9 3a3a44 d9b8a3 6a7f4f "
+        "b5838d 264653 e9c46a 577590"
+    ).split()
+]
+WALL = [
+    hex_colour(h)
+    for h in (
+        "dfe7ee f3e9dc e3efe4 efe1ea d5e4e6 f5e3c9 dcd9ec c9d8c5 e9ecef cfe0f3 f1d9d0 bcccdc"
+    ).split()
+]
+HAIR_STYLES = (
+    "bald",
+    "buzz",
+    "short",
+    "quiff",
+    "curly",
+    "bob",
+    "long",
+    "wavy",
+    "bun",
+    "ponytail",
+    "afro",
+    "scarf",
+)
 FRINGES = ("none", "side", "straight", "curtain")
 CLOTHES = ("crew", "vneck", "shirt", "turtleneck", "hoodie", "blazer")
 BEARDS = ("none", "stubble", "full", "goatee", "moustache")
@@ -187,7 +249,10 @@ BEARDS = ("none", "stubble", "full", "goatee", "moustache")
 # %% ../../../nbs/1_world/02_drawing.ipynb #98bfdcc3
 @dataclass(frozen=True)
 class Identity:
-    """Who is in the picture. Lengths are in half image widths (the picture spans -1 to 1, y down)."""
+    """Who is in the picture.
+
+    Lengths are in half image widths (the picture spans -1 to 1, y down).
+    """
 
     face: int  # the number this person was drawn from
     face_width: float  # half width at the cheeks
@@ -252,53 +317,112 @@ def sample_colours(rng, feminine):
     hair = shade(hair, rng.uniform(0.88, 1.15))
     eye = IRIS[rng.integers(len(IRIS)) if tone < 4.5 else rng.integers(3)]
     rouge = (0.74, 0.26, 0.30) if feminine else (0.68, 0.34, 0.32)
-    lip = mix(shade(skin, 0.90), shade(rouge, 1.0 if tone < 6.5 else 0.80), rng.uniform(0.42, 0.85) if feminine else rng.uniform(0.30, 0.46))
+    lip = mix(
+        shade(skin, 0.90),
+        shade(rouge, 1.0 if tone < 6.5 else 0.80),
+        rng.uniform(0.42, 0.85) if feminine else rng.uniform(0.30, 0.46),
+    )
     cloth, cloth2 = (CLOTH[i] for i in rng.choice(len(CLOTH), 2, replace=False))
     wall = WALL[rng.integers(len(WALL))]
     wall2 = shade(mix(wall, WALL[rng.integers(len(WALL))], 0.5), rng.uniform(0.72, 0.88))
-    return dict(skin=skin, lip=lip, hair_colour=hair, iris=shade(eye, rng.uniform(0.9, 1.15)), cloth=cloth, cloth2=cloth2, wall=wall, wall2=wall2)
+    return dict(
+        skin=skin,
+        lip=lip,
+        hair_colour=hair,
+        iris=shade(eye, rng.uniform(0.9, 1.15)),
+        cloth=cloth,
+        cloth2=cloth2,
+        wall=wall,
+        wall2=wall2,
+    )
 
 
 def sample_style(rng, feminine):
-    """Hair, fringe, beard, glasses, clothes of one person. The odds are ours; beards come with one set of odds, earrings and scarves with the other."""
+    """Hair, fringe, beard, glasses, clothes of one person.
+
+    The odds are ours; beards come with one set of odds, earrings and scarves with the other.
+    """
     names = HAIR_STYLES
     if feminine:
         odds = [0.01, 0.02, 0.08, 0.02, 0.09, 0.16, 0.20, 0.16, 0.10, 0.08, 0.05, 0.05]
     else:
         odds = [0.10, 0.12, 0.36, 0.15, 0.13, 0.02, 0.02, 0.03, 0.01, 0.01, 0.05, 0.0]
     hair = str(rng.choice(names, p=np.array(odds) / sum(odds)))
-    fringe = str(rng.choice(FRINGES, p=[0.3, 0.3, 0.2, 0.2] if feminine else [0.5, 0.4, 0.03, 0.07]))
+    fringe = str(
+        rng.choice(FRINGES, p=[0.3, 0.3, 0.2, 0.2] if feminine else [0.5, 0.4, 0.03, 0.07])
+    )
     beard = "none" if feminine else str(rng.choice(BEARDS, p=[0.5, 0.17, 0.15, 0.09, 0.09]))
     glasses = str(rng.choice(["none", "round", "square"], p=[0.76, 0.12, 0.12]))
-    return dict(hair=hair, fringe=fringe, beard=beard, glasses=glasses, clothes=str(rng.choice(CLOTHES)),
-                freckles=bool(rng.random() < 0.12), earrings=bool(feminine and rng.random() < 0.4))
+    return dict(
+        hair=hair,
+        fringe=fringe,
+        beard=beard,
+        glasses=glasses,
+        clothes=str(rng.choice(CLOTHES)),
+        freckles=bool(rng.random() < 0.12),
+        earrings=bool(feminine and rng.random() < 0.4),
+    )
 
 
 def sample_shape(rng, feminine):
-    """Face, eyes, brows, nose, mouth of one person: uniform draws between limits that keep a face pleasant."""
+    """Face, eyes, brows, nose, mouth of one person: uniform draws between limits that
+    keep a face pleasant.
+    """
+
     def u(low, high):
         return float(rng.uniform(low, high))
 
     f = feminine
     return dict(
-        face_width=u(0.385, 0.465), skull_height=u(0.55, 0.62), jaw_width=u(0.80, 0.90) if f else u(0.86, 0.97),
-        jaw_square=u(1.9, 2.3) if f else u(2.1, 3.0), chin_y=u(0.485, 0.56), chin_width=u(0.08, 0.12) if f else u(0.11, 0.18),
-        neck_width=u(0.155, 0.185) if f else u(0.19, 0.24), shoulders=u(0.68, 0.78) if f else u(0.78, 0.92), ear_size=u(0.085, 0.115),
-        eye_x=u(0.168, 0.196), eye_y=u(-0.10, -0.05), eye_width=u(0.088, 0.108), eye_height=u(0.040, 0.058) if f else u(0.034, 0.048),
-        eye_tilt=u(-0.06, 0.16), iris_size=u(0.042, 0.050), lash=u(0.014, 0.020) if f else u(0.008, 0.012),
-        brow_y=u(0.115, 0.145), brow_thick=u(0.012, 0.019) if f else u(0.018, 0.030), brow_arch=u(0.012, 0.040), brow_tilt=u(-0.02, 0.20),
-        nose_y=u(0.10, 0.155), nose_width=u(0.052, 0.092), nose_bridge=u(0.4, 1.0), mouth_y=u(0.275, 0.305), mouth_width=u(0.150, 0.180),
-        upper_thick=u(0.026, 0.044), lower_thick=u(0.036, 0.056), cupid=u(0.15, 0.45),
-        hair_volume=u(0.03, 0.09), hairline=u(0.34, 0.44), parting=u(-1, 1), hair_length=u(0.62, 1.05),
+        face_width=u(0.385, 0.465),
+        skull_height=u(0.55, 0.62),
+        jaw_width=u(0.80, 0.90) if f else u(0.86, 0.97),
+        jaw_square=u(1.9, 2.3) if f else u(2.1, 3.0),
+        chin_y=u(0.485, 0.56),
+        chin_width=u(0.08, 0.12) if f else u(0.11, 0.18),
+        neck_width=u(0.155, 0.185) if f else u(0.19, 0.24),
+        shoulders=u(0.68, 0.78) if f else u(0.78, 0.92),
+        ear_size=u(0.085, 0.115),
+        eye_x=u(0.168, 0.196),
+        eye_y=u(-0.10, -0.05),
+        eye_width=u(0.088, 0.108),
+        eye_height=u(0.040, 0.058) if f else u(0.034, 0.048),
+        eye_tilt=u(-0.06, 0.16),
+        iris_size=u(0.042, 0.050),
+        lash=u(0.014, 0.020) if f else u(0.008, 0.012),
+        brow_y=u(0.115, 0.145),
+        brow_thick=u(0.012, 0.019) if f else u(0.018, 0.030),
+        brow_arch=u(0.012, 0.040),
+        brow_tilt=u(-0.02, 0.20),
+        nose_y=u(0.10, 0.155),
+        nose_width=u(0.052, 0.092),
+        nose_bridge=u(0.4, 1.0),
+        mouth_y=u(0.275, 0.305),
+        mouth_width=u(0.150, 0.180),
+        upper_thick=u(0.026, 0.044),
+        lower_thick=u(0.036, 0.056),
+        cupid=u(0.15, 0.45),
+        hair_volume=u(0.03, 0.09),
+        hairline=u(0.34, 0.44),
+        parting=u(-1, 1),
+        hair_length=u(0.62, 1.05),
     )
 
 
 def sample_identity(face: int) -> Identity:
-    """The person with this number, always the same one. Any integer from 0 on; TypeError or ValueError for anything else."""
+    """The person with this number, always the same one.
+
+    Any integer from 0 on; TypeError or ValueError for anything else.
+    """
     if isinstance(face, bool) or not isinstance(face, (int, np.integer)):
         raise TypeError(f"face must be an integer, got {type(face).__name__}")
     if face < 0:
         raise ValueError(f"face must be 0 or larger, got {face}")
     rng = np.random.default_rng([int(face), 0xFACE])
     feminine = rng.random() < 0.5
-    return Identity(face=int(face), **sample_shape(rng, feminine), **sample_style(rng, feminine), **sample_colours(rng, feminine))
+    return Identity(
+        face=int(face),
+        **sample_shape(rng, feminine),
+        **sample_style(rng, feminine),
+        **sample_colours(rng, feminine),
+    )

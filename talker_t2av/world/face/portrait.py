@@ -16,7 +16,19 @@ import math
 import numpy as np
 import torch
 
-from .drawing import EXTENT, Canvas, Identity, coverage, cut, mix, sdf_capsule, sdf_convex, sdf_ellipse, shade, smooth_union
+from talker_t2av.world.face.drawing import (
+    EXTENT,
+    Canvas,
+    Identity,
+    coverage,
+    cut,
+    mix,
+    sdf_capsule,
+    sdf_convex,
+    sdf_ellipse,
+    shade,
+    smooth_union,
+)
 
 LONG_HAIR = ("bob", "long", "wavy")  # these cover the ears
 SHORT_HAIR = ("short", "quiff", "curly", "buzz", "afro")  # these end above the ears
@@ -26,7 +38,9 @@ def head_sdf(who, x, y):
     """Outline of the face: skull, jaw and chin, melted together."""
     crown = who.eye_y - who.skull_height
     skull = sdf_ellipse(x, y, 0, (crown + 0.22) / 2, who.face_width, (0.22 - crown) / 2)
-    jaw = sdf_ellipse(x, y, 0, 0.08, who.face_width * who.jaw_width, who.chin_y - 0.10, who.jaw_square)
+    jaw = sdf_ellipse(
+        x, y, 0, 0.08, who.face_width * who.jaw_width, who.chin_y - 0.10, who.jaw_square
+    )
     chin = sdf_ellipse(x, y, 0, who.chin_y - 0.09, who.chin_width, 0.09)
     return smooth_union(smooth_union(skull, jaw, 0.10), chin, 0.12)
 
@@ -37,7 +51,9 @@ def lit(colour, light):
 
 
 def paint_head(c, who):
-    """Skin with light from the top left, a darker rim, rosy cheeks, and the shadows under brow and lip."""
+    """Skin with light from the top left, a darker rim, rosy cheeks, and the
+    shadows under brow and lip.
+    """
     x, y, skin = c.x, c.y, who.skin
     sdf = head_sdf(who, x, y)
     c.fill(sdf, lit(skin, 1.03 - 0.10 * x - 0.07 * y))
@@ -50,12 +66,18 @@ def paint_head(c, who):
         c.soft((side * 0.27, 0.14), (0.12, 0.10), rose, 0.12 + 0.26 * sum(skin) / 3, inside)
         c.soft((side * who.eye_x, who.eye_y - 0.03), (0.14, 0.075), shadow, 0.30, inside)
         c.soft((side * who.eye_x, who.eye_y + 0.085), (0.09, 0.03), shadow, 0.12, inside)
-    for centre, radii, strength in (((-0.16, -0.36), (0.28, 0.14), 0.30), ((-0.24, 0.06), (0.10, 0.06), 0.25), ((0.0, who.chin_y - 0.075), (0.08, 0.05), 0.20)):
+    for centre, radii, strength in (
+        ((-0.16, -0.36), (0.28, 0.14), 0.30),
+        ((-0.24, 0.06), (0.10, 0.06), 0.25),
+        ((0.0, who.chin_y - 0.075), (0.08, 0.05), 0.20),
+    ):
         c.soft(centre, radii, light, strength, inside)
     c.soft((0.0, who.mouth_y + who.lower_thick + 0.035), (0.10, 0.028), shadow, 0.35, inside)
     c.soft((0.0, who.mouth_y - 0.085), (0.022, 0.04), shadow, 0.22, inside)
     if who.freckles:
-        spots = np.random.default_rng([who.face, 0xF2EC]).uniform([-0.34, 0.0, 0.005], [0.34, 0.17, 0.009], (36, 3))
+        spots = np.random.default_rng([who.face, 0xF2EC]).uniform(
+            [-0.34, 0.0, 0.005], [0.34, 0.17, 0.009], (36, 3)
+        )
         for fx, fy, radius in spots.tolist():
             c.soft((fx, fy + 0.2 * fx * fx), (radius, radius), shade(skin, 0.60), 0.55, inside)
     paint_nose(c, who, shadow)
@@ -78,7 +100,11 @@ def paint_nose(c, who, shadow):
     c.soft((0.0, tip + 0.005), (w * 0.70, 0.042), ball, 0.9)
     c.soft((-0.014, tip - 0.008), (w * 0.30, 0.018), light, 0.75)
     for side in (-1, 1):
-        c.fill(sdf_ellipse(c.x, c.y, side * w * 0.45, tip + 0.040, w * 0.24, 0.010), shade(shadow, 0.55), 0.75)
+        c.fill(
+            sdf_ellipse(c.x, c.y, side * w * 0.45, tip + 0.040, w * 0.24, 0.010),
+            shade(shadow, 0.55),
+            0.75,
+        )
 
 # %% ../../../nbs/1_world/03_portrait.ipynb #fb3f4cf6
 def paint_ears(c, who):
@@ -90,9 +116,18 @@ def paint_ears(c, who):
         ear = sdf_ellipse(c.x, c.y, cx, cy, who.ear_size * 0.58, who.ear_size)
         c.fill(ear, shade(mix(who.skin, (0.85, 0.4, 0.35), 0.08), 1.0 if side < 0 else 0.92))
         hollow = mix(shade(who.skin, 0.6), (0.6, 0.2, 0.2), 0.25)
-        c.soft((cx + side * 0.008, cy), (who.ear_size * 0.30, who.ear_size * 0.55), hollow, 0.6, coverage(ear, c.pixel))
+        c.soft(
+            (cx + side * 0.008, cy),
+            (who.ear_size * 0.30, who.ear_size * 0.55),
+            hollow,
+            0.6,
+            coverage(ear, c.pixel),
+        )
         if who.earrings:
-            c.fill(sdf_ellipse(c.x, c.y, cx + side * 0.005, cy + who.ear_size + 0.018, 0.022, 0.022), (0.93, 0.80, 0.45))
+            c.fill(
+                sdf_ellipse(c.x, c.y, cx + side * 0.005, cy + who.ear_size + 0.018, 0.022, 0.022),
+                (0.93, 0.80, 0.45),
+            )
 
 
 def paint_beard(c, who):
@@ -107,7 +142,11 @@ def paint_beard(c, who):
     full, goatee = torch.minimum(cheek - y, lash), smooth_union(chin, lash, 0.03)
     area = {"stubble": cheek - y, "full": full, "goatee": goatee, "moustache": lash}[who.beard]
     soft = {"stubble": 0.16, "full": 0.07}.get(who.beard, 0.02)
-    alpha = (0.5 - area / soft).clamp(0, 1) * coverage(head, c.pixel) * (0.17 if who.beard == "stubble" else 0.92)
+    alpha = (
+        (0.5 - area / soft).clamp(0, 1)
+        * coverage(head, c.pixel)
+        * (0.17 if who.beard == "stubble" else 0.92)
+    )
     grain = 0.93 + 0.07 * torch.sin(x * 150 + 5 * torch.sin(y * 17)) * torch.sin(y * 31 + x * 9)
     c.tint(alpha, lit(shade(who.hair_colour, 0.92), grain * (1.05 - 0.3 * x)))
 
@@ -115,33 +154,53 @@ def paint_beard(c, who):
 def hair_window(who, x, y):
     """The opening in the front hair through which the face looks out."""
     lean = 0.30 * who.parting if who.fringe == "side" else 0.0
-    xr, yr = x * math.cos(lean) - (y + 0.1) * math.sin(lean), x * math.sin(lean) + (y + 0.1) * math.cos(lean) - 0.1
+    xr, yr = (
+        x * math.cos(lean) - (y + 0.1) * math.sin(lean),
+        x * math.sin(lean) + (y + 0.1) * math.cos(lean) - 0.1,
+    )
     top = who.eye_y - who.hairline
-    window = sdf_ellipse(xr, yr, 0, 0.25, who.face_width * 0.93, 0.25 - top, 2.9 - 0.8 * who.hair_volume / 0.09)
+    window = sdf_ellipse(
+        xr, yr, 0, 0.25, who.face_width * 0.93, 0.25 - top, 2.9 - 0.8 * who.hair_volume / 0.09
+    )
     if who.fringe == "straight":
         ragged = 0.008 * torch.sin(x * 31 + who.parting * 9) + 0.004 * torch.sin(x * 67)
         window = torch.maximum(window, who.eye_y - 0.165 + 0.10 * x * x - y + ragged)
     elif who.fringe == "curtain":
-        window = torch.maximum(window, 0.8 * (top - 0.02 + 0.75 * (x - 0.08 * who.parting).abs() - y))
+        window = torch.maximum(
+            window, 0.8 * (top - 0.02 + 0.75 * (x - 0.08 * who.parting).abs() - y)
+        )
     return window
 
 
 def scalp(who, x, y, extra=0.0, side=0.75):
     """The skull, padded by the hair: `extra` on top, a share `side` of it at the sides."""
     crown = who.eye_y - who.skull_height - extra * 1.1
-    return sdf_ellipse(x, y, 0, (crown + 0.30) / 2, who.face_width + 0.012 + extra * side, (0.30 - crown) / 2, 2.15)
+    return sdf_ellipse(
+        x, y, 0, (crown + 0.30) / 2, who.face_width + 0.012 + extra * side, (0.30 - crown) / 2, 2.15
+    )
 
 
 def curls(x, y, phase, size=30.0):
     """An uneven ripple that turns a smooth outline into curls."""
-    return 0.016 * (torch.sin(x * size + phase) * torch.sin(y * size + 1.7 * phase) + 0.8 * torch.sin(x * size * 1.6 + y * 19 + phase))
+    return 0.016 * (
+        torch.sin(x * size + phase) * torch.sin(y * size + 1.7 * phase)
+        + 0.8 * torch.sin(x * size * 1.6 + y * 19 + phase)
+    )
 
 # %% ../../../nbs/1_world/03_portrait.ipynb #2ad9319f
 def long_hair(who, x, y, spread, end):
     """Hair that falls to height `end`: the scalp, widening smoothly below the temples."""
     v = who.hair_volume
     crown = who.eye_y - who.skull_height - v * 1.1
-    fall = sdf_ellipse(x, y, 0, (crown + end) / 2, who.face_width + 0.015 + 0.75 * v + spread, (end - crown) / 2, 2.3)
+    fall = sdf_ellipse(
+        x,
+        y,
+        0,
+        (crown + end) / 2,
+        who.face_width + 0.015 + 0.75 * v + spread,
+        (end - crown) / 2,
+        2.3,
+    )
     return smooth_union(scalp(who, x, y, v), fall, 0.06)
 
 
@@ -154,21 +213,29 @@ def hair_outline(who, x, y):
     """Outline of the front hair before the face is cut out of it."""
     v, crown = who.hair_volume, who.eye_y - who.skull_height
     if who.hair in LONG_HAIR:
-        return long_hair(who, x, y, 0.0, side_end(who)) + (0.018 * torch.sin(y * 17 + who.parting * 5) * (y > -0.3) if who.hair == "wavy" else 0)
+        return long_hair(who, x, y, 0.0, side_end(who)) + (
+            0.018 * torch.sin(y * 17 + who.parting * 5) * (y > -0.3) if who.hair == "wavy" else 0
+        )
     if who.hair == "buzz":
         outer = head_sdf(who, x, y)
     elif who.hair in ("afro", "curly"):
-        outer = scalp(who, x, y, v + (0.16 if who.hair == "afro" else 0.03)) + curls(x, y, who.parting * 5)
+        outer = scalp(who, x, y, v + (0.16 if who.hair == "afro" else 0.03)) + curls(
+            x, y, who.parting * 5
+        )
     else:
         outer = scalp(who, x, y, v, 0.25 if who.hair in SHORT_HAIR else 0.75)
     outer = torch.maximum(outer, y - who.eye_y - (0.16 if who.hair == "afro" else 0.09))
     if who.hair == "quiff":
-        outer = smooth_union(outer, sdf_ellipse(x, y, -0.10 * who.parting, crown - 0.02, 0.30, 0.11 + v * 0.5), 0.12)
+        outer = smooth_union(
+            outer, sdf_ellipse(x, y, -0.10 * who.parting, crown - 0.02, 0.30, 0.11 + v * 0.5), 0.12
+        )
     return outer
 
 # %% ../../../nbs/1_world/03_portrait.ipynb #97893347
 def front_hair(who, x, y):
-    """Signed distance of the hair in front of the head: its outline less the window for the face."""
+    """Signed distance of the hair in front of the head: its outline less the
+    window for the face.
+    """
     window = hair_window(who, x, y)
     if who.hair in ("curly", "afro"):
         window = window - 0.7 * curls(x, y, who.parting * 3, 34.0)
@@ -182,7 +249,9 @@ def back_hair(who, x, y):
         body = long_hair(who, x, y, 0.03, side_end(who) + (0.06 if who.hair == "bob" else 0.0))
         return body + 0.022 * torch.sin(y * 16 + who.parting * 4) if who.hair == "wavy" else body
     if who.hair == "bun":
-        return sdf_ellipse(x, y, 0.05 * who.parting, who.eye_y - who.skull_height - v - 0.05, 0.17, 0.15)
+        return sdf_ellipse(
+            x, y, 0.05 * who.parting, who.eye_y - who.skull_height - v - 0.05, 0.17, 0.15
+        )
     if who.hair == "ponytail":
         side = 1.0 if who.parting > 0 else -1.0
         upper = sdf_capsule(x, y, side * 0.20, -0.52, side * 0.50, -0.20, 0.13)
@@ -193,8 +262,11 @@ def back_hair(who, x, y):
 # %% ../../../nbs/1_world/03_portrait.ipynb #d4e9e502
 def strands(who, x, y, sdf):
     """Hair colour per pixel: fine strands from the parting, a sheen, darker at the rim."""
-    turn = torch.atan2(x - 0.12 * who.parting, -(y - 0.35)) 
-    wave = torch.sin(turn * 46 + 3 * torch.sin(y * 5 + who.parting * 7)) * 0.6 + torch.sin(turn * 101 + who.parting * 31) * 0.4
+    turn = torch.atan2(x - 0.12 * who.parting, -(y - 0.35))
+    wave = (
+        torch.sin(turn * 46 + 3 * torch.sin(y * 5 + who.parting * 7)) * 0.6
+        + torch.sin(turn * 101 + who.parting * 31) * 0.4
+    )
     radius = torch.sqrt(x * x + (y + 0.05) ** 2)
     if who.hair in ("curly", "afro"):
         swirl = 3 * torch.sin(x * 11 + who.parting) + 3 * torch.sin(y * 13 - who.parting)
@@ -217,7 +289,9 @@ def paint_wall(c, who):
 def paint_back_hair(c, who):
     """What hangs behind the neck, in shade."""
     if who.hair == "scarf":
-        veil = smooth_union(scalp(who, c.x, c.y, 0.07), sdf_ellipse(c.x, c.y, 0, 0.55, 0.42, 0.42), 0.2)
+        veil = smooth_union(
+            scalp(who, c.x, c.y, 0.07), sdf_ellipse(c.x, c.y, 0, 0.55, 0.42, 0.42), 0.2
+        )
         c.fill(veil, shade(who.cloth2, 0.75))
     elif (sdf := back_hair(who, c.x, c.y)) is not None:
         c.fill(sdf, strands(who, c.x, c.y, sdf) * 0.72)
@@ -246,10 +320,17 @@ def neckline(who, x, y):
 def paint_clothes(c, who):
     """Shoulders in cloth, cut out at the neck, with the collar that belongs to the garment."""
     x, y, n = c.x, c.y + 0.09, who.neck_width
-    body = smooth_union(sdf_ellipse(x, y, 0, 1.32, who.shoulders, 0.55, 2.6), sdf_ellipse(x, y, 0, 1.05, 0.36, 0.32), 0.15)
+    body = smooth_union(
+        sdf_ellipse(x, y, 0, 1.32, who.shoulders, 0.55, 2.6),
+        sdf_ellipse(x, y, 0, 1.05, 0.36, 0.32),
+        0.15,
+    )
     hole = neckline(who, x, y)
     if who.clothes == "blazer":
-        c.fill(cut(body, sdf_ellipse(x, y, 0, 0.68, n + 0.05, 0.13)), shade(mix(who.cloth2, (1, 1, 1), 0.75), 0.97))
+        c.fill(
+            cut(body, sdf_ellipse(x, y, 0, 0.68, n + 0.05, 0.13)),
+            shade(mix(who.cloth2, (1, 1, 1), 0.75), 0.97),
+        )
     if who.clothes == "turtleneck":
         body = smooth_union(body, sdf_capsule(x, y, -n * 0.62, 0.72, n * 0.62, 0.72, 0.105), 0.05)
     shape = body if who.clothes == "turtleneck" else cut(body, hole)
@@ -270,7 +351,9 @@ def paint_collar(c, who, hole, inside, x, y):
         c.soft((0.02, 0.51), (n + 0.05, 0.05), shade(cloth, 0.5), 0.5, inside)
     elif who.clothes == "hoodie":
         for side in (-1, 1):
-            c.fill(sdf_capsule(x, y, side * 0.13, 0.90, side * 0.15, 1.15, 0.012), (0.95, 0.94, 0.92))
+            c.fill(
+                sdf_capsule(x, y, side * 0.13, 0.90, side * 0.15, 1.15, 0.012), (0.95, 0.94, 0.92)
+            )
     elif who.clothes == "shirt":
         corners = [(0.02, 0.93), (n - 0.03, 0.66), (n + 0.07, 0.70), (n + 0.10, 0.90), (0.13, 0.99)]
         for side in (-1, 1):
@@ -286,10 +369,15 @@ def paint_front(c, who):
     if who.hair == "scarf":
         veil = smooth_union(scalp(who, x, y, 0.06), sdf_ellipse(x, y, 0, 0.62, 0.40, 0.30), 0.15)
         folds = 1.0 + 0.05 * torch.sin(14 * torch.atan2(x, 0.2 - y) + 6 * y) - 0.12 * x
-        c.fill(cut(veil, sdf_ellipse(x, y, 0, 0.03, who.face_width * 0.88, 0.47, 2.3)), lit(who.cloth2, folds))
+        c.fill(
+            cut(veil, sdf_ellipse(x, y, 0, 0.03, who.face_width * 0.88, 0.47, 2.3)),
+            lit(who.cloth2, folds),
+        )
     elif who.hair != "bald":
         sdf = front_hair(who, x, y)
-        cast = (coverage(sdf - 0.035, 0.05) - coverage(sdf, c.pixel)).clamp(min=0) * coverage(head_sdf(who, x, y), c.pixel)
+        cast = (coverage(sdf - 0.035, 0.05) - coverage(sdf, c.pixel)).clamp(min=0) * coverage(
+            head_sdf(who, x, y), c.pixel
+        )
         c.tint(cast * 0.30, mix(shade(who.skin, 0.45), (0.35, 0.1, 0.1), 0.2))
         c.fill(sdf, strands(who, x, y, sdf), 0.62 if who.hair == "buzz" else 1.0)
     if who.glasses != "none":
@@ -304,12 +392,19 @@ def paint_glasses(c, who):
     for side in (-1, 1):
         lens = sdf_ellipse(x, y, side * (who.eye_x + 0.006), who.eye_y + 0.012, 0.136, ry, power)
         c.fill(lens, (0.85, 0.93, 1.0), 0.10)
-        glint = torch.maximum(lens + 0.02, (x + y * 0.6 - side * who.eye_x + 0.10 - who.eye_y * 0.6).abs() - 0.014)
+        glint = torch.maximum(
+            lens + 0.02, (x + y * 0.6 - side * who.eye_x + 0.10 - who.eye_y * 0.6).abs() - 0.014
+        )
         c.fill(glint, (1.0, 1.0, 1.0), 0.22)
         c.fill(lens.abs() - 0.0105, frame)
-        hinge, ear = (side * (who.eye_x + 0.14), who.eye_y - 0.01), (side * (who.face_width + 0.01), who.eye_y - 0.03)
+        hinge, ear = (
+            (side * (who.eye_x + 0.14), who.eye_y - 0.01),
+            (side * (who.face_width + 0.01), who.eye_y - 0.03),
+        )
         c.fill(sdf_capsule(x, y, *hinge, *ear, 0.010), frame)
-    c.fill(sdf_capsule(x, y, -who.eye_x + 0.13, who.eye_y, who.eye_x - 0.13, who.eye_y, 0.010), frame)
+    c.fill(
+        sdf_capsule(x, y, -who.eye_x + 0.13, who.eye_y, who.eye_x - 0.13, who.eye_y, 0.010), frame
+    )
 
 # %% ../../../nbs/1_world/03_portrait.ipynb #d7711704
 def paint(
@@ -317,7 +412,9 @@ def paint(
     size,  # sharpness: the edges are as soft as a pixel of a picture this wide
     supersample=1.5,  # texture pixels per picture pixel, so that a warped texture stays sharp
 ):
-    """Three textures over -EXTENT to EXTENT: the person (3, R, R), the same without what lies over the face, and that alone (4, R, R)."""
+    """Three textures over -EXTENT to EXTENT: the person (3, R, R), the same without what lies
+    over the face, and that alone (4, R, R).
+    """
     resolution, pixel = round(size * EXTENT * supersample), 2 / size
     back, front = Canvas(resolution, pixel), Canvas(resolution, pixel)
     for layer in (paint_wall, paint_back_hair, paint_body, paint_ears, paint_head, paint_beard):
@@ -338,7 +435,9 @@ REST_TONGUE = (0.60, 0.20, 0.24)  # a tongue at rest lies in shadow
 
 # %% ../../../nbs/1_world/03_portrait.ipynb #8fdb2b7b
 def edge(sdf, pixel):
-    """Coverage (0 to 1) of a pixel whose centre is `sdf` away from an edge: a ramp one pixel wide."""
+    """Coverage (0 to 1) of a pixel whose centre is `sdf` away from an edge: a
+    ramp one pixel wide.
+    """
     return (0.5 - sdf / (1.15 * pixel)).clamp_(0, 1)
 
 
@@ -356,7 +455,9 @@ def lens(
     down,  # drop of the lower arc
     power,  # (N, 1, 1) 1: two parabolas with pointed corners, 2: two half ellipses
 ):
-    """Signed distance, first order, of the area between two arcs: value / |gradient| of s^2 + t^power - 1."""
+    """Signed distance, first order, of the area between two arcs: value / |gradient|
+    of s^2 + t^power - 1.
+    """
     s, height = x / half_width, torch.where(y < 0, up, down).clamp(min=1e-3)
     t = y.abs() / height
     steep = t.clamp(min=1e-3) ** (power - 1)
@@ -365,7 +466,9 @@ def lens(
 
 # %% ../../../nbs/1_world/03_portrait.ipynb #020092ae
 def lip_parting(a):
-    """How far the inner edges of upper and lower lip are from the seam of the closed mouth, in portrait units."""
+    """How far the inner edges of upper and lower lip are from the seam of the closed
+    mouth, in portrait units.
+    """
     oval = a["jaw_open"] * a["lip_round"]
     up = (0.020 * a["jaw_open"] + 0.024 * a["upper_lip"] + 0.045 * oval).clamp(min=0)
     down = (0.140 * a["jaw_open"] + 0.030 * a["lower_lip"] - 0.020 * oval).clamp(min=0)
@@ -376,12 +479,20 @@ def mouth_shape(who, a, smile):
     """Lengths of the mouth, each (N, 1, 1), from the identity, the articulation and the smile."""
     jaw, wide, rounded = a["jaw_open"], a["lip_width"], a["lip_round"]
     up, down = lip_parting(a)
-    outer = who.mouth_width * (1 + 0.26 * wide - 0.46 * rounded + 0.16 * smile * (1 - rounded)) * (1 - 0.10 * jaw)
+    outer = (
+        who.mouth_width
+        * (1 + 0.26 * wide - 0.46 * rounded + 0.16 * smile * (1 - rounded))
+        * (1 - 0.10 * jaw)
+    )
     pressed = 1 - 0.18 * (-(a["upper_lip"] + a["lower_lip"])).clamp(0, 2)
     tucked = (-a["lower_lip"]).clamp(0, 1)  # under the upper teeth, for f and v
     full = (1 + 0.32 * rounded) * pressed * (1 - 0.12 * wide)  # rounded lips are pushed forward
     return dict(
-        up=up, down=down, gap=up + down, outer=outer, inner=outer * (0.86 - 0.20 * rounded),
+        up=up,
+        down=down,
+        gap=up + down,
+        outer=outer,
+        inner=outer * (0.86 - 0.20 * rounded),
         power=1.25 + 0.75 * (rounded + 0.8 * jaw).clamp(0, 1),
         upper_thick=who.upper_thick * full * (1 - 0.15 * jaw),
         lower_thick=who.lower_thick * full * (1 - 0.10 * jaw) * (1 - 0.25 * tucked),
@@ -392,7 +503,14 @@ def mouth_shape(who, a, smile):
 # %% ../../../nbs/1_world/03_portrait.ipynb #f515550b
 def paint_lips(rgb, who, m, bow, x, y, pixel):
     """Both lips as one patch: upper lip in shade, light on the lower lip, a darker rim."""
-    outer = lens(x, y, m["outer"] * 1.04, m["up"] + m["upper_thick"] * bow, m["down"] + m["lower_thick"], 0.5 + 0.5 * m["power"])
+    outer = lens(
+        x,
+        y,
+        m["outer"] * 1.04,
+        m["up"] + m["upper_thick"] * bow,
+        m["down"] + m["lower_thick"],
+        0.5 + 0.5 * m["power"],
+    )
     lips = edge(outer, pixel)
     paint_over(rgb, lips, who.lip)
     paint_over(rgb, lips * edge(y, pixel), shade(who.lip, 0.86))
@@ -418,7 +536,8 @@ def draw_mouth(
     dip = torch.exp(-((x / 0.026) ** 2)) * (1 - 0.7 * a["lip_round"])
     bow = 1 - who.cupid * dip + 0.12 * torch.exp(-(((x.abs() - 0.045) / 0.03) ** 2))
     paint_lips(rgb, who, m, bow, x, y, pixel)
-    parted = (m["gap"] * (1 - (x / m["inner"]) ** 2) / (0.8 * pixel)).clamp(0, 1)  # a gap thinner than a pixel fades
+    # a gap thinner than a pixel fades
+    parted = (m["gap"] * (1 - (x / m["inner"]) ** 2) / (0.8 * pixel)).clamp(0, 1)
     seam = torch.exp(-((y / (0.55 * pixel + 0.003)) ** 2)) * (1 - parted) * (reach < 1.0)
     paint_over(rgb, seam * 0.80, mix(shade(who.lip, 0.35), (0.20, 0.03, 0.05), 0.4))
     inner = lens(x, y, m["inner"], m["up"], m["down"], m["power"])
@@ -428,12 +547,16 @@ def draw_mouth(
 
 
 def mound(x, y, half):
-    """Signed distance (nearly) of the area below a flat arch that has sunk by 0.03 at |x| = half."""
+    """Signed distance (nearly) of the area below a flat arch that has sunk
+    by 0.03 at |x| = half.
+    """
     return 0.9 * (0.03 * (x / half) ** 2 - y)
 
 
 def paint_inside(rgb, hole, a, m, x, y, pixel):
-    """From back to front: the dark cavity, the tongue at rest, lower teeth, upper teeth, a raised tongue."""
+    """From back to front: the dark cavity, the tongue at rest, lower teeth, upper
+    teeth, a raised tongue.
+    """
     paint_over(rgb, hole, CAVITY)
     rest = m["down"] * (0.70 - 0.10 * a["jaw_open"])
     paint_over(rgb, hole * edge(mound(x, y - rest, 0.75 * m["inner"]), pixel), REST_TONGUE)
@@ -447,28 +570,38 @@ def paint_inside(rgb, hole, a, m, x, y, pixel):
     shadow = torch.exp(-(((y + m["up"]) / (0.30 * m["gap"]).clamp(0.002, 0.016)) ** 2))
     paint_over(rgb, hole * shadow * 0.35, (0.35, 0.10, 0.12))
     tip = torch.lerp(rest, 0.016 - m["up"], a["tongue"])  # fully raised, it touches the upper teeth
-    raised = hole * edge(mound(x, y - tip, 0.60 * m["inner"]), pixel) * (a["tongue"] / 0.25).clamp(0, 1)
+    raised = (
+        hole * edge(mound(x, y - tip, 0.60 * m["inner"]), pixel) * (a["tongue"] / 0.25).clamp(0, 1)
+    )
     paint_over(rgb, raised, TONGUE)
     paint_over(rgb, raised * torch.exp(-((x / 0.010) ** 2)) * 0.35, (0.62, 0.22, 0.26))
 
 # %% ../../../nbs/1_world/03_portrait.ipynb #f2647cd8
 def eye_lids(who, x, y, blink, smile):
-    """Signed heights above the upper lid and below the lower lid, and the lid profile (1 middle, 0 corners)."""
+    """Signed heights above the upper lid and below the lower lid, and the lid profile
+    (1 middle, 0 corners).
+    """
     s = x / who.eye_width
     hump = (1 - s * s) * (1 + 0.35 * s * s)
     steep = torch.sqrt(1 + (2.2 * s.clamp(-1, 1) * who.eye_height / who.eye_width) ** 2)
     low = 0.55 * who.eye_height
-    top = torch.lerp(torch.full_like(blink, -1.14 * who.eye_height), torch.full_like(blink, 0.82 * low), blink)
+    top = torch.lerp(
+        torch.full_like(blink, -1.14 * who.eye_height), torch.full_like(blink, 0.82 * low), blink
+    )
     return (top * hump - y) / steep, (y - low * (1 - 0.22 * smile) * hump) / steep, hump, steep
 
 
 def paint_iris(rgb, who, white, x, y, pixel, side):
-    """Iris with a dark ring and a lighter lower half, pupil, and two highlights from the light at top left."""
+    """Iris with a dark ring and a lighter lower half, pupil, and two highlights from
+    the light at top left.
+    """
     size, r = who.iris_size, torch.sqrt(x * x + y * y)
     paint_over(rgb, white * edge(r - size, pixel), shade(who.iris, 0.55))
     disc = white * edge(r - size * 0.86, pixel)
     paint_over(rgb, disc, who.iris)
-    paint_over(rgb, disc * (0.8 * y / size + 0.1).clamp(0, 1) * 0.7, mix(who.iris, (1, 1, 0.9), 0.5))
+    paint_over(
+        rgb, disc * (0.8 * y / size + 0.1).clamp(0, 1) * 0.7, mix(who.iris, (1, 1, 0.9), 0.5)
+    )
     paint_over(rgb, white * edge(r - size * 0.45, pixel), (0.04, 0.03, 0.04))
     for along, radius, strength in ((0.34, 0.27, 0.95), (-0.36, 0.13, 0.60)):
         spark = torch.sqrt((x + along * size * side) ** 2 + (y + along * size) ** 2) - radius * size
@@ -480,12 +613,19 @@ def draw_brow(rgb, who, brow, x, y, pixel):
     half = who.eye_width * 1.22
     s = (x - 0.006) / half
     rise = 0.050 * brow
-    middle = -who.brow_y - rise * (1 + 0.25 * s) - who.brow_arch * (1 - (s - 0.25) ** 2) + 0.9 * who.brow_tilt * x
+    middle = (
+        -who.brow_y
+        - rise * (1 + 0.25 * s)
+        - who.brow_arch * (1 - (s - 0.25) ** 2)
+        + 0.9 * who.brow_tilt * x
+    )
     round_end = 1 - ((-s - 0.7) / 0.36).clamp(0, 1) ** 2
     thick = who.brow_thick * (0.95 - 0.30 * s - 0.25 * s * s).clamp(min=0) * round_end
     body = torch.maximum((y - middle).abs() - thick, (s.abs() - 1) * half)
     fair = sum(who.hair_colour) > 2.0
-    colour = mix(who.hair_colour, shade(who.skin, 0.5), 0.6) if fair else shade(who.hair_colour, 0.70)
+    colour = (
+        mix(who.hair_colour, shade(who.skin, 0.5), 0.6) if fair else shade(who.hair_colour, 0.70)
+    )
     paint_over(rgb, edge(body, pixel * 1.25) * 0.92, colour)
 
 
@@ -498,20 +638,40 @@ def draw_eye(
     pixel,  # width of a pixel in portrait units
     side,  # per pixel or for all: -1 the eye on the left of the picture, 1 on the right
 ):
-    """Brow, crease, eyeball, lashes. Inside, x grows outward from the eye's centre, so one code draws both eyes."""
+    """Brow, crease, eyeball, lashes.
+
+    Inside, x grows outward from the eye's centre, so one code draws both eyes.
+    """
     x, y = x * side - who.eye_x, y - who.eye_y
     draw_brow(rgb, who, p["brow"], x, y, pixel)
     y = y + who.eye_tilt * x
     above, below, hump, steep = eye_lids(who, x, y, p["blink"], p["smile"])
     s = x / who.eye_width
-    crease = ((y + (1.25 * who.eye_height + 0.022) * hump - 0.004 - 0.020 * p["blink"]).abs() - 0.0035) / steep
+    crease = (
+        (y + (1.25 * who.eye_height + 0.022) * hump - 0.004 - 0.020 * p["blink"]).abs() - 0.0035
+    ) / steep
     paint_over(rgb, edge(crease, pixel) * 0.45 * (s.abs() < 0.95), shade(who.skin, 0.55))
     white = edge(torch.maximum(torch.maximum(above, below), (s.abs() - 1) * who.eye_width), pixel)
     paint_over(rgb, white, (0.965, 0.955, 0.945))
-    paint_iris(rgb, who, white, x - side * 0.040 * p["gaze_x"], y + 0.006 - 0.026 * p["gaze_y"], pixel, side)
-    paint_over(rgb, white * (1 + above / 0.030).clamp(0, 1) * 0.42, (0.25, 0.15, 0.14))  # shadow of the upper lid
+    paint_iris(
+        rgb,
+        who,
+        white,
+        x - side * 0.040 * p["gaze_x"],
+        y + 0.006 - 0.026 * p["gaze_y"],
+        pixel,
+        side,
+    )
+    # shadow of the upper lid
+    paint_over(rgb, white * (1 + above / 0.030).clamp(0, 1) * 0.42, (0.25, 0.15, 0.14))
     long = who.lash > 0.0135
     flick = 0.036 * (s - 0.72).clamp(min=0) * long
     lashes = (above - flick / steep).abs() - who.lash * (0.41 + 0.19 * s.clamp(-1, 1.1))
-    paint_over(rgb, edge(lashes, pixel) * ((s > -1.02) & (s < (1.16 if long else 1.04))), (0.10, 0.06, 0.06))
-    paint_over(rgb, edge(below.abs() - 0.003, pixel) * (s.abs() < 0.97) * 0.45, shade(who.skin, 0.45))
+    paint_over(
+        rgb,
+        edge(lashes, pixel) * ((s > -1.02) & (s < (1.16 if long else 1.04))),
+        (0.10, 0.06, 0.06),
+    )
+    paint_over(
+        rgb, edge(below.abs() - 0.003, pixel) * (s.abs() < 0.97) * 0.45, shade(who.skin, 0.45)
+    )

@@ -17,19 +17,46 @@ import torch
 import torch.nn.functional as F
 
 from .drawing import EXTENT, Identity, mix, sample_identity, shade
-from .portrait import CAVITY, REST_TONGUE, TEETH, TONGUE, draw_eye, draw_mouth, lip_parting
-from .portrait import paint
+from talker_t2av.world.face.portrait import (
+    CAVITY,
+    REST_TONGUE,
+    TEETH,
+    TONGUE,
+    draw_eye,
+    draw_mouth,
+    lip_parting,
+    paint,
+)
 
 # %% ../../../nbs/1_world/05_face.ipynb #3119db57
 ARTICULATION = ("jaw_open", "lip_width", "lip_round", "upper_lip", "lower_lip", "teeth", "tongue")
-POSE = ("yaw", "pitch", "roll", "shift_x", "shift_y", "scale", "blink_left", "blink_right", "gaze_x", "gaze_y", "brow_left", "brow_right", "smile")
-# name: lowest, highest, unit and meaning. 0 is neutral for every one. Right, down and clockwise are positive, as seen in the picture.
+POSE = (
+    "yaw",
+    "pitch",
+    "roll",
+    "shift_x",
+    "shift_y",
+    "scale",
+    "blink_left",
+    "blink_right",
+    "gaze_x",
+    "gaze_y",
+    "brow_left",
+    "brow_right",
+    "smile",
+)
+# name: lowest, highest, unit and meaning. 0 is neutral for every one. Right, down and clockwise are
+# positive, as seen in the picture.
 RANGES = {
     "jaw_open": (0, 1, "share of the widest opening; 1 parts the lips by 0.16 half image widths"),
     "lip_width": (-1, 1, "-1 drawn in, 0 rest, 1 spread: 26% wider"),
     "lip_round": (0, 1, "0 flat, 1 pursed: narrow, round and pushed forward"),
     "upper_lip": (-1, 1, "-1 pressed down, 0 rest, 1 raised"),
-    "lower_lip": (-1, 1, "-1 raised, under the upper teeth when the upper lip is raised too; 0 rest; 1 lowered"),
+    "lower_lip": (
+        -1,
+        1,
+        "-1 raised, under the upper teeth when the upper lip is raised too; 0 rest; 1 lowered",
+    ),
     "teeth": (0, 1, "how much of both rows of teeth shows between parted lips"),
     "tongue": (0, 1, "0 lying low, 1 tip at the upper teeth"),
     "yaw": (-30, 30, "degrees, turned towards the right of the picture"),
@@ -48,7 +75,8 @@ RANGES = {
 }
 ZOOM = 1.18  # the camera: the picture shows the middle 1 / 1.18 of the portrait
 MESH = 33  # the warp is computed on MESH x MESH points and interpolated to the pixels
-CHUNK = 32  # frames drawn together: few enough for the cache, enough to hide the cost of a torch call
+# frames drawn together: few enough for the cache, enough to hide the cost of a torch call
+CHUNK = 32
 STRIP = 0.28  # height of the strip on which a mouth opening is read
 
 # %% ../../../nbs/1_world/05_face.ipynb #c6d21785
@@ -58,10 +86,15 @@ def named(track, names):
 
 
 def check_track(track, names, argument):
-    """The track as float32 (N, K), held inside its documented ranges; ValueError if shape or numbers are wrong."""
+    """The track as float32 (N, K), held inside its documented ranges; ValueError if shape
+    or numbers are wrong.
+    """
     track = torch.as_tensor(track, dtype=torch.float32)
     if track.ndim != 2 or track.shape[1] != len(names) or not len(track):
-        raise ValueError(f"{argument} must be (N, {len(names)}) with N > 0, columns {', '.join(names)}; got {tuple(track.shape)}")
+        raise ValueError(
+            f"{argument} must be (N, {len(names)}) with N > 0, columns {', '.join(names)}; got "
+            f"{tuple(track.shape)}"
+        )
     if not track.isfinite().all():
         raise ValueError(f"{argument} holds NaN or infinity; every value must be a finite number")
     low, high = (torch.tensor([float(RANGES[name][i]) for name in names]) for i in (0, 1))
@@ -69,20 +102,27 @@ def check_track(track, names, argument):
 
 # %% ../../../nbs/1_world/05_face.ipynb #997ec293
 def face_split(face):
-    """Fixed split of the face numbers: one in eight, chosen by a hash, is "held-out", the others are "train"."""
+    """Fixed split of the face numbers: one in eight, chosen by a hash, is "held-out",
+    the others are "train".
+    """
     digest = hashlib.blake2s(str(int(face)).encode(), digest_size=2).digest()
     return "held-out" if int.from_bytes(digest, "big") % 8 == 0 else "train"
 
 # %% ../../../nbs/1_world/05_face.ipynb #b7c68848
 def head_depth(who, x, y):
-    """How near a point of the face is to the viewer: 0 at the outline, about 1 in the middle, 1.3 at the tip of the nose."""
+    """How near a point of the face is to the viewer: 0 at the outline, about 1 in the middle,
+    1.3 at the tip of the nose.
+    """
     r2 = (x / (who.face_width + 0.12)) ** 2 + ((y + 0.03) / 0.62) ** 2
     nose = torch.exp(-((x / 0.13) ** 2) - ((y - who.nose_y + 0.02) / 0.15) ** 2)
     return torch.exp(-1.1 * r2 * r2) + 0.30 * nose
 
 # %% ../../../nbs/1_world/05_face.ipynb #be53208b
 def turn(who, p, head, x, y):
-    """Undo yaw and pitch: a point moves by its depth times the sine of the angle. Two steps of a fixed-point iteration."""
+    """Undo yaw and pitch: a point moves by its depth times the sine of the angle.
+
+    Two steps of a fixed-point iteration.
+    """
     yaw, pitch = (torch.sin(p[name] * (math.pi / 180)) for name in ("yaw", "pitch"))
     x, y = x - 0.07 * yaw * head, y - 0.06 * pitch * head  # the neck carries the head along
     depth = head_depth(who, x, y)
@@ -96,7 +136,9 @@ def to_head(
     x,  # (N or 1, h, w) picture coordinates, -1 to 1
     y,  # (N or 1, h, w)
 ):
-    """Which point (u, v) of the portrait is seen at picture point (x, y): undo camera, shift, roll, then turn."""
+    """Which point (u, v) of the portrait is seen at picture point (x, y): undo camera,
+    shift, roll, then turn.
+    """
     p = named(pose, POSE)
     zoom = 1 / (ZOOM * (1 + p["scale"]))
     x, y = (x - 0.5 * p["shift_x"]) * zoom, (y - 0.2) * zoom + 0.13 - 0.5 * p["shift_y"]
@@ -115,10 +157,14 @@ def to_picture(
     u,  # (h, w) portrait coordinates of some points
     v,  # (h, w)
 ):
-    """Where points of the portrait are seen: (N, h, w) picture coordinates. Inverts to_head by correcting the miss again and again."""
+    """Where points of the portrait are seen: (N, h, w) picture coordinates.
+
+    Inverts to_head by correcting the miss again and again.
+    """
     p = named(pose, POSE)
     angle, zoom = p["roll"] * (math.pi / 180), 0.6 * ZOOM * (1 + p["scale"])
-    cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)  # a miss, turned into the picture; 0.6 keeps steep noses from overshooting
+    # a miss, turned into the picture; 0.6 keeps steep noses from overshooting
+    cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
     u, v = (t.expand(len(pose), *t.shape) for t in (u, v))
     x, y = u * ZOOM, v * ZOOM
     for _ in range(10):
@@ -128,7 +174,9 @@ def to_picture(
 
 # %% ../../../nbs/1_world/05_face.ipynb #da22ae47
 def jaw_drop(who, articulation, x, y):
-    """How far an open jaw pulls the skin at (x, y) down: nothing above the mouth, all at the chin, nothing on the chest."""
+    """How far an open jaw pulls the skin at (x, y) down: nothing above the mouth, all at the
+    chin, nothing on the chest.
+    """
     rise = ((y - who.mouth_y + 0.06) / 0.14).clamp(0, 1)
     fall = ((0.80 - y) / 0.22).clamp(0, 1)
     jaw = named(articulation, ARTICULATION)["jaw_open"]
@@ -141,7 +189,9 @@ def warp(
     pose,  # (N, 13)
     size,  # pixels
 ):
-    """For each pixel the portrait point it shows: (N, 3, size, size) holding u, v, and v before the jaw opened."""
+    """For each pixel the portrait point it shows: (N, 3, size, size) holding u, v, and v
+    before the jaw opened.
+    """
     line = torch.linspace(-1, 1, MESH) * (1 - 1 / size)  # centres of the outermost pixels
     y, x = torch.meshgrid(line, line, indexing="ij")
     u, v = to_head(who, pose, x[None], y[None])
@@ -152,7 +202,12 @@ def warp(
 def sample(texture, u, v):
     """Colours (N, C, h, w) of a painted texture (1, C, R, R) at portrait points u, v (N, h, w)."""
     where = torch.stack([u, v], -1) / EXTENT
-    return F.grid_sample(texture.expand(len(u), *texture.shape[1:]), where, padding_mode="border", align_corners=False)
+    return F.grid_sample(
+        texture.expand(len(u), *texture.shape[1:]),
+        where,
+        padding_mode="border",
+        align_corners=False,
+    )
 
 
 def feature_boxes(
@@ -160,10 +215,13 @@ def feature_boxes(
     pose,  # (N, 13)
     size,  # pixels
 ):
-    """Pixel boxes (N, 4) left, top, right, bottom of both eyes together and of the mouth, inside the picture."""
+    """Pixel boxes (N, 4) left, top, right, bottom of both eyes together and of the
+    mouth, inside the picture.
+    """
     u, v = torch.zeros(1, 2), torch.tensor([[who.eye_y - 0.065, who.mouth_y + 0.06]])
     x, y = to_picture(who, pose, u, v)  # (N, 1, 2)
-    grow = ZOOM * (1 + RANGES["scale"][1])  # one size for all frames, so that a frame does not depend on its neighbours
+    # one size for all frames, so that a frame does not depend on its neighbours
+    grow = ZOOM * (1 + RANGES["scale"][1])
     spans = (who.eye_x + 1.75 * who.eye_width, 0.30), (1.62 * who.mouth_width, 0.235)
     boxes = []
     for k, span in enumerate(spans):
@@ -179,7 +237,9 @@ def mouth_box(
     pose,  # (N, 13)
     size=128,  # pixels
 ):
-    """(N, 4) pixel box left, top, right, bottom around the mouth, whatever it says; all of one size, right and bottom exclusive."""
+    """(N, 4) pixel box left, top, right, bottom around the mouth, whatever it says; all of one
+    size, right and bottom exclusive.
+    """
     return feature_boxes(identity, check_track(pose, POSE, "pose"), size)[1]
 
 
@@ -193,18 +253,27 @@ def box_index(box, size):
 def take(picture, index):
     """Cut boxes (N, C, h, w) out of pictures (N, C, H, W)."""
     n, c = picture.shape[:2]
-    return picture.flatten(2).gather(2, index.reshape(n, 1, -1).expand(n, c, -1)).view(n, c, *index.shape[1:])
+    return (
+        picture.flatten(2)
+        .gather(2, index.reshape(n, 1, -1).expand(n, c, -1))
+        .view(n, c, *index.shape[1:])
+    )
 
 
 def put(picture, index, patch):
     """Write boxes back into pictures, in place."""
     n, c = picture.shape[:2]
-    picture.view(n, c, -1).scatter_(2, index.reshape(n, 1, -1).expand(n, c, -1), patch.reshape(n, c, -1))
+    picture.view(n, c, -1).scatter_(
+        2, index.reshape(n, 1, -1).expand(n, c, -1), patch.reshape(n, c, -1)
+    )
 
 # %% ../../../nbs/1_world/05_face.ipynb #ff2c72d6
 @lru_cache(maxsize=32)
 def textures(who, size):
-    """The painted person: whole picture, picture without front hair and glasses, and these alone. Each (1, C, R, R)."""
+    """The painted person: whole picture, picture without front hair and glasses, and these alone.
+
+    Each (1, C, R, R).
+    """
     return tuple(layer[None] for layer in paint(who, size * ZOOM))
 
 
@@ -216,7 +285,9 @@ def draw_features(picture, field, who, articulation, pose, size):
     u, v, v_jaw = take(field, eyes).unbind(1)
     rgb, over = sample(bare, u, v_jaw), sample(front, u, v_jaw)
     on_left = u < 0  # fold the face in the middle: each pixel belongs to the eye on its side
-    eye = {key: torch.where(on_left, p[key + "_left"], p[key + "_right"]) for key in ("blink", "brow")}
+    eye = {
+        key: torch.where(on_left, p[key + "_left"], p[key + "_right"]) for key in ("blink", "brow")
+    }
     eye |= {key: p[key] for key in ("gaze_x", "gaze_y", "smile")}
     draw_eye(rgb, who, eye, u, v, pixel, torch.where(on_left, -1.0, 1.0))
     put(picture, eyes, rgb.mul_(1 - over[:, 3:]).add_(over[:, :3]))
@@ -233,10 +304,19 @@ def render(
     pose,  # (N, 13) everything else that moves, columns POSE
     size=128,  # width and height in pixels, 32 to 2048
 ):
-    """Draw N frames of one person: (N, size, size, 3) uint8, RGB. Raises ValueError for wrong shapes, NaN or sizes."""
-    articulation, pose = check_track(articulation, ARTICULATION, "articulation"), check_track(pose, POSE, "pose")
+    """Draw N frames of one person: (N, size, size, 3) uint8, RGB.
+
+    Raises ValueError for wrong shapes, NaN or sizes.
+    """
+    articulation, pose = (
+        check_track(articulation, ARTICULATION, "articulation"),
+        check_track(pose, POSE, "pose"),
+    )
     if len(articulation) != len(pose):
-        raise ValueError(f"articulation and pose must have the same number of frames, got {len(articulation)} and {len(pose)}")
+        raise ValueError(
+            "articulation and pose must have the same number of frames, got "
+            f"{len(articulation)} and {len(pose)}"
+        )
     if not 32 <= size <= 2048:
         raise ValueError(f"size must be 32 to 2048 pixels, got {size}")
     frames = torch.empty(len(pose), size, size, 3, dtype=torch.uint8)
@@ -249,22 +329,41 @@ def render(
 
 # %% ../../../nbs/1_world/05_face.ipynb #035391c4
 def lip_gap(articulation):
-    """Distance between the lips (N,) in half image widths of the portrait; exactly 0 when they touch."""
+    """Distance between the lips (N,) in half image widths of the portrait;
+    exactly 0 when they touch.
+    """
     return sum(lip_parting(named(articulation, ARTICULATION))).flatten()
 
 
 def mouth_colours(who):
-    """The palette of a mouth: colours of the inside, of the lips, and of the skin and beard around."""
-    inside = [CAVITY, shade(CAVITY, 0.7), TEETH, shade(TEETH, 0.86), shade(TEETH, 0.7), mix(TEETH, CAVITY, 0.5), REST_TONGUE, TONGUE]
+    """The palette of a mouth: colours of the inside, of the lips, and of the
+    skin and beard around.
+    """
+    inside = [
+        CAVITY,
+        shade(CAVITY, 0.7),
+        TEETH,
+        shade(TEETH, 0.86),
+        shade(TEETH, 0.7),
+        mix(TEETH, CAVITY, 0.5),
+        REST_TONGUE,
+        TONGUE,
+    ]
     lips = [who.lip, shade(who.lip, 0.86), shade(who.lip, 0.72), mix(who.lip, (1, 1, 1), 0.25)]
     around = [shade(who.skin, light) for light in (1.05, 1.0, 0.9, 0.8, 0.65)]
     if who.beard != "none":
-        around += [shade(who.hair_colour, 0.92), shade(who.hair_colour, 0.8), mix(who.skin, who.hair_colour, 0.25)]
+        around += [
+            shade(who.hair_colour, 0.92),
+            shade(who.hair_colour, 0.8),
+            mix(who.skin, who.hair_colour, 0.25),
+        ]
     return [torch.tensor(colours) for colours in (inside, lips, around)]
 
 
 def mouth_strip(frames, who, pose):
-    """Colours (N, 49, 5, 3) on a narrow vertical strip through the middle of the mouth, wherever the pose has put it."""
+    """Colours (N, 49, 5, 3) on a narrow vertical strip through the middle of the mouth, wherever
+    the pose has put it.
+    """
     v = torch.linspace(who.mouth_y - 0.090, who.mouth_y + STRIP - 0.090, 49)
     v, u = torch.meshgrid(v, torch.linspace(-0.03, 0.03, 5), indexing="ij")
     where = torch.stack(to_picture(who, pose, u, v), -1)
@@ -278,16 +377,23 @@ def between(seen):
 
 
 def lip_distance(frames, who, pose):
-    """Opening before calibration: the height of the strip that lies between inside colours and between lip colours."""
+    """Opening before calibration: the height of the strip that lies between inside colours and
+    between lip colours.
+    """
     strip = mouth_strip(frames, who, pose)
-    near = [torch.exp(-((strip[..., None, :] - c) ** 2).sum(-1) / 0.002).amax(-1) + 1e-4 for c in mouth_colours(who)]
+    near = [
+        torch.exp(-((strip[..., None, :] - c) ** 2).sum(-1) / 0.002).amax(-1) + 1e-4
+        for c in mouth_colours(who)
+    ]
     inside, lips = (n / sum(near) for n in near[:2])
     return (between(inside) * between(lips)).mean((1, 2)) * STRIP
 
 
 @lru_cache(maxsize=256)
 def calibration(who, size):
-    """Offset and gain that make lip_distance read 0 for closed lips and the truth for a wide "ah" of this person."""
+    """Offset and gain that make lip_distance read 0 for closed lips and the truth for a wide
+    "ah" of this person.
+    """
     articulation = torch.tensor([[0.0] * 7, [1.0, 0.0, 0.0, 0.2, 0.3, 0.3, 0.0]])
     pose = torch.zeros(2, len(POSE))
     closed, wide = lip_distance(render(who, articulation, pose, size), who, pose).tolist()
@@ -300,15 +406,19 @@ def mouth_opening(
     identity: Identity,  # who is seen: gives the colours and the place of the mouth
     pose=None,  # (N, 13) where the head is; None: facing the camera
 ):
-    """Distance between the lips (N,), read from the pixels, in the units of lip_gap: half image widths of the portrait.
+    """Distance between the lips (N,), read from the pixels, in the units of lip_gap: half image
+    widths of the portrait.
 
-    Along a narrow vertical strip each pixel is compared with the person's palette (inside of the mouth, lips, skin); what
-    lies between lips and between inside colours is the opening. Two rendered frames of the same person calibrate it. Raises ValueError for shapes that do not fit.
+    Along a narrow vertical strip each pixel is compared with the person's palette (inside of the
+    mouth, lips, skin); what lies between lips and between inside colours is the opening. Two
+    rendered frames of the same person calibrate it. Raises ValueError for shapes that do not fit.
     """
     if frames.ndim != 4 or frames.shape[1] != frames.shape[2] or frames.shape[3] != 3:
         raise ValueError(f"frames must be (N, size, size, 3), got {tuple(frames.shape)}")
     pose = torch.zeros(len(frames), len(POSE)) if pose is None else check_track(pose, POSE, "pose")
     if len(pose) != len(frames):
-        raise ValueError(f"pose must have one row per frame, got {len(pose)} rows for {len(frames)} frames")
+        raise ValueError(
+            f"pose must have one row per frame, got {len(pose)} rows for {len(frames)} frames"
+        )
     offset, gain = calibration(identity, frames.shape[1])
     return ((lip_distance(frames, identity, pose) - offset) * gain).clamp(min=0)

@@ -40,7 +40,9 @@ class _Event(ctypes.Structure):
     ]
 
 
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
 
 # %% ../../../nbs/workshop/06_espeak.ipynb #e0f1de30
 ESPEAK_RATE = 22_050  # samples a second of what espeak-ng makes
@@ -51,10 +53,13 @@ LANGUAGES = {  # our name -> the voice file that espeak-ng calls it by
     "en-lancaster": "gmw/en-GB-x-gbclan",
     "cmn": "sit/cmn",  # Mandarin
 }
-_unload = getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary", None)  # the second is Windows' name for it
+# the second is Windows' name for it
+_unload = getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary", None)
 _LOCK = threading.Lock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
+    os.register_at_fork(
+        before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release
+    )
 
 
 @contextmanager
@@ -87,16 +92,24 @@ def _keep_interrupt():
 
 @contextmanager
 def open_espeak():
-    "A freshly loaded espeak-ng, this thread's alone while the block runs. Raises RuntimeError when it cannot start."
+    """A freshly loaded espeak-ng, this thread's alone while the block runs.
+
+    Raises RuntimeError when it cannot start.
+    """
     import espeakng_loader  # GPL-3: loaded at run time only
 
     with _LOCK, _short_path(str(espeakng_loader.get_data_path())) as data:
         library = ctypes.CDLL(str(espeakng_loader.get_library_path()))
         try:
-            # 2: hand the sound to a callback; 1 + 2: phoneme events, in IPA; 0x8000: report a failure, do not exit
+            # 2: hand the sound to a callback; 1 + 2: phoneme events, in IPA; 0x8000: report a
+            # failure, do not exit
             if library.espeak_Initialize(2, 0, os.fsencode(data), 1 | 2 | 0x8000) != ESPEAK_RATE:
-                raise RuntimeError(f"espeak-ng could not start from its data at {data}; reinstall the package espeakng-loader")
-            library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else breath noise is seeded by the clock
+                raise RuntimeError(
+                    f"espeak-ng could not start from its data at {data}; reinstall the "
+                    "package espeakng-loader"
+                )
+            # else breath noise is seeded by the clock
+            library.espeak_ng_SetRandSeed(ctypes.c_long(1))
             yield library
         finally:
             library.espeak_Terminate()
@@ -104,14 +117,18 @@ def open_espeak():
 
 # %% ../../../nbs/workshop/06_espeak.ipynb #2be9a962
 class Mark(NamedTuple):
-    "Something that begins at a sample: a word (`symbol` is None) or a phoneme (`symbol` is espeak-ng's name, '' for a pause)."
+    """Something that begins at a sample: a word (`symbol` is None) or a phoneme (`symbol` is
+    espeak-ng's name, '' for a pause).
+    """
 
     sample: int  # at 22,050 Hz
     position: int  # character in the text, counted from 0 (words only)
     symbol: str | None
 
 
-def utter(library, text: str, rate: float, pitch: float, pitch_range: float) -> tuple[np.ndarray, list[Mark]]:
+def utter(
+    library, text: str, rate: float, pitch: float, pitch_range: float
+) -> tuple[np.ndarray, list[Mark]]:
     "Speak one phrase with the voice that is set. Returns int16 samples at 22,050 Hz and the marks."
     sound, marks = [], []
 
@@ -129,12 +146,18 @@ def utter(library, text: str, rate: float, pitch: float, pitch_range: float) -> 
 
     callback = _CALLBACK(receive)
     library.espeak_SetSynthCallback(callback)
-    clipped = (np.clip(round(rate), 80, 450), 50, np.clip(round(pitch), 0, 99), np.clip(round(pitch_range), 0, 99))
+    clipped = (
+        np.clip(round(rate), 80, 450),
+        50,
+        np.clip(round(pitch), 0, 99),
+        np.clip(round(pitch_range), 0, 99),
+    )
     for parameter, value in enumerate(clipped, start=1):  # 1 rate, 2 volume, 3 pitch, 4 pitch range
         library.espeak_SetParameter(parameter, int(value), 0)
     data = text.encode()
     with _keep_interrupt():
-        library.espeak_Synth(data, len(data) + 1, 0, 1, 0, 1, None, None)  # from and in characters; 1: UTF-8
+        # from and in characters; 1: UTF-8
+        library.espeak_Synth(data, len(data) + 1, 0, 1, 0, 1, None, None)
         library.espeak_Synchronize()
     return np.frombuffer(b"".join(sound), dtype=np.int16), marks
 
@@ -159,8 +182,12 @@ def set_voice(library, language: str, variant: str) -> None:
         raise ValueError(f"language: takes one of {', '.join(LANGUAGES)}, got {language!r}")
     import espeakng_loader
 
-    known = os.path.join(str(espeakng_loader.get_data_path()), "voices", "!v", variant)  # espeak-ng ignores a variant that it lacks
-    if not os.path.isfile(known) or library.espeak_SetVoiceByName(f"{LANGUAGES[language]}+{variant}".encode()) != 0:
+    # espeak-ng ignores a variant that it lacks
+    known = os.path.join(str(espeakng_loader.get_data_path()), "voices", "!v", variant)
+    if (
+        not os.path.isfile(known)
+        or library.espeak_SetVoiceByName(f"{LANGUAGES[language]}+{variant}".encode()) != 0
+    ):
         raise ValueError(f"variant: espeak-ng has no voice {variant!r} for {language}")
 
 # %% ../../../nbs/workshop/06_espeak.ipynb #f92aa2fc
@@ -169,7 +196,9 @@ def _interpolation_matrix(half_width: int = 24, rolloff: float = 0.96) -> np.nda
     outputs = np.arange(160) * 147 / 160
     inputs = np.arange(-half_width, 147 + half_width)
     distance = outputs[None, :] - inputs[:, None]
-    window = np.where(np.abs(distance) < half_width, np.cos(np.pi * distance / (2 * half_width)) ** 2, 0.0)
+    window = np.where(
+        np.abs(distance) < half_width, np.cos(np.pi * distance / (2 * half_width)) ** 2, 0.0
+    )
     return rolloff * np.sinc(rolloff * distance) * window
 
 
@@ -205,6 +234,12 @@ def level(
 def silence_starts(
     wav: np.ndarray,  # (T,) int16
 ) -> np.ndarray:  # (T + 1,) int
-    "For each sample the first one of the run of silence right before it (itself where there is none)."
+    """For each sample the first one of the run of silence right before it (itself
+    where there is none).
+    """
     last_sound = np.where(np.abs(wav.astype(np.int32)) > 1, np.arange(len(wav)), -1)
-    return np.concatenate([[0], np.maximum.accumulate(last_sound) + 1]) if len(wav) else np.zeros(1, int)
+    return (
+        np.concatenate([[0], np.maximum.accumulate(last_sound) + 1])
+        if len(wav)
+        else np.zeros(1, int)
+    )

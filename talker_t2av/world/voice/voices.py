@@ -20,12 +20,40 @@ from typing import NamedTuple
 import numpy as np
 
 from ...common.media import SAMPLE_RATE, SAMPLES_PER_FRAME, SAMPLES_PER_PATCH
-from .espeak import ESPEAK_RATE, Mark, level, open_espeak, resample, set_voice, silence_starts, utter
+from talker_t2av.world.voice.espeak import (
+    ESPEAK_RATE,
+    Mark,
+    level,
+    open_espeak,
+    resample,
+    set_voice,
+    silence_starts,
+    utter,
+)
 
 # %% ../../../nbs/1_world/01_voice.ipynb #fb31c083
 SILENCE = "_"
 VOWELS = (
-    *("iː", "i", "ɪ", "eː", "ɛ", "æ", "a", "ɐ", "ə", "ʌ", "ɜː", "ɚ", "ɑː", "ɒ", "ɔː", "oː", "ʊ", "uː"),
+    *(
+        "iː",
+        "i",
+        "ɪ",
+        "eː",
+        "ɛ",
+        "æ",
+        "a",
+        "ɐ",
+        "ə",
+        "ʌ",
+        "ɜː",
+        "ɚ",
+        "ɑː",
+        "ɒ",
+        "ɔː",
+        "oː",
+        "ʊ",
+        "uː",
+    ),
     *("eɪ", "aɪ", "ɔɪ", "aʊ", "æʊ", "oʊ", "əʊ", "iə", "eə", "ʊə", "aɪə"),  # diphthongs
     *("ɪɹ", "ɛɹ", "ɑːɹ", "ɔːɹ", "ʊɹ", "aɪɚ"),  # with an r
 )
@@ -37,7 +65,8 @@ CONSONANTS = (
 PHONEMES = (SILENCE, *VOWELS, *CONSONANTS)
 STOPS = ("p", "b", "t", "d", "k", "ɡ", "tʃ", "dʒ")  # a closure, then a release
 _ALIASES = {"": SILENCE, "u": "uː", "ᵻ": "ɪ", "ɔ": "ɔː", "g": "ɡ"}
-_ALIASES |= {"ɑ̃": "ɑː", "ɔ̃": "ɔː", "ɛ̃": "ɛ", "r": "ɹ", "ɬ": "l", "ʍ": "w"}  # in words from French, Spanish, Welsh: the nearest
+# in words from French, Spanish, Welsh: the nearest
+_ALIASES |= {"ɑ̃": "ɑː", "ɔ̃": "ɔː", "ɛ̃": "ɛ", "r": "ɹ", "ɬ": "l", "ʍ": "w"}
 
 
 class PronunciationError(ValueError):
@@ -50,13 +79,20 @@ def _symbol(name: str, language: str) -> tuple[str, int]:
     bare = name.strip("ˈˌ")
     bare = _ALIASES.get(bare, bare)
     if language.startswith("en") and bare not in PHONEMES:
-        raise PronunciationError(f"text: holds a sound that is not in the English inventory ({bare!r}); write it with English words")
+        raise PronunciationError(
+            f"text: holds a sound that is not in the English inventory ({bare!r}); write it "
+            "with English words"
+        )
     return bare, stress
 
 # %% ../../../nbs/1_world/01_voice.ipynb #d40dfada
 @dataclass(frozen=True)
 class Voice:
-    "A speaker. `pitch` and `pitch_range` run from 0 to 99, and 50 is the variant's own; `split` is train or held-out."
+    """A speaker.
+
+    `pitch` and `pitch_range` run from 0 to 99, and 50 is the variant's own; `split` is train or
+    held-out.
+    """
 
     name: str
     language: str  # a key of LANGUAGES
@@ -102,7 +138,10 @@ VOICES = _read_voices(_SPEAKERS)
 
 
 def voice_names(split: str | None = None) -> list[str]:
-    'Names of the English voices of a split ("train", "held-out"; None: all), in a fixed order. Raises ValueError for another split.'
+    """Names of the English voices of a split ("train", "held-out"; None: all), in a fixed order.
+
+    Raises ValueError for another split.
+    """
     if split not in (None, "train", "held-out"):
         raise ValueError(f'split: takes "train", "held-out" or None, got {split!r}')
     return [name for name, voice in VOICES.items() if split in (None, voice.split)]
@@ -116,7 +155,8 @@ FUNCTION_WORDS = frozenset(
     i'm i'll i've i'd you're you'll it's he's she's we're they're that's there's don't doesn't didn't can't won't isn't aren't wasn't""".split()
 )
 _ABBREVIATIONS = frozenset("mr. mrs. ms. dr. st. prof. vs. etc. e.g. i.e.".split())
-_PAUSES = {",": 0.16, ";": 0.24, ":": 0.24, ".": 0.36, "!": 0.36, "?": 0.36}  # seconds after a phrase, by its last sign
+# seconds after a phrase, by its last sign
+_PAUSES = {",": 0.16, ";": 0.24, ":": 0.24, ".": 0.36, "!": 0.36, "?": 0.36}
 _HESITATION = 0.12  # seconds, where a phrase breaks without a sign
 
 
@@ -145,8 +185,12 @@ def _bare(word: str) -> str:
     return word.strip(",;:!?.…\"'()[]{}<>*_-") or word
 
 # %% ../../../nbs/1_world/01_voice.ipynb #69567fe0
-def _split_phrases(tokens: list[_Token], variation: float, rng: np.random.Generator) -> list[list[_Token]]:
-    "Break after punctuation, and with some luck after content words (at least two words on each side)."
+def _split_phrases(
+    tokens: list[_Token], variation: float, rng: np.random.Generator
+) -> list[list[_Token]]:
+    """Break after punctuation, and with some luck after content words (at least two
+    words on each side).
+    """
     phrases, phrase = [], []
     for index, token in enumerate(tokens):
         phrase.append(token)
@@ -157,7 +201,9 @@ def _split_phrases(tokens: list[_Token], variation: float, rng: np.random.Genera
         if sign or hesitates or not left:
             phrases.append(phrase)
             phrase = []
-    return [phrase for phrase in phrases if any(c.isalnum() for token in phrase for c in token.text)]
+    return [
+        phrase for phrase in phrases if any(c.isalnum() for token in phrase for c in token.text)
+    ]
 
 
 def plan_phrases(
@@ -168,7 +214,11 @@ def plan_phrases(
     variation: float = 0.0,  # 0 none, 1 lively
     seed: int = 0,
 ) -> list[Phrase]:
-    "How to say `text`: its phrases, each with a rate, a pitch, a pitch range and the pause after it. The same seed plans the same."
+    """How to say `text`: its phrases, each with a rate, a pitch, a pitch range and the pause after
+    it.
+
+    The same seed plans the same.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(spread: float) -> float:
@@ -181,19 +231,27 @@ def plan_phrases(
         phrase, sign = text[start:end], text[end - 1]
         pause = _PAUSES.get(sign, _HESITATION) * math.exp(draw(0.45))
         said = phrase if sign in _PAUSES else phrase + ","  # a comma keeps the tune open
-        speed, height = voice.rate * rate * math.exp(tempo + draw(0.10)), voice.pitch + 70 * math.log2(pitch) + draw(5)
-        plan.append(Phrase(said, start, speed, height, voice.pitch_range * math.exp(draw(0.3)), pause))
+        speed, height = (
+            voice.rate * rate * math.exp(tempo + draw(0.10)),
+            voice.pitch + 70 * math.log2(pitch) + draw(5),
+        )
+        plan.append(
+            Phrase(said, start, speed, height, voice.pitch_range * math.exp(draw(0.3)), pause)
+        )
     return plan
 
 # %% ../../../nbs/1_world/01_voice.ipynb #a4d81bbd
 MARGIN = 0.12  # seconds of silence before the first sound and, at least, after the last
 _PATCH = SAMPLES_PER_PATCH * ESPEAK_RATE // SAMPLE_RATE  # 3,528 samples at espeak-ng's rate
 _LEAST = round(0.01 * ESPEAK_RATE)  # of a sound, when the next one claims the silence at its end
-_BRIEF = round(0.04 * ESPEAK_RATE)  # a shorter silence inside a phrase counts to the sound before it
+# a shorter silence inside a phrase counts to the sound before it
+_BRIEF = round(0.04 * ESPEAK_RATE)
 
 
 class _Span(NamedTuple):
-    "A phoneme in samples at espeak-ng's rate, and the character of the text it comes from (-1 for silence)."
+    """A phoneme in samples at espeak-ng's rate, and the character of the text it comes
+    from (-1 for silence).
+    """
 
     symbol: str
     start: int
@@ -202,7 +260,9 @@ class _Span(NamedTuple):
 
 
 def _pauses(quiet: np.ndarray, start: int, end: int) -> bool:
-    "Whether [start, end) is silent and long enough; espeak-ng also leaves the glide in *tea on* without a name."
+    """Whether [start, end) is silent and long enough; espeak-ng also leaves the glide in
+    *tea on* without a name.
+    """
     return end - start >= _BRIEF and quiet[end] <= start + _LEAST
 
 
@@ -214,17 +274,33 @@ def _sounds(sound: np.ndarray, marks: list[Mark], phrase: Phrase, language: str)
             position = min(max(mark.position, 0), len(phrase.text) - 1)
             continue
         symbol, stress = _symbol(mark.symbol, language)
-        if spans and (mark.sample == spans[-1].start or (spans[-1].symbol == SILENCE and not _pauses(quiet, spans[-1].start, mark.sample))):
+        if spans and (
+            mark.sample == spans[-1].start
+            or (spans[-1].symbol == SILENCE and not _pauses(quiet, spans[-1].start, mark.sample))
+        ):
             spans.pop()  # it took no time, or is no pause to the ear
-        if mark.sample < len(sound) and not (symbol == SILENCE and (not spans or spans[-1].symbol == SILENCE)):
-            spans.append(_Span(symbol, mark.sample, stress, -1 if symbol == SILENCE else phrase.offset + position))
+        if mark.sample < len(sound) and not (
+            symbol == SILENCE and (not spans or spans[-1].symbol == SILENCE)
+        ):
+            spans.append(
+                _Span(
+                    symbol,
+                    mark.sample,
+                    stress,
+                    -1 if symbol == SILENCE else phrase.offset + position,
+                )
+            )
     while spans and spans[-1].symbol == SILENCE:
         spans.pop()
     return spans
 
 
-def _assemble(parts: list[tuple[np.ndarray, list[Mark]]], plan: list[Phrase], language: str) -> tuple[np.ndarray, list[_Span]]:
-    "Phrases with their pauses, margins and padding: samples at espeak-ng's rate (T a multiple of 3,528) and spans that tile them."
+def _assemble(
+    parts: list[tuple[np.ndarray, list[Mark]]], plan: list[Phrase], language: str
+) -> tuple[np.ndarray, list[_Span]]:
+    """Phrases with their pauses, margins and padding: samples at espeak-ng's rate (T a multiple
+    of 3,528) and spans that tile them.
+    """
     margin = round(MARGIN * ESPEAK_RATE)
     pieces, spans, at = [np.zeros(margin, np.int16)], [_Span(SILENCE, 0, 0, -1)], margin
     for (sound, marks), phrase in zip(parts, plan, strict=True):
@@ -252,7 +328,11 @@ def _move_closures(wav: np.ndarray, spans: list[_Span]) -> list[_Span]:
     for span in spans[1:]:
         before = moved[-1]
         if span.symbol in STOPS:
-            earliest = max(before.start + _LEAST, span.start - _CLOSURE) if before.symbol == SILENCE else before.start + _LEAST
+            earliest = (
+                max(before.start + _LEAST, span.start - _CLOSURE)
+                if before.symbol == SILENCE
+                else before.start + _LEAST
+            )
             span = span._replace(start=min(span.start, max(int(quiet[span.start]), earliest)))
         moved.append(span)
     return moved
@@ -276,12 +356,22 @@ class Word(NamedTuple):
     stressed: bool
 
 
-def _share(members: list[int], tokens: list[_Token], sounds: list[int]) -> list[tuple[int, list[int]]]:
-    "Share the sounds of a run of tokens, in order and by their letters; each gets at least one while they last."
+def _share(
+    members: list[int], tokens: list[_Token], sounds: list[int]
+) -> list[tuple[int, list[int]]]:
+    """Share the sounds of a run of tokens, in order and by their letters; each gets at least
+    one while they last.
+    """
     letters = np.cumsum([len(tokens[member].text) for member in members])
     cuts = np.rint(letters / letters[-1] * len(sounds)).astype(int)
-    cuts = np.maximum.accumulate(np.minimum(np.maximum(cuts, np.arange(1, len(cuts) + 1)), len(sounds)))
-    return [(member, sounds[a:b]) for member, a, b in zip(members, [0, *cuts[:-1]], cuts, strict=True) if b > a]
+    cuts = np.maximum.accumulate(
+        np.minimum(np.maximum(cuts, np.arange(1, len(cuts) + 1)), len(sounds))
+    )
+    return [
+        (member, sounds[a:b])
+        for member, a, b in zip(members, [0, *cuts[:-1]], cuts, strict=True)
+        if b > a
+    ]
 
 
 def _words(text: str, spoken: str, spans: list[_Span], ends: list[int]) -> list[Word]:
@@ -291,7 +381,9 @@ def _words(text: str, spoken: str, spans: list[_Span], ends: list[int]) -> list[
     owned: dict[int, list[int]] = {}
     for index, span in enumerate(spans):
         if span.position >= 0:
-            owned.setdefault(max(bisect.bisect_right(starts, span.position) - 1, 0), []).append(index)
+            owned.setdefault(max(bisect.bisect_right(starts, span.position) - 1, 0), []).append(
+                index
+            )
     heads = sorted(owned)
     words = []
     for head, following in zip(heads, [*heads[1:], len(tokens)], strict=True):
@@ -299,31 +391,56 @@ def _words(text: str, spoken: str, spans: list[_Span], ends: list[int]) -> list[
         for member, sounds in _share([head, *silent], tokens, owned[head]):
             written = _bare(text[tokens[member].start :][: len(tokens[member].text)])
             times = spans[sounds[0]].start / ESPEAK_RATE, ends[sounds[-1]] / ESPEAK_RATE
-            words.append(Word(written, *times, written.lower().replace("’", "'") not in FUNCTION_WORDS))
+            words.append(
+                Word(written, *times, written.lower().replace("’", "'") not in FUNCTION_WORDS)
+            )
     return words
 
 # %% ../../../nbs/1_world/01_voice.ipynb #541a42be
 MAX_CHARACTERS = 1_000
 RATES, PITCHES, VARIATIONS = (0.6, 1.8), (0.75, 1.5), (0.0, 1.0)  # what speak takes
-_PLAIN_SIGNS = str.maketrans({"’": "'", "‘": "'", "–": ",", "—": ",", "…": ".", **dict.fromkeys('“”„«»"', " ")})
+_PLAIN_SIGNS = str.maketrans(
+    {"’": "'", "‘": "'", "–": ",", "—": ",", "…": ".", **dict.fromkeys('“”„«»"', " ")}
+)
 
 
 def _check_text(text: str, language: str) -> str:
-    "What will be spoken: the text with plain signs, character for character. Raises PronunciationError, a ValueError."
+    """What will be spoken: the text with plain signs, character for character.
+
+    Raises PronunciationError, a ValueError.
+    """
     if not isinstance(text, str):
         raise TypeError(f"text: takes a str, got {type(text).__name__}")
     if not text.strip():
         raise PronunciationError("text: is empty; write at least one word")
     if len(text) > MAX_CHARACTERS:
-        raise PronunciationError(f"text: takes up to {MAX_CHARACTERS} characters, got {len(text)}; speak it in parts")
+        raise PronunciationError(
+            f"text: takes up to {MAX_CHARACTERS} characters, got {len(text)}; speak it in parts"
+        )
     spoken = text.translate(_PLAIN_SIGNS)
-    spoken = "".join(" " if unicodedata.category(c) in ("So", "Sk", "Cc", "Cf", "Cs", "Co", "Cn", "Mn", "Me") else c for c in spoken)
+    spoken = "".join(
+        " "
+        if unicodedata.category(c) in ("So", "Sk", "Cc", "Cf", "Cs", "Co", "Cn", "Mn", "Me")
+        else c
+        for c in spoken
+    )
     if language.startswith("en"):
-        foreign = [c for c in spoken if c.isalnum() and not c.isascii() and not (c.isalpha() and "LATIN" in unicodedata.name(c, ""))]
+        foreign = [
+            c
+            for c in spoken
+            if c.isalnum()
+            and not c.isascii()
+            and not (c.isalpha() and "LATIN" in unicodedata.name(c, ""))
+        ]
         if foreign:
-            raise PronunciationError(f"text: an English voice cannot read {foreign[0]!r}; takes Latin letters, digits 0 to 9, punctuation")
+            raise PronunciationError(
+                f"text: an English voice cannot read {foreign[0]!r}; takes Latin letters, digits "
+                "0 to 9, punctuation"
+            )
     if not any(c.isalnum() for c in spoken):
-        raise PronunciationError(f"text: nothing in {text!r} can be pronounced; write at least one word")
+        raise PronunciationError(
+            f"text: nothing in {text!r} can be pronounced; write at least one word"
+        )
     return spoken
 
 
@@ -336,20 +453,29 @@ def _check_number(name: str, value: float, low: float, high: float) -> None:
 
 
 def get_voice(voice: str | Voice) -> Voice:
-    "The voice of that name; a Voice of your own comes back as it is. Raises ValueError with the nearest names for an unknown one, TypeError for anything else."
+    """The voice of that name; a Voice of your own comes back as it is.
+
+    Raises ValueError with the nearest names for an unknown one, TypeError for anything else.
+    """
     if isinstance(voice, Voice):
         return voice
     if not isinstance(voice, str):
         raise TypeError(f"voice: takes a name or a Voice, got {type(voice).__name__}")
     if voice not in VOICES:
         near = difflib.get_close_matches(voice.lower(), VOICES, n=3, cutoff=0.3) or list(VOICES)[:3]
-        raise ValueError(f"voice: there is no {voice!r}; near it: {', '.join(near)}; voice_names() lists all {len(VOICES)}")
+        raise ValueError(
+            f"voice: there is no {voice!r}; near it: {', '.join(near)}; voice_names() "
+            f"lists all {len(VOICES)}"
+        )
     return VOICES[voice]
 
 # %% ../../../nbs/1_world/01_voice.ipynb #51c5db36
 @dataclass(frozen=True, eq=False)
 class Utterance:
-    "Speech that knows its sounds. Phonemes tile [0, duration]; the length is a whole number of patches (4 frames, 160 ms)."
+    """Speech that knows its sounds.
+
+    Phonemes tile [0, duration]; the length is a whole number of patches (4 frames, 160 ms).
+    """
 
     text: str
     voice: str  # name
@@ -373,13 +499,22 @@ def speak(
     voice: str | Voice = "ada",  # a name of VOICES, or a Voice
     rate: float = 1.0,  # times the voice's own, 0.6 to 1.8
     pitch: float = 1.0,  # times the voice's own, 0.75 to 1.5
-    variation: float = 0.0,  # 0: timing follows from text and voice; 1: rate, pauses and pitch vary with the seed
+    # 0: timing follows from text and voice; 1: rate, pauses and pitch vary with the seed
+    variation: float = 0.0,
     seed: int = 0,  # 0 or more
 ) -> Utterance:
-    "Say `text`. The same arguments give the same bytes. Raises ValueError (PronunciationError for text) or TypeError before any work."
+    """Say `text`.
+
+    The same arguments give the same bytes. Raises ValueError (PronunciationError for text) or
+    TypeError before any work.
+    """
     speaker = get_voice(voice)
     spoken = _check_text(text, speaker.language)
-    for name, value, limits in (("rate", rate, RATES), ("pitch", pitch, PITCHES), ("variation", variation, VARIATIONS)):
+    for name, value, limits in (
+        ("rate", rate, RATES),
+        ("pitch", pitch, PITCHES),
+        ("variation", variation, VARIATIONS),
+    ):
         _check_number(name, value, *limits)
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed: takes a whole number from 0 up, got {seed!r}")
@@ -389,18 +524,24 @@ def speak(
         parts = [utter(library, p.text, p.rate, p.pitch, p.pitch_range) for p in plan]
     wav, spans = _assemble(parts, plan, speaker.language)
     if len(spans) == 1:
-        raise PronunciationError(f"text: nothing in {text!r} was pronounced; write at least one word")
+        raise PronunciationError(
+            f"text: nothing in {text!r} was pronounced; write at least one word"
+        )
     spans = _move_closures(wav, spans)
     ends = [*[span.start for span in spans[1:]], len(wav)]
-    phonemes = [Phoneme(s.symbol, s.start / ESPEAK_RATE, end / ESPEAK_RATE, s.stress) for s, end in zip(spans, ends, strict=True)]
-    return Utterance(text, speaker.name, level(resample(wav)), phonemes, _words(text, spoken, spans, ends))
+    phonemes = [
+        Phoneme(s.symbol, s.start / ESPEAK_RATE, end / ESPEAK_RATE, s.stress)
+        for s, end in zip(spans, ends, strict=True)
+    ]
+    return Utterance(
+        text, speaker.name, level(resample(wav)), phonemes, _words(text, spoken, spans, ends)
+    )
 
 # %% ../../../nbs/1_world/01_voice.ipynb #eeecbdd8
 import functools
 from collections.abc import Sequence
 
 import numpy as np
-
 
 # %% ../../../nbs/1_world/01_voice.ipynb #39e2d985
 TRAIN_VARIANTS = tuple(
@@ -409,29 +550,51 @@ TRAIN_VARIANTS = tuple(
     max michel miguel norbert pablo paul pedro quincy robert sandro travis zac""".split()
 )
 DEVELOPMENT_VARIANTS = ("f4", "Alicia", "adam", "grandpa", "john", "iven2")
-ACCENTS = {"en-us": "american", "en-gb": "southern", "en-rp": "southern", "en-lancaster": "northern"}
+ACCENTS = {
+    "en-us": "american",
+    "en-gb": "southern",
+    "en-rp": "southern",
+    "en-lancaster": "northern",
+}
 SPREAD = 0.12  # how far rate and pitch of one speaker vary
 SAME_PITCH = 20  # points of `Voice.pitch`; +-12% of pitch is +-11.4 points
 
 # %% ../../../nbs/1_world/01_voice.ipynb #5c1e142d
 def are_different(a: Voice, b: Voice) -> bool:
     "Whether two voices count as two speakers."
-    return a.variant != b.variant or ACCENTS[a.language] != ACCENTS[b.language] or abs(a.pitch - b.pitch) >= SAME_PITCH
+    return (
+        a.variant != b.variant
+        or ACCENTS[a.language] != ACCENTS[b.language]
+        or abs(a.pitch - b.pitch) >= SAME_PITCH
+    )
 
 # %% ../../../nbs/1_world/01_voice.ipynb #0944f9c5
-UNSTEADY = ("Reed", "caleb")  # variants whose sound depends on what was spoken before: never the same bytes twice
+# variants whose sound depends on what was spoken before: never the same bytes twice
+UNSTEADY = ("Reed", "caleb")
 
 
 def deal_voices(variants: Sequence[str], seed: int = 0) -> list[Voice]:
-    "Each variant in three accents, once low and once high; none is the same speaker as another or as a named training voice. Unsteady ones are still among them."
+    """Each variant in three accents, once low and once high; none is the same speaker as another or
+    as a named training voice.
+
+    Unsteady ones are still among them.
+    """
     rng = np.random.default_rng(seed)
     known, made = [VOICES[name] for name in voice_names("train")], []
     for variant in variants:
         for languages in (["en-us"], ["en-gb", "en-rp"], ["en-lancaster"]):
-            low = rng.integers(34, 44)  # a very low voice at a low pitch is more than the voice box can take
+            # a very low voice at a low pitch is more than the voice box can take
+            low = rng.integers(34, 44)
             for pitch in (low, low + rng.integers(26, 34)):
                 language = str(rng.choice(languages))
-                voice = Voice(f"{variant} {language} {pitch}", language, variant, float(rng.integers(158, 186)), float(pitch), float(rng.integers(40, 75)))
+                voice = Voice(
+                    f"{variant} {language} {pitch}",
+                    language,
+                    variant,
+                    float(rng.integers(158, 186)),
+                    float(pitch),
+                    float(rng.integers(40, 75)),
+                )
                 if all(are_different(voice, other) for other in known):
                     known.append(voice)
                     made.append(voice)
@@ -439,7 +602,10 @@ def deal_voices(variants: Sequence[str], seed: int = 0) -> list[Voice]:
 
 
 def extra_voices(variants: Sequence[str], seed: int = 0) -> list[Voice]:
-    "Invented speakers of these variants, without the unsteady ones. Leaving these out changes no other voice."
+    """Invented speakers of these variants, without the unsteady ones.
+
+    Leaving these out changes no other voice.
+    """
     return [voice for voice in deal_voices(variants, seed) if voice.variant not in UNSTEADY]
 
 # %% ../../../nbs/1_world/01_voice.ipynb #53ed6b16
@@ -450,6 +616,9 @@ def _dealt() -> tuple[Voice, ...]:
 
 
 def draw_stranger(rng: np.random.Generator) -> Voice:
-    "An invented training speaker, by one throw of `rng`. In place of an unsteady one comes the next that is steady."
+    """An invented training speaker, by one throw of `rng`.
+
+    In place of an unsteady one comes the next that is steady.
+    """
     place = int(rng.integers(len(_dealt())))
     return next(voice for voice in _dealt()[place:] if voice.variant not in UNSTEADY)
