@@ -1,8 +1,8 @@
 """Run notebooks in place, store fresh outputs, and write down how long each took:
 data/results/notebook_times.json.
 
-    python docs/refresh.py             all notebooks, in reading order
-    python docs/refresh.py 01b 11      those whose names start with 01b or 11; the times of the others are kept
+    python docs/refresh.py                    all notebooks, in reading order
+    python docs/refresh.py 1_world 3_model/05  those whose names start so; other times are kept
 
 A notebook is replaced only after its last cell ran; a failing one stops the run and stays as it
 was.
@@ -27,6 +27,7 @@ from PIL import Image
 from talker_t2av.common.media import atomic_path, data_dir, write_result
 
 ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
 TIMES = data_dir() / "results" / "notebook_times.json"
 
 
@@ -85,30 +86,16 @@ def refresh(path: Path) -> dict:
 
 
 def main(starts: list[str]) -> int:
-    chosen = [
-        path
-        for path in sorted((ROOT / "nbs").glob("*.ipynb"))
-        if not starts or path.name.startswith(tuple(starts))
-    ]
+    names = {str(path.relative_to(NBS).with_suffix("")): path for path in sorted(NBS.rglob("*.ipynb"))}
+    chosen = [name for name in names if not starts or name.startswith(tuple(starts))]
     if not chosen:
         raise SystemExit(f"docs/refresh.py: no notebook's name starts with {' or '.join(starts)}")
-    times = json.loads(TIMES.read_text(encoding="utf-8"))["values"] if TIMES.is_file() else {}
-    for path in chosen:
-        times[path.stem] = refresh(path)
-        print(
-            f"{path.stem:28s} {times[path.stem]['seconds']:6.1f} s "
-            f"{times[path.stem]['kilobytes']:6d} kB",
-            flush=True,
-        )
-        write_result(
-            TIMES,
-            {
-                name: times[name]
-                for name in sorted(times)
-                if (ROOT / "nbs" / f"{name}.ipynb").is_file()
-            },
-            "make refresh",
-        )
+    for name in chosen:
+        taken = refresh(names[name])
+        print(f"{name:32s} {taken['seconds']:6.1f} s {taken['kilobytes']:6d} kB", flush=True)
+        times = json.loads(TIMES.read_text(encoding="utf-8"))["values"] if TIMES.is_file() else {}
+        times = {known: value for known, value in (times | {name: taken}).items() if known in names}
+        write_result(TIMES, dict(sorted(times.items())), "make refresh")
     return 0
 
 
