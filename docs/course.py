@@ -4,74 +4,54 @@ what one can explain afterwards, where to go next.
     python docs/course.py            writes or renews these cells in nbs/
     python docs/course.py --check    says which notebooks it would change, and changes nothing
 
-docs/course.json holds what somebody must decide: `needs` (notebooks to read first) and `explain`
-(what a reader should now be able to explain).
+A notebook's name is its place: "3_model/05_flow" is the fifth of part 3 and is called 3.5; those
+in workshop/ are called W.1, W.2, ... A part is a folder; parts come in the order of their names.
+
+docs/course.json holds what somebody must decide, for each notebook:
+
+    needs     notebooks that must be read first
+    side      side rooms: background that may be looked up
+    explain   what a reader should now be able to explain
+    main      true: on the main path
+    hour      true: in the hour that shows the idea
+
 Order, titles, links, times and the contents in the index are computed. The cells are ordinary
 Markdown that starts with a hidden mark, so JupyterLab, GitHub and the site show them alike.
 """
 
 import json
+import posixpath
 import re
 import sys
 from pathlib import Path
 
 NBS = Path(__file__).resolve().parent.parent / "nbs"
 TABLE = Path(__file__).resolve().parent / "course.json"
-START, EXPLAIN, LINKS = (
-    "<!-- course: start -->",
-    "<!-- course: explain -->",
-    "<!-- course: links -->",
-)
+START = "<!-- course: start -->"
+EXPLAIN = "<!-- course: explain -->"
+LINKS = "<!-- course: links -->"
 MARKS = (START, EXPLAIN, LINKS)
 CONTENTS = "<!-- course: contents -->"  # the index holds one such cell
-PARTS = {  # title in the contents -> the leading characters of its notebooks' names
-    "Before we start": ("00",),
-    "Part 1 · A world that talks": ("01", "02", "03"),
-    "Part 2 · Two aligned 25 Hz latents": ("04", "05", "06"),
-    "Part 3 · The model": ("07", "08", "09", "10", "11", "12", "13"),
-    "Part 4 · Make it talk": ("14", "15"),
-    "Part 5 · Does it work?": ("16", "17", "18"),
-    "Part 6 · The real size": ("19", "20"),
-    "Tools": ("21",),
-    "Appendix": ("9",),
+WORKSHOP = "workshop"  # the last part: background that any notebook may need
+PARTS = {  # folder -> title; a folder that does not exist is not mentioned anywhere
+    "0_start": "Start",
+    "1_world": "A world that talks",
+    "2_codecs": "Two aligned 25 Hz latents",
+    "3_model": "The model",
+    "4_training": "Training",
+    "5_inference": "Make it talk",
+    "6_evaluation": "Does it work?",
+    "7_studies": "What if?",
+    "8_released": "The real size",
+    "9_play": "Playground",
+    WORKSHOP: "Workshop",
 }
+# pages that are looked up, not worked through: no goals, no exercises
+REFERENCE = ("workshop/08_glossary", "workshop/09_teachers", "workshop/10_responsible_use")
+GLOSSARY, TEACHERS = REFERENCE[:2]
+MAIN = "●"  # marks a notebook of the main path in contents, sidebar and map
 # an estimate: technical prose, and code that is read rather than skimmed
-WORDS_A_MINUTE, LINES_A_MINUTE = 180, 25
-AFTERNOON = ("00a", "00b", "01a", "01b", "04a", "04b", "11")
-WEEKEND = (
-    *AFTERNOON,
-    "00c",
-    "00d",
-    "07",
-    "08",
-    "09",
-    "10",
-    "12",
-    "13a",
-    "13b",
-    "13c",
-    "13d",
-    "15a",
-)
-# title -> (what it is for, the leading characters of its notebooks' names; they hold all that they
-# need)
-PATHS = {
-    "An afternoon": (
-        "You want the idea: what speech is made of, what a latent is, and how flow matching draws "
-        "a sample when many answers are right.",
-        AFTERNOON,
-    ),
-    "A weekend": (
-        "You want to build it: the afternoon, then the whole model from its first layer to the "
-        "loop that generates.",
-        WEEKEND,
-    ),
-    "A course": (
-        "Everything, in order. [For teachers](91_teachers.ipynb) has a timetable, and "
-        "says what to run live.",
-        ("0", "1", "2"),
-    ),
-}
+WORDS_A_MINUTE, LINES_A_MINUTE = 180, 40
 
 
 def source(cell: dict) -> str:
@@ -84,13 +64,25 @@ def own(cells: list[dict]) -> list[dict]:
 
 
 def title(cells: list[dict]) -> str:
-    """The heading of the first cell: "1b. Voice: from text to phonemes and speech"."""
+    """The heading of the first cell: "1.1. Voice: from text to phonemes and speech"."""
     return source(cells[0]).split("\n")[0].removeprefix("# ")
 
 
 def subtitle(cells: list[dict]) -> str:
     """The line below the heading: what the notebook is about."""
     return source(cells[0]).partition("\n> ")[2].split("\n")[0]
+
+
+def label(name: str) -> str:
+    """The number by which a notebook is called: "3_model/05_flow" is "3.5"."""
+    folder, _, file = name.partition("/")
+    part = "W" if folder == WORKSHOP else folder.split("_")[0]
+    return f"{part}.{int(file.split('_')[0])}"
+
+
+def short_title(cells: list[dict]) -> str:
+    """The heading without number and without what follows a colon: "Voice"."""
+    return title(cells).split(". ", 1)[-1].split(": ")[0]
 
 
 def minutes(cells: list[dict]) -> int:
@@ -105,35 +97,80 @@ def minutes(cells: list[dict]) -> int:
     return max(5, 5 * round((words / WORDS_A_MINUTE + lines / LINES_A_MINUTE) / 5))
 
 
-def short(name: str, titles: dict[str, str]) -> str:
-    """A link that names a notebook by its number: [1b](01b_voice.ipynb)."""
-    return f"[{titles[name].split('. ')[0]}]({name}.ipynb)"
+def hours(books: dict[str, dict], names: list[str]) -> float:
+    """Estimated reading time of some notebooks."""
+    return sum(minutes(own(books[name]["cells"])) for name in names) / 60
+
+
+def target(name: str, at: str) -> str:
+    """The link from notebook `at` to notebook `name`, relative as Jupyter and Sphinx want it."""
+    return posixpath.relpath(f"{name}.ipynb", posixpath.dirname(at) or ".")
+
+
+def short(name: str, at: str) -> str:
+    """A link that names a notebook by its number: [1.1](../1_world/01_voice.ipynb)."""
+    return f"[{label(name)}]({target(name, at)})"
+
+
+def main_path(table: dict[str, dict], names: list[str]) -> list[str]:
+    """The notebooks of the main path, in order."""
+    return [name for name in names if table.get(name, {}).get("main")]
+
+
+def neighbours(name: str, order: list[str]) -> tuple[str | None, str | None]:
+    """What stands before and after a notebook in some order."""
+    place = order.index(name)
+    before = order[place - 1] if place else None
+    after = order[place + 1] if place + 1 < len(order) else None
+    return before, after
+
+
+def arrows(before: str | None, middle: str, after: str | None) -> str:
+    """One line of links: ← before · middle · after →."""
+    return " · ".join(
+        [f"← {before}"] * bool(before) + [middle] * bool(middle) + [f"{after} →"] * bool(after)
+    )
+
+
+def start_cell(name: str, cells: list[dict], titles: dict[str, str], table: dict) -> str:
+    """What to read first, side rooms, time, and where the main path runs."""
+    entry, path = table[name], main_path(table, list(titles))
+    needs = ", ".join(short(need, name) for need in entry["needs"] if need in titles)
+    side = ", ".join(short(room, name) for room in entry.get("side", []) if room in titles)
+    facts = [f"**Read first:** {needs or 'nothing'}"]
+    facts += [f"**Side rooms:** {side}"] * bool(side)
+    facts += [f"**Time:** about {minutes(cells)} minutes to read"]
+    facts += [f"**Words:** [glossary]({target(GLOSSARY, name)})"]
+    if name in path:
+        facts += [f"{MAIN} **Main path:** {path.index(name) + 1} of {len(path)}"]
+    return f"{START}\n{' · '.join(facts)}"
+
+
+def links_cell(name: str, titles: dict[str, str], table: dict) -> str:
+    """Where to go next: along the main path, and to the neighbours in the order of the book."""
+    linked = lambda other: other and f"[{titles[other]}]({target(other, name)})"
+    lines, path = [LINKS], main_path(table, list(titles))
+    if name in path:
+        before, after = neighbours(name, path)
+        lines += [arrows(linked(before), f"{MAIN} **Main path**", linked(after)), ""]
+    before, after = neighbours(name, list(titles))
+    contents = f"[Contents]({target('index', name)})"
+    lines += [arrows(linked(before), contents, linked(after))]
+    return "\n".join(lines)
 
 
 def course_cells(
     name: str, cells: list[dict], titles: dict[str, str], table: dict[str, dict]
 ) -> dict[str, str]:
     """Mark -> text of the cells that belong into one notebook."""
-    order, entry = list(titles), table[name]
-    place = order.index(name)
-    before, after = (
-        order[place - 1] if place else None,
-        order[place + 1] if place + 1 < len(order) else None,
-    )
-    needs = ", ".join(short(need, titles) for need in entry["needs"] if need in titles)
-    first = f"**Read first:** {needs}" if needs else "**Read first:** nothing"
-    start = (
-        f"{START}\n{first} · **Time:** about {minutes(cells)} minutes to read · **Words:** "
-        "[glossary](90_glossary.ipynb)"
-    )
-    explain = f"{EXPLAIN}\n## You should now be able to explain\n\n" + "\n".join(
-        f"- {line}" for line in entry["explain"]
-    )
-    links = [f"← [{titles[before]}]({before}.ipynb)"] if before else []
-    links += ["[Contents](index.ipynb)"] + (
-        [f"[{titles[after]}]({after}.ipynb) →"] if after else []
-    )
-    return {START: start, EXPLAIN: explain, LINKS: f"{LINKS}\n{' · '.join(links)}"}
+    links = {LINKS: links_cell(name, titles, table)}
+    if name in REFERENCE:
+        return links
+    lines = "\n".join(f"- {line}" for line in table[name]["explain"])
+    return {
+        START: start_cell(name, cells, titles, table),
+        EXPLAIN: f"{EXPLAIN}\n## You should now be able to explain\n\n{lines}",
+    } | links
 
 
 def markdown_cell(mark: str, text: str) -> dict:
@@ -146,150 +183,184 @@ def markdown_cell(mark: str, text: str) -> dict:
 
 
 def with_course(cells: list[dict], made: dict[str, str]) -> list[dict]:
-    """The notebook's own cells with the three others in their places: after the overview figure
-    (or the title), before the exercises, at the end.
+    """The notebook's own cells with those of this program in their places: after the overview
+    figure (or the title), before the exercises, at the end.
     """
-    figure = next(
-        (
-            i
-            for i, cell in enumerate(cells)
-            if cell["cell_type"] == "code" and "overview(" in source(cell)
-        ),
-        0,
-    )
-    exercises = next(
-        (
-            i
-            for i, cell in enumerate(cells)
-            if cell["cell_type"] == "markdown" and re.search(r"^## Exercises", source(cell), re.M)
-        ),
-        len(cells),
-    )
-    new = {mark: markdown_cell(mark, text) for mark, text in made.items()}
+    figure, exercises = 0, len(cells)
+    for i, cell in reversed(list(enumerate(cells))):
+        if cell["cell_type"] == "code" and re.search(r"^overview\(", source(cell), re.M):
+            figure = i
+        if cell["cell_type"] == "markdown" and re.search(r"^## Exercises", source(cell), re.M):
+            exercises = i
+    new = {mark: [markdown_cell(mark, made[mark])] if mark in made else [] for mark in MARKS}
     return [
         *cells[: figure + 1],
-        new[START],
+        *new[START],
         *cells[figure + 1 : exercises],
-        new[EXPLAIN],
+        *new[EXPLAIN],
         *cells[exercises:],
-        new[LINKS],
+        *new[LINKS],
     ]
 
 
-def notebooks(pattern: str = "[0-9]*.ipynb") -> dict[str, dict]:
-    """Name -> notebook, in reading order; all but the index."""
+def notebooks() -> dict[str, dict]:
+    """Name ("3_model/05_flow") -> notebook, in reading order; all but the index."""
     return {
-        path.stem: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(NBS.glob(pattern))
+        path.relative_to(NBS).with_suffix("").as_posix(): json.loads(
+            path.read_text(encoding="utf-8")
+        )
+        for path in sorted(NBS.glob("[!._]*/[0-9]*.ipynb"))
     }
-
-
-def chapters() -> dict[str, dict]:
-    """The notebooks with goals and exercises: without the appendix (names that start with 9),
-    which has a shape of its own.
-    """
-    return notebooks("[0-8]*.ipynb")
 
 
 def parts(names: list[str]) -> dict[str, list[str]]:
-    """Part -> its notebooks, of the parts that have some.
+    """Folder -> its notebooks, in the order of PARTS.
 
     Raises ValueError for a notebook that no part takes.
     """
-    if lost := [name for name in names if not name.startswith(sum(PARTS.values(), ()))]:
+    if lost := [name for name in names if name.split("/")[0] not in PARTS]:
         raise ValueError(f"docs/course.py: no part in PARTS takes {', '.join(lost)}")
+    found = {folder: [n for n in names if n.split("/")[0] == folder] for folder in PARTS}
+    return {folder: inside for folder, inside in found.items() if inside}
+
+
+def part_title(folder: str) -> str:
+    """What a part is called: "3 · The model"."""
+    number = folder.split("_")[0]
+    return f"{number} · {PARTS[folder]}" if number.isdigit() else PARTS[folder]
+
+
+def paths(table: dict[str, dict], names: list[str]) -> dict[str, tuple[str, list[str]]]:
+    """Three ways to read: title -> (what it is for, its notebooks)."""
     return {
-        part: found
-        for part, starts in PARTS.items()
-        if (found := [name for name in names if name.startswith(starts)])
+        "An hour": (
+            "You want the idea: which decisions voice and face share, and how a sample is drawn "
+            "when many answers are right.",
+            [name for name in names if table.get(name, {}).get("hour")],
+        ),
+        f"Ten evenings: the main path {MAIN}": (
+            "You want to understand the whole system: one notebook for each idea. Each needs "
+            "only what stands before it here, and links to side rooms for the rest.",
+            main_path(table, names),
+        ),
+        "All of it": (
+            "You want to build it or to teach it: every notebook, in order. "
+            f"[For teachers]({TEACHERS}.ipynb) says what to run live.",
+            [name for name in names if name not in REFERENCE],
+        ),
     }
 
 
-def paths(books: dict[str, dict]) -> list[str]:
+def ways_to_read(books: dict[str, dict], table: dict[str, dict]) -> list[str]:
     """The ways through the book, with links and hours."""
-    titles, lines = {name: title(nb["cells"]) for name, nb in books.items()}, []
-    for name, (purpose, starts) in PATHS.items():
-        chosen = [book for book in books if book.startswith(starts)]
-        hours = sum(minutes(own(books[book]["cells"])) for book in chosen) / 60
-        listed = (
-            " → ".join(short(book, titles) for book in chosen)
-            if starts != PATHS["A course"][1]
-            else f"all {len(chosen)} of them"
-        )
-        lines.append(f"- **{name}** ({hours:.0f} hours of reading). {purpose} {listed}")
+    lines = []
+    for name, (purpose, chosen) in paths(table, list(books)).items():
+        time = hours(books, chosen)
+        listed = " → ".join(short(book, "index") for book in chosen)
+        if name == "All of it":
+            listed = f"{len(chosen)} notebooks."
+        lines.append(f"- **{name}** ({time:.0f} h of reading). {purpose} {listed}")
     return lines
 
 
-def contents(books: dict[str, dict]) -> str:
+def contents(books: dict[str, dict], table: dict[str, dict]) -> str:
     """The cell of the index that says how to read, and lists all notebooks: title, what
     each is about, minutes.
     """
-    lines = [CONTENTS, "## Three ways to read", "", *paths(books), "", "## Contents"]
-    for part, names in parts(list(books)).items():
-        times = [minutes(own(books[name]["cells"])) for name in names]
-        lines += [
-            "",
-            f"### {part}" + ("" if part == "Appendix" else f" ({sum(times) / 60:.1f} h)"),
-            "",
-            "| notebook | in one line | read |",
-            "|---|---|---|",
-        ]
-        lines += [
-            (
-                f"| [{title(books[name]['cells'])}]({name}.ipynb) | "
-                f"{subtitle(books[name]['cells'])} | {time} min |"
+    path = main_path(table, list(books))
+    lines = [CONTENTS, "## Three ways to read", "", *ways_to_read(books, table), ""]
+    lines += ["## Contents", "", f"{MAIN} marks the main path."]
+    for folder, names in parts(list(books)).items():
+        lines += ["", f"### {part_title(folder)} ({hours(books, names):.1f} h)", ""]
+        lines += ["|  | notebook | in one line | read |", "|---|---|---|---|"]
+        for name in names:
+            cells = books[name]["cells"]
+            mark = MAIN if name in path else ""
+            lines.append(
+                f"| {mark} | [{title(cells)}]({name}.ipynb) | {subtitle(cells)} | "
+                f"{minutes(own(cells))} min |"
             )
-            for name, time in zip(names, times)
-        ]
     return "\n".join(lines)
 
 
-def with_contents(cells: list[dict], books: dict[str, dict]) -> list[dict]:
+def with_contents(cells: list[dict], books: dict[str, dict], table: dict) -> list[dict]:
     """The cells of the index, with today's contents in the place of the old."""
-    return [
-        markdown_cell(CONTENTS, contents(books)) if source(cell).startswith(CONTENTS) else cell
-        for cell in cells
+    new = markdown_cell(CONTENTS, contents(books, table))
+    return [new if source(cell).startswith(CONTENTS) else cell for cell in cells]
+
+
+def faults(name: str, table: dict[str, dict], names: list[str]) -> list[str]:
+    """What is wrong with the entry of one notebook."""
+    if name not in table:
+        return ["has no entry"]
+    entry, found = table[name], []
+    if not entry["explain"]:
+        found.append("`explain` is empty")
+    for kind in ("needs", "side"):
+        asked = entry.get(kind, [])
+        if unknown := [need for need in asked if need not in names]:
+            found.append(f"`{kind}` names {unknown}, which do not exist")
+    late = [
+        need
+        for need in entry["needs"]
+        if need in names and not need.startswith(WORKSHOP) and need >= name
     ]
+    if late and not name.startswith(WORKSHOP):
+        found.append(f"needs {late}, which is not an earlier notebook")
+    if entry.get("main"):
+        allowed = main_path(table, names)
+        lost = [need for need in entry["needs"] if need not in allowed]
+        if lost:
+            found.append(f"is on the main path but needs {lost}; make that a side room")
+    return found
+
+
+def circle(table: dict[str, dict], names: list[str]) -> list[str]:
+    """Notebooks that need each other, around in a circle; empty when there are none."""
+    left = {name: {need for need in table[name]["needs"] if need in names} for name in names}
+    while free := [name for name, needs in left.items() if not needs & set(left)]:
+        for name in free:
+            del left[name]
+    return list(left)
 
 
 def check_table(table: dict[str, dict], names: list[str]) -> None:
-    """Raises ValueError for a chapter without an entry, one that says nothing, or one that
-    needs what comes later.
+    """Raises ValueError for a notebook without an entry, one that says nothing, one that needs
+    what comes later (all may need the workshop), one of the main path that needs what is not on
+    it, and for notebooks that need each other.
     """
-    if lost := [name for name in names if name not in table]:
-        raise ValueError(f"docs/course.json has no entry for {', '.join(lost)}")
-    for name in names:
-        later = [need for need in table[name]["needs"] if need not in table or need >= name]
-        if later or not table[name]["explain"]:
-            raise ValueError(
-                f"docs/course.json, {name}: "
-                + (
-                    f"needs {later}, which is not an earlier notebook"
-                    if later
-                    else "`explain` is empty"
-                )
-            )
+    wrong = {name: found for name in names if (found := faults(name, table, names))}
+    if wrong:
+        lines = [f"{name}: {'; '.join(found)}" for name, found in wrong.items()]
+        raise ValueError("docs/course.json\n" + "\n".join(lines))
+    if around := circle(table, names):
+        raise ValueError(f"docs/course.json: these need each other: {', '.join(around)}")
+    if gone := [name for name in table if name not in names]:
+        raise ValueError(f"docs/course.json: entries of notebooks that are gone: {gone}")
+
+
+def renewed(books: dict[str, dict], index: dict, table: dict) -> dict[str, list[dict]]:
+    """Name -> cells as they should be, of all notebooks and the index."""
+    titles = {name: title(nb["cells"]) for name, nb in books.items()}
+    fresh = {}
+    for name, nb in books.items():
+        mine = own(nb["cells"])
+        fresh[name] = with_course(mine, course_cells(name, mine, titles, table))
+    fresh["index"] = with_contents(index["cells"], books, table)
+    return fresh
 
 
 def main(check: bool = False) -> int:
-    table, books = json.loads(TABLE.read_text(encoding="utf-8")), chapters()
-    check_table(table, list(books))
-    titles = {name: title(nb["cells"]) for name, nb in books.items()}
+    table, books = json.loads(TABLE.read_text(encoding="utf-8")), notebooks()
+    check_table(table, [name for name in books if name not in REFERENCE])
     index = json.loads((NBS / "index.ipynb").read_text(encoding="utf-8"))
-    fresh = {
-        name: with_course(own(nb["cells"]), course_cells(name, own(nb["cells"]), titles, table))
-        for name, nb in books.items()
-    }
-    fresh["index"] = with_contents(index["cells"], notebooks())
-    stale = []
+    fresh, stale = renewed(books, index, table), []
     for name, nb in (books | {"index": index}).items():
         if [source(cell) for cell in fresh[name]] != [source(cell) for cell in nb["cells"]]:
             stale.append(name)
             if not check:
-                (NBS / f"{name}.ipynb").write_text(
-                    json.dumps(nb | {"cells": fresh[name]}, indent=1, ensure_ascii=False) + "\n",
-                    encoding="utf-8",
-                )
+                text = json.dumps(nb | {"cells": fresh[name]}, indent=1, ensure_ascii=False)
+                (NBS / f"{name}.ipynb").write_text(text + "\n", encoding="utf-8")
     print(f"course: {'stale' if check else 'renewed'}: {', '.join(stale) or 'none'}")
     return int(check and bool(stale))
 
