@@ -7,7 +7,6 @@ Random weights.
 import time
 
 import torch
-from timing import fastest
 
 from talker_t2av.codecs.audio.codec import AUDIO_PRESETS, AudioCodec
 from talker_t2av.codecs.audio.layers import (
@@ -18,6 +17,7 @@ from talker_t2av.codecs.audio.layers import (
     decoder_cost,
 )
 from talker_t2av.codecs.audio.losses import CodecLearner
+from talker_t2av.common.measuring import fastest
 from talker_t2av.common.media import PATCH_SIZE, SAMPLE_RATE
 
 

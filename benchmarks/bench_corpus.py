@@ -3,31 +3,22 @@ with and without film.
 """
 
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from talker_t2av.common.measuring import fastest
 from talker_t2av.common.media import FRAME_RATE
 from talker_t2av.world.corpus import BuildSettings, build_corpus, make_clip, one_thread, write_clip
 from talker_t2av.world.dataset import ClipDataset, LengthBucketSampler, collate, read_manifest
 from talker_t2av.world.sentences import sample_sentence
 
 
-def timed(function, repeats: int = 3) -> tuple[float, object]:
-    "Best of `repeats` seconds, and the last result."
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = function()
-        best = min(best, time.perf_counter() - start)
-    return best, result
-
-
 def clips_rows(n: int, **options) -> list[dict]:
     "Speed of `n` clips with make_clip."
-    best, clips = timed(lambda: [make_clip(i, "train", **options) for i in range(n)], 3)
+    clips = [make_clip(i, "train", **options) for i in range(n)]
+    best = fastest(lambda: [make_clip(i, "train", **options) for i in range(n)])
     seconds, kind = (
         sum(c.n_frames for c in clips) / FRAME_RATE,
         "sound, articulation" + (" and 128-pixel film" if options["video"] else ""),
@@ -55,9 +46,7 @@ def run() -> list[dict]:
     with one_thread():
         rows = clips_rows(60, video=False) + clips_rows(4, video=True)
         with tempfile.TemporaryDirectory() as folder:
-            best, _ = timed(
-                lambda: [write_clip(Path(folder), i, BuildSettings()) for i in range(4)]
-            )
+            best = fastest(lambda: [write_clip(Path(folder), i, BuildSettings()) for i in range(4)])
             rows.append(
                 {
                     "name": "write_clip with film (FLAC, mp4, truth)",
@@ -72,7 +61,7 @@ def run() -> list[dict]:
                 )
             )
             sampler = LengthBucketSampler(data.lengths, 16)
-            best, _ = timed(lambda: [collate([data[i] for i in batch]) for batch in sampler])
+            best = fastest(lambda: [collate([data[i] for i in batch]) for batch in sampler])
             rows.append(
                 {
                     "name": "batches of sound and motion from disk",
@@ -82,7 +71,7 @@ def run() -> list[dict]:
                 }
             )
     rng = np.random.default_rng(0)
-    best, _ = timed(lambda: [sample_sentence(rng, "train") for _ in range(500)])
+    best = fastest(lambda: [sample_sentence(rng, "train") for _ in range(500)])
     rows.append(
         {
             "name": "sample_sentence, train",

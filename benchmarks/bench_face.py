@@ -2,25 +2,14 @@
 of painting a person.
 """
 
-import time
-
 import torch
 
+from talker_t2av.common.measuring import fastest
 from talker_t2av.world.face.articulation import articulate, idle_motion
 from talker_t2av.world.face.portrait import paint
 from talker_t2av.world.face.rendering import ZOOM, lip_gap, mouth_opening, render, sample_identity
 
 N_FRAMES, SIZE = 250, 128
-
-
-def best(function, repeats=5) -> float:
-    "Shortest of several runs, in seconds: other programs can only make it longer."
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def run() -> list[dict]:
@@ -33,7 +22,7 @@ def run() -> list[dict]:
     try:
         for n in (1, 2):
             torch.set_num_threads(n)
-            rate = N_FRAMES / best(lambda: render(who, mouth, pose, SIZE))
+            rate = N_FRAMES / fastest(lambda: render(who, mouth, pose, SIZE))
             rows.append(
                 {
                     "name": f"face/render {n} thread{'s' * (n > 1)}",
@@ -46,7 +35,7 @@ def run() -> list[dict]:
         rows.append(
             {
                 "name": "face/paint",
-                "value": round(1000 * best(lambda: paint(who, SIZE * ZOOM))),
+                "value": round(1000 * fastest(lambda: paint(who, SIZE * ZOOM))),
                 "unit": "ms",
                 "note": "textures of a new person, once per person and size; 1 thread",
             }
@@ -54,7 +43,7 @@ def run() -> list[dict]:
         rows.append(
             {
                 "name": "face/articulate",
-                "value": round(N_FRAMES / best(lambda: articulate(sounds, N_FRAMES))),
+                "value": round(N_FRAMES / fastest(lambda: articulate(sounds, N_FRAMES))),
                 "unit": "frames/s",
                 "note": f"{len(sounds)} phonemes, 1 thread",
             }

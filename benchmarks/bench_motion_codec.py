@@ -3,7 +3,6 @@ release's way of resampling.
 """
 
 import torch
-from timing import fastest
 
 from talker_t2av.codecs.motion.codec import (
     MotionCodec,
@@ -11,6 +10,7 @@ from talker_t2av.codecs.motion.codec import (
     frames_per_second,
     motion_config,
 )
+from talker_t2av.common.measuring import fastest
 
 
 def run() -> list[dict]:

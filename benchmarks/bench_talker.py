@@ -5,10 +5,9 @@ sample, patch by patch and draw by draw, as one would first write it; both give 
 which is checked.
 """
 
-import time
-
 import torch
 
+from talker_t2av.common.measuring import fastest, fastest_in_turns
 from talker_t2av.model.flow import FlowDraws, draw_flow, flow_matching_loss
 from talker_t2av.model.patches import count_patches
 from talker_t2av.model.sequence import TalkerSample, make_batch, target_patches
@@ -103,16 +102,6 @@ def loop_step(talker: Talker, batch, draws: dict[str, FlowDraws]):
     return audio + c.motion_loss_weight * motion + c.stop_loss_weight * stop
 
 
-def seconds_of(function, repeats: int) -> float:
-    """Best of several runs."""
-    best = float("inf")
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        function()
-        best = min(best, time.perf_counter() - begin)
-    return best
-
-
 def bench_training(number: int = 4, seconds: float = 2.0) -> list[dict]:
     """Ours against the loop, on a batch that the loop gets through in reasonable time; and ours
     alone on a usual one.
@@ -142,24 +131,20 @@ def bench_training(number: int = 4, seconds: float = 2.0) -> list[dict]:
         found[name] = loss.item(), talker.patches.audio_projector.weight.grad.norm().item()
 
     ours = lambda: run("ours", lambda: talker(batch, draws=draws).loss)
-    ours()  # warm up
-    fast, slow = (
-        seconds_of(ours, 3),
-        seconds_of(lambda: run("loop", lambda: loop_step(talker, batch, draws)), 1),
-    )
-    fast = min(fast, seconds_of(ours, 2))
+    loop = lambda: run("loop", lambda: loop_step(talker, batch, draws))
+    fast, slow = fastest_in_turns(ours, loop, repeats=3)
     for mine, theirs in zip(found["ours"], found["loop"]):
         assert abs(mine / theirs - 1) < 1e-4, f"not the same step: {found}"
     usual = make_batch(
         clips(talker.config, 16, 3.0, generator), load_tokenizer("small"), talker.config
     )
-    sixteen = seconds_of(lambda: talker(usual, generator).loss.backward(), 3)
+    sixteen = fastest(lambda: talker(usual, generator).loss.backward(), 3)
     what = (
         f"small preset, {number} clips of {seconds:g} s, K = {talker.config.num_draws}, forward "
         "and backward, float32"
     )
     return [
-        {"name": "talker: training step", "value": fast, "unit": "s", "note": f"{what}; best of 5"},
+        {"name": "talker: training step", "value": fast, "unit": "s", "note": f"{what}; best of 3"},
         {
             "name": "talker: training step, plain loop",
             "value": slow,
@@ -187,7 +172,7 @@ def bench_training(number: int = 4, seconds: float = 2.0) -> list[dict]:
 def memory_bandwidth() -> float:
     """Bytes per second that a sum over 1 GB of float32 reads: best of 5."""
     data = torch.ones(256 * 2**20)
-    return data.nbytes / seconds_of(data.sum, 5)
+    return data.nbytes / fastest(data.sum, 5)
 
 
 def paper_talker() -> Talker:
@@ -235,12 +220,12 @@ def bench_paper_step(patches: int = 3) -> list[dict]:
             ids,
             torch.zeros(1, 256, dtype=dtype),
             torch.zeros(1, 40, dtype=dtype),
-            max_patches=patches + 1,
+            max_patches=patches + 2,  # the first reads the text, one warms up
             generator=torch.Generator().manual_seed(0),
             sampling=Sampling(num_steps=10, guidance_scale=2.0),
         )
         next(steps)  # reads the text as well
-        best = seconds_of(lambda: next(steps), patches)
+        best = fastest(lambda: next(steps), patches)
         read, name = weights_read(talker, 9), str(dtype).removeprefix("torch.")
         note = (
             "paper preset, random weights: both heads (10 Euler steps, 9 evaluated, guidance in "

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from talker_t2av.common.measuring import energy_envelope, lag_correlation, peak_lag
 from talker_t2av.common.media import FRAME_RATE, data_dir, write_result
-from talker_t2av.evaluation.sync import energy_envelope, lag_correlation
 from talker_t2av.world.corpus import make_clip
 from talker_t2av.world.face.rendering import (
     ARTICULATION,
@@ -71,7 +71,7 @@ def check_world(n_clips: int = 200, split: str = "train") -> dict:
         "articulation_gap_max": round(max(gaps), 5),
         "pixels_open_at_p_b_m_max": round(max(shut), 3),
         "pixels_open_at_widest_frame_median": round(float(np.median(wide)), 3),
-        "jaw_energy_lag_frames": int(mean.argmax()) - len(mean) // 2,
+        "jaw_energy_lag_frames": peak_lag(mean),
         "jaw_energy_correlation": round(float(mean.max()), 3),
         "correlation_by_lag": [round(float(c), 3) for c in mean],
     }

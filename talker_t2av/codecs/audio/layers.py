@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from ...common.measuring import fastest
 from ...common.media import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME, load_torchaudio
 
 WINDOW, HOP = 960, 240  # of Fourier transforms: 40 ms every 10 ms
@@ -471,14 +472,10 @@ def decoder_cost(
     hidden = torch.zeros(1, hidden_size, round(seconds * FRAME_RATE))
     with FlopCounterMode(display=False) as counter:
         decoder(hidden)
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        decoder(hidden)
-        times.append(time.perf_counter() - start)
+    spent = fastest(lambda: decoder(hidden), repeat)
     return {
         "parameters": sum(p.numel() for p in decoder.parameters()),
         "gflop_per_second": counter.get_total_flops() / seconds / 1e9,
-        "real_time_factor": seconds / min(times),
+        "real_time_factor": seconds / spent,
         "lookahead_ms": 1000 * decoder.lookahead / FRAME_RATE,
     }

@@ -10,6 +10,8 @@ __all__ = ['PRESETS', 'CHUNK', 'MotionConfig', 'motion_config', 'MotionEncoder',
 
 # %% ../../../nbs/2_codecs/09_motion_codec.ipynb #08186d0f
 import math
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -38,6 +40,7 @@ from talker_t2av.codecs.motion.layers import (
     look_at,
     warp,
 )
+from ...common.measuring import fastest
 
 # %% ../../../nbs/2_codecs/09_motion_codec.ipynb #fe3106b9
 @dataclass(frozen=True)
@@ -469,15 +472,13 @@ def frames_per_second(
     network: MotionNetwork,
     batch: int = 16,  # pictures in one call
     repeats: int = 5,
-    # or "process_time": processor time, less disturbed by other programs
-    clock: str = "perf_counter",
+    # or time.process_time: processor time, less disturbed by other programs
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[
     str, float
 ]:  # {"encode": pictures a second, "render": pictures a second}, the best of the repeats
     "Measure the network's speed on random pictures, on the threads that torch is set to."
-    import time
-
-    now, config = getattr(time, clock), network.config
+    config = network.config
     images = torch.rand(batch, 3, config.image_size, config.image_size) * 2 - 1
     latent, maps = network.identify(images[:1])
     code = torch.zeros(batch, config.code_size)
@@ -486,13 +487,7 @@ def frames_per_second(
         "encode": lambda: network.code(images),
         "render": lambda: network.decode(latent, maps, code),
     }.items():
-        call()
-        times = []
-        for _ in range(repeats):
-            start = now()
-            call()
-            times.append(now() - start)
-        best[name] = batch / min(times)
+        best[name] = batch / fastest(call, repeats, clock)
     return best
 
 # %% ../../../nbs/2_codecs/09_motion_codec.ipynb #70e3a43e

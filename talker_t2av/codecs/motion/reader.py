@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .codec import MotionCodec, MotionConfig, latent_statistics
 from .layers import FaceReader
+from ...common.measuring import r_squared
 from ...common.media import atomic_path
 from ...common.trainer import TrainConfig, fit, seed_of
 from ...world.corpus import make_clip, parallel_map
@@ -191,13 +192,10 @@ def explained(
     from each other counts.
     """
     inside = lambda x: x - x.mean(1, keepdim=True)
-    across = 1 - (told - truth).square().mean((0, 1)) / (truth - truth.mean((0, 1))).square().mean(
-        (0, 1)
-    )
-    within = 1 - (inside(told) - inside(truth)).square().mean((0, 1)) / inside(truth).square().mean(
-        (0, 1)
-    )
-    return {"across": across, "within": within}
+    return {
+        "across": r_squared(told.flatten(0, 1), truth.flatten(0, 1)),
+        "within": r_squared(inside(told).flatten(0, 1), inside(truth).flatten(0, 1)),
+    }
 
 
 @torch.no_grad()

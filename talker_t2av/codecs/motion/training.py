@@ -48,6 +48,7 @@ from talker_t2av.codecs.motion.reader import (
     train_reader,
     world_talks,
 )
+from ...common.measuring import fastest, r_squared
 from ...common.media import atomic_path
 from talker_t2av.common.trainer import (
     TrainConfig,
@@ -502,15 +503,12 @@ def explained_by(
     """R^2 of each of the world's numbers, over all frames (`across` people) and `within` each
     clip, where every clip's mean is taken off first.
     """
-    error = codes @ line[:-1] + line[-1] - truth
-    found = {}
-    for name, values in {
-        "across": (error, truth - truth.mean(0)),
-        "within": (from_rest(error, lengths), from_rest(truth, lengths)),
-    }.items():
-        missed, spread = (value.square().sum(0) for value in values)
-        found[name] = dict(zip(NAMES, (1 - missed / spread.clamp(min=1e-9)).tolist()))
-    return found
+    guess = codes @ line[:-1] + line[-1]
+    found = {
+        "across": r_squared(guess, truth),
+        "within": r_squared(from_rest(guess, lengths), from_rest(truth, lengths)),
+    }
+    return {name: dict(zip(NAMES, values.tolist())) for name, values in found.items()}
 
 
 def from_rest(values: Tensor, lengths: Sequence[int]) -> Tensor:  # (M, K) -> (M, K)
@@ -702,12 +700,7 @@ def codec_speed(codec: MotionCodec, talk: Talk, repeats: int = 5) -> dict[str, f
         "render": lambda: codec.render(talk.frames[0], motion),
     }
     for name, call in calls.items():
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-        best[name] = len(frames) / min(times)
+        best[name] = len(frames) / fastest(call, repeats)
     return best | {"threads": torch.get_num_threads()}
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #896fb362
