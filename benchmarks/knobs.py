@@ -20,7 +20,7 @@ import torch
 from talker_t2av import TalkerPipeline
 from talker_t2av.codecs.audio.judge import Judge
 from talker_t2av.common.media import data_dir, write_result
-from talker_t2av.evaluation.report import Gauges, Produced, measure_film, produce, world_item
+from talker_t2av.evaluation.report import MetricModels, Produced, measure_film, produce, world_item
 from talker_t2av.evaluation.speech import script_of, speech_errors
 from talker_t2av.evaluation.statistics import rate_interval
 from talker_t2av.evaluation.sync import listen
@@ -68,16 +68,16 @@ def measure(pipeline: TalkerPipeline, judge: Judge, clips: list, knobs: dict) ->
     return {
         "phoneme_error": rate_interval(errors, phonemes)._asdict(),
         "length": float(np.mean(length)),
-        "in_time": float(np.mean(np.abs(np.array(length) - 1) <= 0.15)),
+        "length_within_15": float(np.mean(np.abs(np.array(length) - 1) <= 0.15)),
         "times_real_time": sum(spoken.seconds for spoken in said) / taken,
     }
 
 
 @torch.no_grad()
-def measure_faces(films: list[Produced], items: list, gauges: Gauges) -> dict:
+def measure_faces(films: list[Produced], items: list, metric_models: MetricModels) -> dict:
     """How lively some films are, and how well the lips follow the sound."""
     found = [
-        measure_film(film, listen(gauges.judge, film.wav), item, gauges).numbers
+        measure_film(film, listen(metric_models.judge, film.wav), item, metric_models).numbers
         for film, item in zip(films, items)
     ]
     mean = lambda name: float(np.mean([numbers[name] for numbers in found if name in numbers]))
@@ -90,13 +90,13 @@ def measure_faces(films: list[Produced], items: list, gauges: Gauges) -> dict:
 
 def turn_motion(pipeline: TalkerPipeline, films: int) -> list[dict]:
     """The world's own films, then the talker's at each temperature of motion."""
-    gauges, items = (
-        Gauges.from_pretrained("small"),
+    metric_models, items = (
+        MetricModels.from_pretrained("small"),
         [world_item(seed, "validation") for seed in range(films)],
     )
     faces = [
         {"motion_temperature": None}
-        | measure_faces([produce("truth", item) for item in items], items, gauges)
+        | measure_faces([produce("truth", item) for item in items], items, metric_models)
     ]
     for value in MOTION_TEMPERATURES:
         said = [
@@ -106,7 +106,9 @@ def turn_motion(pipeline: TalkerPipeline, films: int) -> list[dict]:
         faces.append(
             {"motion_temperature": value}
             | measure_faces(
-                [Produced(torch.from_numpy(clip.wav), clip.frames) for clip in said], items, gauges
+                [Produced(torch.from_numpy(clip.wav), clip.frames) for clip in said],
+                items,
+                metric_models,
             )
         )
         print("motion_temperature", faces[-1], flush=True)
@@ -142,7 +144,7 @@ def main() -> None:
             found = known[key]
             print(
                 f"{knob:16s}{value:5g}  phoneme error {found['phoneme_error']['value']:.1%}  "
-                f"length {found['length']:.2f}  in time {found['in_time']:.0%}  "
+                f"length {found['length']:.2f}  in time {found['length_within_15']:.0%}  "
                 f"{found['times_real_time']:.1f} x real time",
                 flush=True,
             )

@@ -26,7 +26,7 @@ from talker_t2av.evaluation.evaluate import (
 from talker_t2av.evaluation.report import (
     COMPARISONS,
     SYSTEMS,
-    Gauges,
+    MetricModels,
     Produced,
     folder_rows,
     matched,
@@ -34,7 +34,7 @@ from talker_t2av.evaluation.report import (
     missing_part,
     world_item,
 )
-from talker_t2av.evaluation.sync import SYNC_PRESETS, SYNC_RECIPES, Instruments, syncnet_command
+from talker_t2av.evaluation.sync import SYNC_PRESETS, SYNC_RECIPES, SyncMetrics, syncnet_command
 from talker_t2av.inference.pipeline import TalkerPipeline
 from talker_t2av.world.voice.voices import PHONEMES, SILENCE
 
@@ -51,11 +51,11 @@ def tiny(tmp_path_factory):
             folder / "judge"
         )
         SpeakerEncoder(SPEAKER_PRESETS["tiny"]).save_pretrained(folder / "speaker")
-        instruments = Instruments(SYNC_PRESETS["tiny"])
-        for name, value in instruments.named_buffers():
+        sync_metrics = SyncMetrics(SYNC_PRESETS["tiny"])
+        for name, value in sync_metrics.named_buffers():
             if name.endswith("basis"):
                 value.copy_(torch.randn(value.shape))
-        instruments.save_pretrained(folder / "syncnet")
+        sync_metrics.save_pretrained(folder / "syncnet")
     return str(folder)
 
 
@@ -63,13 +63,15 @@ def tiny(tmp_path_factory):
 def measured(tiny, tmp_path_factory):
     "Every system on four clips."
     parts = tmp_path_factory.mktemp("parts")
-    return evaluate_world(tiny, "test", 4, None, parts, workers=1, gauges=tiny), parts
+    return evaluate_world(tiny, "test", 4, None, parts, workers=1, metric_models=tiny), parts
 
 
 def test_a_comparison_is_measured_when_asked_for(tiny, tmp_path):
     assert list(
-        evaluate_world(tiny, "test", 1, ["A2V in step"], tmp_path, workers=1, gauges=tiny)["rows"]
-    ) == ["truth", "A2V in step"]
+        evaluate_world(
+            tiny, "test", 1, ["A2V without lead"], tmp_path, workers=1, metric_models=tiny
+        )["rows"]
+    ) == ["truth", "A2V without lead"]
 
 
 def test_every_system_gets_a_row_as_soon_as_there_are_weights(measured):
@@ -106,7 +108,7 @@ def test_a_stopped_evaluation_goes_on_and_other_weights_start_anew(measured, tin
     monkeypatch.setattr(
         module, "measure", lambda *args: made.append(args[1].sample_id) or original(*args)
     )
-    again = evaluate_world(tiny, "test", 4, None, parts, workers=1, gauges=tiny)
+    again = evaluate_world(tiny, "test", 4, None, parts, workers=1, metric_models=tiny)
     assert made == ["test-000000002"] and again["rows"] == values["rows"]
     mark = mark_of("audio codec", tiny, tiny)
     assert read_part(gone, mark) is not None and read_part(gone, "another") is None
@@ -126,14 +128,18 @@ def test_marks_depend_on_the_weights(tiny, tmp_path):
 def test_what_has_no_weights_is_left_out_or_refused(tiny, tmp_path):
     part = tmp_path / "part"
     shutil.copytree(tiny, part, ignore=shutil.ignore_patterns("talker", "motion_codec"))
-    values = evaluate_world(str(part), "test", 1, None, tmp_path / "parts", workers=1, gauges=tiny)
+    values = evaluate_world(
+        str(part), "test", 1, None, tmp_path / "parts", workers=1, metric_models=tiny
+    )
     assert (
         list(values["rows"]) == ["truth", "audio codec"]
         and "motion codec" in values["missing"]["codecs"]
         and "talker" in values["missing"]["T2AV"]
     )
     with pytest.raises(FileNotFoundError, match="T2AV: no trained talker"):
-        evaluate_world(str(part), "test", 1, ["T2AV"], tmp_path / "parts", workers=1, gauges=tiny)
+        evaluate_world(
+            str(part), "test", 1, ["T2AV"], tmp_path / "parts", workers=1, metric_models=tiny
+        )
     with pytest.raises(ValueError, match="opera"):
         missing_part("opera", tiny)
 
@@ -142,7 +148,9 @@ def test_long_clips_are_measured_window_by_window(tiny, tmp_path, monkeypatch):
     from talker_t2av.evaluation import report as clips
 
     monkeypatch.setattr(clips, "LONG_SECONDS", 22.0)
-    values = evaluate_world(tiny, "long", 1, ["audio codec"], tmp_path, workers=1, gauges=tiny)
+    values = evaluate_world(
+        tiny, "long", 1, ["audio codec"], tmp_path, workers=1, metric_models=tiny
+    )
     series = values["by_time"]["audio codec"]
     assert (
         len(series["phoneme_error"]) == 6
@@ -165,13 +173,13 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_measured_with_and_without_a_reference(folder, tiny, tmp_path):
-    alone = evaluate_folder(folder, None, tmp_path / "a", workers=1, gauges=tiny)
+    alone = evaluate_folder(folder, None, tmp_path / "a", workers=1, metric_models=tiny)
     assert (
         list(alone["rows"]) == ["these clips"]
         and "mel_cepstral" not in alone["rows"]["these clips"]
         and "lip_lag" in alone["rows"]["these clips"]
     )
-    beside = evaluate_folder(folder, folder, tmp_path / "b", workers=1, gauges=tiny)
+    beside = evaluate_folder(folder, folder, tmp_path / "b", workers=1, metric_models=tiny)
     assert (
         list(beside["rows"]) == ["the reference", "these clips"]
         and beside["rows"]["these clips"]["mel_cepstral"]["value"] < 1e-3
@@ -212,7 +220,7 @@ def test_film_and_sound_of_two_lengths_are_refused(tiny):
         measure(
             Produced(torch.from_numpy(item.wav), item.frames[:-4]),
             item,
-            Gauges.from_pretrained(tiny),
+            MetricModels.from_pretrained(tiny),
         )
 
 
@@ -225,8 +233,10 @@ def run(*words):
 def test_the_command_writes_a_file_that_says_how_it_was_made(
     folder, tmp_path, capsys, monkeypatch, tiny
 ):
-    monkeypatch.setattr(module, "gauges_of", lambda source: Gauges.from_pretrained(tiny))
-    monkeypatch.setattr(module, "GAUGES", ())
+    monkeypatch.setattr(
+        module, "metric_models_of", lambda source: MetricModels.from_pretrained(tiny)
+    )
+    monkeypatch.setattr(module, "METRIC_KINDS", ())
     out = tmp_path / "found.json"
     assert (
         run(
@@ -276,5 +286,5 @@ def test_training_the_instruments_writes_weights_and_results(tmp_path, monkeypat
         set(values["calibration"]) == {"test", "test_voices", "test_faces"}
         and len(values["training"]["curves"]["sync"]) == SYNC_RECIPES["tiny"].train.steps
     )
-    loaded = Instruments.from_pretrained(tmp_path)
+    loaded = SyncMetrics.from_pretrained(tmp_path)
     assert torch.isfinite(loaded.ear.infer.weight).all() and loaded.frame_basis.abs().sum() > 0

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from talker_t2av.codecs.audio.judge import Judge
 from talker_t2av.codecs.speaker.encoder import SpeakerEncoder
-from talker_t2av.evaluation.audio import decibel_picture, sound_distances, warp_path, warp_totals
-from talker_t2av.evaluation.report import promises, quiet_end, world_item
+from talker_t2av.evaluation.audio import decibel_spectrogram, dtw_path, dtw_totals, sound_distances
+from talker_t2av.evaluation.report import clip_checks, quiet_end, world_item
 from talker_t2av.evaluation.speech import (
     Script,
     calibrate_speech,
@@ -18,10 +18,10 @@ from talker_t2av.evaluation.speech import (
     speech_errors,
 )
 from talker_t2av.evaluation.statistics import (
-    crowd_distance,
-    crowd_interval,
     floor_interval,
-    frechet,
+    frechet_distance,
+    frechet_interval,
+    gaussian_frechet,
     moments,
     rate_interval,
 )
@@ -31,7 +31,7 @@ from talker_t2av.evaluation.sync import (
     lag_correlation,
     lips_shut,
     offset_distances,
-    verdict,
+    sync_scores,
 )
 from talker_t2av.world.corpus import make_clip
 
@@ -52,10 +52,10 @@ def test_intervals_are_the_same_every_time():
 
 def test_frechet_distance_of_known_gaussians():
     eye = np.eye(5)
-    assert frechet(np.zeros(5), eye, np.zeros(5), eye) == pytest.approx(0, abs=1e-9)
-    assert frechet(np.zeros(5), eye, np.ones(5), 9 * eye) == pytest.approx(5 + 5 * 4)
+    assert gaussian_frechet(np.zeros(5), eye, np.zeros(5), eye) == pytest.approx(0, abs=1e-9)
+    assert gaussian_frechet(np.zeros(5), eye, np.ones(5), 9 * eye) == pytest.approx(5 + 5 * 4)
     flat = np.diag([1.0, 0, 0, 0, 0])  # a crowd that varies in one direction only
-    assert frechet(np.zeros(5), eye, np.zeros(5), flat) == pytest.approx(4)
+    assert gaussian_frechet(np.zeros(5), eye, np.zeros(5), flat) == pytest.approx(4)
 
 
 def test_crowds_of_one_world_are_near_and_a_moved_one_is_not():
@@ -65,11 +65,12 @@ def test_crowds_of_one_world_are_near_and_a_moved_one_is_not():
     )
     a, b, moved = make(0), make(0), make(1)
     assert (
-        crowd_interval(a, b).low == 0 and crowd_interval(a, moved).low > crowd_interval(a, b).high
+        frechet_interval(a, b).low == 0
+        and frechet_interval(a, moved).low > frechet_interval(a, b).high
     )
-    assert crowd_distance(a, a) == pytest.approx(0, abs=1e-9) and floor_interval(a).value > 0
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9) and floor_interval(a).value > 0
     with pytest.raises(ValueError, match="two feature vectors"):
-        crowd_distance(moments([np.zeros((0, 3)), np.zeros((1, 3))]), a)
+        frechet_distance(moments([np.zeros((0, 3)), np.zeros((1, 3))]), a)
 
 
 WORDS = Script(list("abcdefgh"), [0, 0, 1, 1, 1, 2, 3, 3])
@@ -125,8 +126,8 @@ def test_warping_equals_the_plain_recurrence(m, k, seed):
     for i in range(m):
         for j in range(k):
             total[i + 1, j + 1] = cost[i, j] + min(total[i, j], total[i, j + 1], total[i + 1, j])
-    assert np.allclose(warp_totals(cost), total[1:, 1:])
-    i, j = warp_path(cost)
+    assert np.allclose(dtw_totals(cost), total[1:, 1:])
+    i, j = dtw_path(cost)
     assert cost[i, j].sum() == pytest.approx(total[-1, -1]) and (i[0], j[0], i[-1], j[-1]) == (
         0,
         0,
@@ -156,7 +157,7 @@ def test_sound_distances_notice_silence_and_half_speed():
         and np.isnan(silent["speaker"])
         and np.isnan(silent["pitch_cents"])
     )
-    assert decibel_picture(wav).shape == (len(wav) // 240, 80)
+    assert decibel_spectrogram(wav).shape == (len(wav) // 240, 80)
 
 
 def test_delays_have_the_right_sign():
@@ -165,7 +166,7 @@ def test_delays_have_the_right_sign():
     for late in (-7, 0, 5):
         assert best_lag(a, np.roll(a, late))[0] == late
         seen = torch.nn.functional.normalize(torch.from_numpy(rng.standard_normal((60, 8))), dim=-1)
-        assert verdict(offset_distances(seen.roll(late, 0), seen)).offset == late
+        assert sync_scores(offset_distances(seen.roll(late, 0), seen)).offset == late
     assert lag_correlation(a, a, 3)[3] == pytest.approx(1)
     for bad in ((a, a[:-1]), (a[:5], a[:5])):
         with pytest.raises(ValueError, match="one length"):
@@ -190,28 +191,35 @@ def test_plain_questions_notice_what_they_ask_for():
     encoder, item = SpeakerEncoder.from_pretrained("small"), world_item(3, "test")
     truth, script = torch.from_numpy(item.wav), item.script
     whole = speech_errors(script.phonemes, script)
-    kept = promises(truth, whole, item, encoder)
-    assert kept == {"intact": True, "ends_well": True, "in_time": True, "right_voice": True}
+    kept = clip_checks(truth, whole, item, encoder)
+    assert kept == {
+        "no_word_lost": True,
+        "stop_accuracy": True,
+        "length_within_15": True,
+        "voice_accuracy": True,
+    }
     first_gone = speech_errors([s for s, word in zip(*script) if word > 0], script)
     last_gone = speech_errors([s for s, word in zip(*script) if word < max(script.word_of)], script)
     changed = lambda wav, found: {
-        name for name, value in promises(wav, found, item, encoder).items() if value != kept[name]
+        name
+        for name, value in clip_checks(wav, found, item, encoder).items()
+        if value != kept[name]
     }
-    assert changed(truth, first_gone) == {"intact"} and changed(truth, last_gone) == {
-        "intact",
-        "ends_well",
+    assert changed(truth, first_gone) == {"no_word_lost"} and changed(truth, last_gone) == {
+        "no_word_lost",
+        "stop_accuracy",
     }
-    assert "ends_well" in changed(torch.cat([truth, torch.zeros(24_000)]), whole)
-    assert "in_time" in changed(torch.cat([torch.zeros(len(truth) // 5), truth]), whole)
+    assert "stop_accuracy" in changed(torch.cat([truth, torch.zeros(24_000)]), whole)
+    assert "length_within_15" in changed(torch.cat([torch.zeros(len(truth) // 5), truth]), whole)
     others = (world_item(seed, "test") for seed in range(4, 20))
     other = next(clip for clip in others if clip.voice != item.voice)
-    assert "right_voice" in changed(torch.from_numpy(other.wav), whole)
+    assert "voice_accuracy" in changed(torch.from_numpy(other.wav), whole)
     # one wrong sound does not lose it
     long_word = max(set(script.word_of), key=script.word_of.count)
     one_sound = speech_errors(
         [s for i, s in enumerate(script.phonemes) if i != script.word_of.index(long_word)], script
     )
-    assert one_sound.errors == 1 and promises(truth, one_sound, item, encoder)["intact"]
+    assert one_sound.errors == 1 and clip_checks(truth, one_sound, item, encoder)["no_word_lost"]
 
 
 def test_quiet_at_the_end_is_measured_in_seconds():

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SYSTEMS', 'COMPARISONS', 'PIECE', 'GALLERY_TEXT', 'QUIET', 'TAIL', 'LONG_SECONDS', 'WINDOW_SECONDS', 'METRICS',
-           'CROWDS', 'SPECTRUM', 'HEADLINES', 'Gauges', 'Item', 'world_item', 'Produced', 'missing_part',
-           'audio_codec_of', 'motion_codec_of', 'pipeline_of', 'produce', 'gallery', 'quiet_end', 'promises',
+           'FRECHET_METRICS', 'SPECTRUM', 'HEADLINES', 'MetricModels', 'Item', 'world_item', 'Produced', 'missing_part',
+           'audio_codec_of', 'motion_codec_of', 'pipeline_of', 'produce', 'voice_gallery', 'quiet_end', 'clip_checks',
            'Measured', 'measure_sound', 'measure_film', 'measure', 'folder_rows', 'matched', 'read_produced',
            'folder_item', 'long_item', 'measure_windows', 'Metric', 'column', 'crowd', 'spectrum_interval', 'summarise',
            'written', 'title_of', 'table', 'markdown', 'by_time']
@@ -25,7 +25,7 @@ from ..codecs.audio.judge import Judge
 from ..codecs.speaker.encoder import SHORTEST, SpeakerEncoder, SpeakerModel
 from ..common.hub import find_pretrained
 from ..common.media import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME
-from .audio import sound_distances, voice_likeness
+from .audio import sound_distances, speaker_similarity
 from talker_t2av.evaluation.speech import (
     Script,
     SpeechErrors,
@@ -37,19 +37,19 @@ from talker_t2av.evaluation.speech import (
 from talker_t2av.evaluation.sync import (
     REACH,
     Heard,
-    Instruments,
+    SyncMetrics,
     best_lag,
     heard_closures,
     lips_shut,
     listen,
     offset_distances,
-    verdict,
+    sync_scores,
     watch,
 )
 from talker_t2av.evaluation.video import (
     blink_count,
+    frame_similarity,
     head_motion,
-    picture_likeness,
     velocity_spectrum,
 )
 from talker_t2av.world.corpus import (
@@ -65,22 +65,22 @@ from ..world.sentences import sample_sentence
 from ..world.voice.voices import Phoneme, PronunciationError, speak, voice_names
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #119858d4
-class Gauges(NamedTuple):
+class MetricModels(NamedTuple):
     """All networks that measure; none of them is part of what is measured, except that the
     talker hears voices through the same speaker encoder.
     """
 
     judge: Judge
     speaker: SpeakerEncoder
-    instruments: Instruments
+    sync: SyncMetrics
 
     @classmethod
-    def from_pretrained(cls, source: str = "small") -> "Gauges":
-        "Trained gauges. Raises FileNotFoundError that says which is missing."
+    def from_pretrained(cls, source: str = "small") -> "MetricModels":
+        "The trained models. Raises FileNotFoundError that says which is missing."
         return cls(
             Judge.from_pretrained(source),
             SpeakerEncoder.from_pretrained(source),
-            Instruments.from_pretrained(source),
+            SyncMetrics.from_pretrained(source),
         )
 
 
@@ -122,7 +122,7 @@ class Produced(NamedTuple):
     frames: np.ndarray | None  # (N, H, W, 3) uint8; None: sound only
 
 
-SYSTEMS = {  # name: what it is, what it needs besides the gauges
+SYSTEMS = {  # name: what it is, what it needs besides the metric_models
     "truth": ("the truth", ()),
     "audio codec": ("audio codec alone", ("audio_codec",)),
     "codecs": ("both codecs, no talker", ("audio_codec", "motion_codec")),
@@ -133,25 +133,25 @@ SYSTEMS = {  # name: what it is, what it needs besides the gauges
     "TTS": ("talker, text to sound", ("talker", "audio_codec", "motion_codec", "speaker")),
     "A2V": ("talker, sound to picture", ("talker", "audio_codec", "motion_codec", "speaker")),
     "V2A": ("talker, picture to sound", ("talker", "audio_codec", "motion_codec", "speaker")),
-    "A2V in step": (
+    "A2V without lead": (
         "talker, sound to picture, in step",
         ("talker", "audio_codec", "motion_codec", "speaker"),
     ),
-    "V2A in step": (
+    "V2A without lead": (
         "talker, picture to sound, in step",
         ("talker", "audio_codec", "motion_codec", "speaker"),
     ),
-    "A2V wordless": (
+    "A2V without text": (
         "talker, sound without text to picture",
         ("talker", "audio_codec", "motion_codec", "speaker"),
     ),
-    "A2V wordless in step": (
+    "A2V without text or lead": (
         "talker, sound without text to picture, in step",
         ("talker", "audio_codec", "motion_codec", "speaker"),
     ),
 }
 # measured only when asked for: the given stream does not run ahead; the text is not given
-COMPARISONS = "A2V in step", "V2A in step", "A2V wordless", "A2V wordless in step"
+COMPARISONS = "A2V without lead", "V2A without lead", "A2V without text", "A2V without text or lead"
 
 
 def missing_part(system: str, model: str) -> str:  # "": nothing is missing
@@ -231,7 +231,7 @@ QUIET, TAIL = 0.03, 0.3  # of the loudest 10 ms; seconds
 
 
 @cache
-def gallery(encoder: SpeakerModel) -> tuple[list[str], Tensor]:  # names, (voices, d_s)
+def voice_gallery(encoder: SpeakerModel) -> tuple[list[str], Tensor]:  # names, (voices, d_s)
     "How each voice of the world sounds to the speaker encoder."
     names = voice_names()
     return names, torch.cat(
@@ -247,7 +247,7 @@ def quiet_end(wav: Tensor) -> float:  # (T,) at 24 kHz -> seconds
     return (len(loudness) - 1 - int(loud[-1])) / 100 if len(loud) else len(loudness) / 100
 
 
-def promises(
+def clip_checks(
     wav: Tensor,  # (T,) at 24 kHz
     found: SpeechErrors,  # in it
     item: Item,
@@ -255,12 +255,15 @@ def promises(
 ) -> dict[str, float]:  # 1 yes, 0 no
     "The plain questions about a sound."
     lost = np.bincount(item.script.word_of, found.wrong) > 0.5 * np.bincount(item.script.word_of)
-    kept = {"intact": not lost.any(), "ends_well": not lost[-1] and quiet_end(wav) <= TAIL}
+    kept = {
+        "no_word_lost": not lost.any(),
+        "stop_accuracy": not lost[-1] and quiet_end(wav) <= TAIL,
+    }
     if item.wav is not None:
-        kept["in_time"] = abs(len(wav) / len(item.wav) - 1) <= 0.15
-    names, voices = gallery(encoder)
+        kept["length_within_15"] = abs(len(wav) / len(item.wav) - 1) <= 0.15
+    names, voices = voice_gallery(encoder)
     if item.voice in names and len(wav) >= SHORTEST * SAMPLE_RATE:
-        kept["right_voice"] = (
+        kept["voice_accuracy"] = (
             names[int((voices @ encoder.encode(wav[None].float())[0]).argmax())] == item.voice
         )
     return kept
@@ -273,10 +276,12 @@ class Measured(NamedTuple):
     features: dict[str, np.ndarray]
 
 
-def measure_sound(produced: Produced, heard: Heard, item: Item, gauges: Gauges) -> dict[str, float]:
+def measure_sound(
+    produced: Produced, heard: Heard, item: Item, metric_models: MetricModels
+) -> dict[str, float]:
     "Words, and everything that needs a reference if there is one."
     guess = [
-        gauges.judge.symbols[k - 1]
+        metric_models.judge.symbols[k - 1]
         for k in heard.log_probabilities.argmax(-1).unique_consecutive().tolist()
         if k > 0
     ]
@@ -288,25 +293,27 @@ def measure_sound(produced: Produced, heard: Heard, item: Item, gauges: Gauges) 
         "words": found.words,
         "seconds": len(produced.wav) / SAMPLE_RATE,
     }
-    numbers |= promises(produced.wav, found, item, gauges.speaker)
+    numbers |= clip_checks(produced.wav, found, item, metric_models.speaker)
     if item.wav is not None:
         numbers |= sound_distances(
-            produced.wav, torch.from_numpy(item.wav), item.phonemes, gauges.speaker
+            produced.wav, torch.from_numpy(item.wav), item.phonemes, metric_models.speaker
         )
     return numbers
 
 
-def measure_film(produced: Produced, heard: Heard, item: Item, gauges: Gauges) -> Measured:
+def measure_film(
+    produced: Produced, heard: Heard, item: Item, metric_models: MetricModels
+) -> Measured:
     "Lip-sync by both rulers, blinks, head, and the features of pictures and of movement."
-    watched = watch(gauges.instruments, produced.frames, produced.wav, heard, item.face)
-    closures = heard_closures(heard, gauges.judge.symbols)
+    watched = watch(metric_models.sync, produced.frames, produced.wav, heard, item.face)
+    closures = heard_closures(heard, metric_models.judge.symbols)
     numbers = {
         "closures": len(closures),
         "shut": 0.0 if len(closures) == 0 else lips_shut(watched.opening, closures) * len(closures),
     }
     if len(produced.frames) > REACH:
         learnt, (lag, _, correlation) = (
-            verdict(offset_distances(watched.seen, watched.heard)),
+            sync_scores(offset_distances(watched.seen, watched.heard)),
             best_lag(watched.expected, watched.opening),
         )
         numbers |= {
@@ -316,7 +323,7 @@ def measure_film(produced: Produced, heard: Heard, item: Item, gauges: Gauges) -
             "lip_lag": abs(lag),
             "lip_correlation": correlation,
         }
-        numbers |= {"in_step": abs(learnt.offset) <= 1, "in_step_exact": abs(lag) <= 1}
+        numbers |= {"sync_within_1": abs(learnt.offset) <= 1, "lip_lag_within_1": abs(lag) <= 1}
     numbers |= {
         "blinks": blink_count(watched.readings),
         "minutes": len(produced.frames) / FRAME_RATE / 60,
@@ -326,10 +333,10 @@ def measure_film(produced: Produced, heard: Heard, item: Item, gauges: Gauges) -
         and produced.frames is not item.frames
         and len(item.frames) == len(produced.frames)
     ):
-        numbers |= picture_likeness(produced.frames, item.frames)
+        numbers |= frame_similarity(produced.frames, item.frames)
     features = {
-        "frames": gauges.instruments.frames(watched.looks),
-        "seconds": gauges.instruments.clips(watched.movement),
+        "frames": metric_models.sync.frames(watched.looks),
+        "seconds": metric_models.sync.clips(watched.movement),
         "spectrum": velocity_spectrum(watched.readings),
     }
     return Measured(
@@ -338,13 +345,13 @@ def measure_film(produced: Produced, heard: Heard, item: Item, gauges: Gauges) -
 
 
 @torch.no_grad()
-def measure(produced: Produced, item: Item, gauges: Gauges) -> Measured:
+def measure(produced: Produced, item: Item, metric_models: MetricModels) -> Measured:
     "All measures of one clip. Raises ValueError when film and sound differ in length."
-    heard = listen(gauges.judge, produced.wav)
-    numbers = measure_sound(produced, heard, item, gauges)
-    features = {"sound": gauges.instruments.ear.stretches(heard.features).numpy()}
+    heard = listen(metric_models.judge, produced.wav)
+    numbers = measure_sound(produced, heard, item, metric_models)
+    features = {"sound": metric_models.sync.ear.stretches(heard.features).numpy()}
     if produced.frames is not None:
-        film = measure_film(produced, heard, item, gauges)
+        film = measure_film(produced, heard, item, metric_models)
         numbers, features = numbers | film.numbers, features | film.features
     return Measured({name: float(value) for name, value in numbers.items()}, features)
 
@@ -461,14 +468,16 @@ def long_item(seed: int, size: int = 128) -> Item:
 
 
 @torch.no_grad()
-def measure_windows(produced: Produced, item: Item, gauges: Gauges, windows: int = 6) -> Measured:
+def measure_windows(
+    produced: Produced, item: Item, metric_models: MetricModels, windows: int = 6
+) -> Measured:
     """Measures of a long clip as a whole, and of windows of ten seconds: numbers called name@k.
 
     Words are cut into equal parts of the script.
     """
-    heard = listen(gauges.judge, produced.wav)
+    heard = listen(metric_models.judge, produced.wav)
     guess = [
-        gauges.judge.symbols[k - 1]
+        metric_models.judge.symbols[k - 1]
         for k in heard.log_probabilities.argmax(-1).unique_consecutive().tolist()
         if k > 0
     ]
@@ -487,16 +496,16 @@ def measure_windows(produced: Produced, item: Item, gauges: Gauges, windows: int
         torch.from_numpy(item.wav[: round(WINDOW_SECONDS * SAMPLE_RATE)]),
     )
     for k, piece in enumerate(produced.wav.split(step)[:windows]):
-        numbers[f"speaker@{k}"] = voice_likeness(gauges.speaker, piece, first)
+        numbers[f"speaker@{k}"] = speaker_similarity(metric_models.speaker, piece, first)
         if produced.frames is not None and len(piece) == step:
             frames = produced.frames[
                 k * step // SAMPLES_PER_FRAME : (k + 1) * step // SAMPLES_PER_FRAME
             ]
             film = measure_film(
                 Produced(piece, frames),
-                listen(gauges.judge, piece),
+                listen(metric_models.judge, piece),
                 replace(item, frames=None),
-                gauges,
+                metric_models,
             )
             numbers |= {f"{name}@{k}": value for name, value in film.numbers.items()}
     return Measured({name: float(value) for name, value in numbers.items()}, {})
@@ -509,11 +518,11 @@ import numpy as np
 
 from talker_t2av.evaluation.statistics import (
     Interval,
-    crowd_interval,
-    drawn_counts,
     floor_interval,
+    frechet_interval,
     moments,
     rate_interval,
+    resampled_counts,
 )
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #b05dd9a5
@@ -538,13 +547,17 @@ METRICS = {
     "voicing": Metric("voicing errors, %", "voicing", None, 100, 1),
     "duration_distance": Metric("duration distance", "duration_distance"),
     "length": Metric("length / truth", "length"),
-    "intact": Metric("no word lost or put in, % of clips", "intact", None, 100, 0),
-    "in_time": Metric("length within 15%, % of clips", "in_time", None, 100, 0),
-    "ends_well": Metric("ends when it should, % of clips", "ends_well", None, 100, 0),
-    "right_voice": Metric("nearest to the asked voice, % of clips", "right_voice", None, 100, 0),
-    "in_step": Metric("lips within a frame (learnt), % of clips", "in_step", None, 100, 0),
-    "in_step_exact": Metric(
-        "lips within a frame (exact), % of clips", "in_step_exact", None, 100, 0
+    "no_word_lost": Metric("no word lost or put in, % of clips", "no_word_lost", None, 100, 0),
+    "length_within_15": Metric("length within 15%, % of clips", "length_within_15", None, 100, 0),
+    "stop_accuracy": Metric("ends when it should, % of clips", "stop_accuracy", None, 100, 0),
+    "voice_accuracy": Metric(
+        "nearest to the asked voice, % of clips", "voice_accuracy", None, 100, 0
+    ),
+    "sync_within_1": Metric(
+        "lips within a frame (learnt), % of clips", "sync_within_1", None, 100, 0
+    ),
+    "lip_lag_within_1": Metric(
+        "lips within a frame (exact), % of clips", "lip_lag_within_1", None, 100, 0
     ),
     "sync_offset": Metric("lip-sync offset, frames", "sync_offset", digits=1),
     "sync_confidence": Metric("sync confidence C", "sync_confidence"),
@@ -558,7 +571,7 @@ METRICS = {
     "sway": Metric("head sway, degrees", "sway", digits=1),
     "head_speed": Metric("head speed, degrees / s", "head_speed", digits=1),
 }
-CROWDS = {  # Frechet distances: title, which feature vectors
+FRECHET_METRICS = {  # Frechet distances: title, which feature vectors
     "frechet_frames": ("Frechet distance of pictures", "frames"),
     "frechet_seconds": ("Frechet distance of movement", "seconds"),
     "frechet_sound": ("Frechet distance of sound", "sound"),
@@ -598,7 +611,10 @@ def spectrum_interval(
             np.square(10 * np.log10((weights @ ours + 1e-9) / (weights @ its + 1e-9))).mean(-1)
         )
 
-    value, draws = float(error(np.ones(len(ours)))), error(drawn_counts(len(ours), resamples, seed))
+    value, draws = (
+        float(error(np.ones(len(ours)))),
+        error(resampled_counts(len(ours), resamples, seed)),
+    )
     low, high = 2 * value - np.quantile(draws, [0.975, 0.025])
     return Interval(value, float(max(0.0, low)), float(max(0.0, high)), len(ours))
 
@@ -619,12 +635,12 @@ def summarise(
         )
         if interval is not None:
             found[name] = interval
-    for name, (_, features) in CROWDS.items():
+    for name, (_, features) in FRECHET_METRICS.items():
         ours, its = crowd(clips, features), None if truth is None else crowd(truth, features)
         if ours is not None and same:
             found[name] = floor_interval(ours)
         elif ours is not None and its is not None:
-            found[name] = crowd_interval(ours, its, paired=len(ours.count) == len(its.count))
+            found[name] = frechet_interval(ours, its, paired=len(ours.count) == len(its.count))
     if truth is not None and not same and (spectrum := spectrum_interval(clips, truth)) is not None:
         found["spectrum"] = spectrum
     return {name: interval._asdict() for name, interval in found.items() if interval is not None}
@@ -637,7 +653,9 @@ def written(row: dict, name: str) -> str:
     if name not in row:
         return "–"
     metric = METRICS.get(name)
-    scale, digits = (metric.scale, metric.digits) if metric else (1.0, 3 if name in CROWDS else 1)
+    scale, digits = (
+        (metric.scale, metric.digits) if metric else (1.0, 3 if name in FRECHET_METRICS else 1)
+    )
     value, low, high = (
         f"{scale * row[name][part]:.{digits}f}" for part in ("value", "low", "high")
     )
@@ -647,14 +665,14 @@ def written(row: dict, name: str) -> str:
 HEADLINES = (
     "phoneme_error",
     "word_error",
-    "intact",
-    "in_time",
-    "ends_well",
+    "no_word_lost",
+    "length_within_15",
+    "stop_accuracy",
     "speaker",
-    "right_voice",
+    "voice_accuracy",
     "pitch_gross",
-    "in_step",
-    "in_step_exact",
+    "sync_within_1",
+    "lip_lag_within_1",
     "sync_confidence",
     "sync_distance",
     "lip_correlation",
@@ -672,7 +690,11 @@ HEADLINES = (
 def title_of(name: str) -> str:
     "Heading of a measure's column."
     return (
-        METRICS[name].title if name in METRICS else CROWDS[name][0] if name in CROWDS else SPECTRUM
+        METRICS[name].title
+        if name in METRICS
+        else FRECHET_METRICS[name][0]
+        if name in FRECHET_METRICS
+        else SPECTRUM
     )
 
 

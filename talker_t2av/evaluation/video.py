@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VIEW', 'MOUTH', 'FACE_SIZE', 'MOUTH_SIZE', 'READINGS', 'AROUND', 'HEAD', 'WINDOW', 'to_view', 'face_pictures',
-           'mouth_pictures', 'layers', 'FaceReader', 'seen_opening', 'picture_likeness', 'blink_count', 'head_motion',
+           'mouth_pictures', 'layers', 'FaceReader', 'seen_opening', 'frame_similarity', 'blink_count', 'head_motion',
            'velocity_spectrum']
 
 # %% ../../nbs/6_evaluation/04_video.ipynb #af97baf3
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ..codecs.motion.losses import psnr, ssim
 from ..common.media import FRAME_RATE, check_frames
 from ..world.face.drawing import sample_identity
-from ..world.face.rendering import ARTICULATION, POSE, ZOOM, mouth_opening
+from ..world.face.portrait import ARTICULATION, POSE
+from ..world.face.rendering import ZOOM, mouth_opening
 
 # %% ../../nbs/6_evaluation/04_video.ipynb #d840a6cc
 VIEW = 128  # pixels: every film is brought to this size before it is looked at
@@ -131,14 +132,14 @@ def seen_opening(
     ).numpy()
 
 # %% ../../nbs/6_evaluation/04_video.ipynb #0baa417f
-def picture_likeness(frames, truth) -> dict[str, float]:  # (N, size, size, 3) uint8 twice
+def frame_similarity(frames, truth) -> dict[str, float]:  # (N, size, size, 3) uint8 twice
     """Mean PSNR in decibels and mean SSIM of a film against the truth, frame by frame.
 
     Raises ValueError for films of two shapes.
     """
     if np.shape(frames) != np.shape(truth):
         raise ValueError(
-            f"picture_likeness: takes two films of one shape, got {np.shape(frames)} "
+            f"frame_similarity: takes two films of one shape, got {np.shape(frames)} "
             f"and {np.shape(truth)}"
         )
     ours, its = (
