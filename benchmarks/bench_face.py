@@ -6,8 +6,9 @@ import torch
 
 from talker_t2av.common.measuring import fastest
 from talker_t2av.world.face.articulation import articulate, idle_motion
-from talker_t2av.world.face.portrait import paint
-from talker_t2av.world.face.rendering import ZOOM, lip_gap, mouth_opening, render, sample_identity
+from talker_t2av.world.face.drawing import sample_identity
+from talker_t2av.world.face.portrait import lip_gap, paint
+from talker_t2av.world.face.rendering import ZOOM, mouth_opening, render
 
 N_FRAMES, SIZE = 250, 128
 

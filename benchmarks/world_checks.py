@@ -18,14 +18,9 @@ from tqdm import tqdm
 from talker_t2av.common.measuring import energy_envelope, lag_correlation, peak_lag
 from talker_t2av.common.media import FRAME_RATE, data_dir, write_result
 from talker_t2av.world.corpus import make_clip
-from talker_t2av.world.face.rendering import (
-    ARTICULATION,
-    ZOOM,
-    lip_gap,
-    mouth_opening,
-    render,
-    sample_identity,
-)
+from talker_t2av.world.face.drawing import sample_identity
+from talker_t2av.world.face.portrait import ARTICULATION, lip_gap
+from talker_t2av.world.face.rendering import ZOOM, mouth_opening, render
 
 SIZE = 128
 PIXEL = 2 / ZOOM / SIZE  # height of one pixel in units of the portrait

@@ -14,17 +14,20 @@ from talker_t2av.world.face.articulation import (
     idle_motion,
     visemes_of,
 )
-from talker_t2av.world.face.drawing import Canvas, coverage, sdf_convex, sdf_ellipse, smooth_union
+from talker_t2av.world.face.drawing import (
+    Canvas,
+    coverage,
+    sample_identity,
+    sdf_convex,
+    sdf_ellipse,
+    smooth_union,
+)
+from talker_t2av.world.face.portrait import ARTICULATION, POSE, RANGES, lip_gap
 from talker_t2av.world.face.rendering import (
-    ARTICULATION,
-    POSE,
-    RANGES,
     face_split,
-    lip_gap,
     mouth_box,
     mouth_opening,
     render,
-    sample_identity,
     to_head,
     to_picture,
 )

@@ -151,7 +151,8 @@ def hear_voice(encoder: SpeakerEncoder, voice) -> Tensor:  # (d_s,), length 1
 def rest_picture(face: int, size: int) -> np.ndarray:  # (size, size, 3) uint8
     "Person number `face` of the world, silent, looking straight ahead."
     from talker_t2av.world.face.articulation import articulate
-    from talker_t2av.world.face.rendering import POSE, sample_identity
+    from talker_t2av.world.face.drawing import sample_identity
+    from talker_t2av.world.face.portrait import POSE
     from talker_t2av.world.face.rendering import render as render_face
     from talker_t2av.world.voice.voices import SILENCE, Phoneme
 

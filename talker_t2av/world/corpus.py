@@ -41,7 +41,9 @@ from talker_t2av.common.media import (
     write_video,
 )
 from .face.articulation import articulate, idle_motion
-from .face.rendering import ARTICULATION, POSE, face_split, render, sample_identity
+from .face.drawing import sample_identity
+from .face.portrait import ARTICULATION, POSE
+from .face.rendering import face_split, render
 from .sentences import SPLITS, hash_share, sample_sentence, split_of_sentence
 from talker_t2av.world.voice.voices import (
     VOICES,

@@ -25,14 +25,8 @@ from ...common.media import atomic_path
 from ...common.trainer import TrainConfig, fit, seed_of
 from ...world.corpus import make_clip, parallel_map
 from ...world.face.drawing import sample_identity
-from talker_t2av.world.face.rendering import (
-    ARTICULATION,
-    POSE,
-    RANGES,
-    face_split,
-    mouth_box,
-    render,
-)
+from ...world.face.portrait import ARTICULATION, POSE, RANGES
+from ...world.face.rendering import face_split, mouth_box, render
 
 # %% ../../../nbs/2_codecs/11_motion_reader.ipynb #067d4916
 NAMES = (*ARTICULATION, *POSE)  # the twenty columns of a movement

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ...common.media import FRAME_RATE
-from .rendering import ARTICULATION, POSE
+from .portrait import ARTICULATION, POSE
 
 ANY = None  # no opinion: the neighbours decide
 
@@ -117,13 +117,12 @@ def target_of(name):
 def segments(phonemes):
     """Phonemes as (start, end, viseme, stress) rows; a diphthong becomes one row per part."""
     rows = []
-    for symbol, start, end, *stress in phonemes:
+    for symbol, start, end, *rest in phonemes:
+        stress = rest[0] if rest else 0
         names = visemes_of(symbol)
         step = (end - start) / len(names)
-        rows += [
-            (start + i * step, start + (i + 1) * step, name, stress[0] if stress else 0)
-            for i, name in enumerate(names)
-        ]
+        for i, name in enumerate(names):
+            rows.append((start + i * step, start + (i + 1) * step, name, stress))
     return rows
 
 # %% ../../../nbs/1_world/04_articulation.ipynb #e6c40a27
@@ -161,11 +160,11 @@ def gate(rows, time, name, ramp):
     """
     spots = torch.tensor(
         [
-            [(row[0] + row[1]) / 2, max(HOLD, 0.3 * (row[1] - row[0]))]
-            for row in rows
-            if row[2] == name
+            [(start + end) / 2, max(HOLD, 0.3 * (end - start))]
+            for start, end, viseme, _ in rows
+            if viseme == name
         ]
-    )
+    )  # middle and half length of each such sound
     if not len(spots):
         return torch.zeros(len(time)), torch.zeros(len(time), dtype=torch.bool)
     away = (time[:, None] - spots[:, 0]).abs()
@@ -267,7 +266,8 @@ def idle_motion(
     rng = np.random.default_rng([seed, 0x1D7E])
     time = (np.arange(n_frames) + 0.5) / FRAME_RATE
     pose = {name: np.zeros(n_frames) for name in POSE}
-    sway, habit = smooth_noise(rng, n_frames, 6, cutoff=0.6), rng.normal(size=6)
+    sway = smooth_noise(rng, n_frames, 6, cutoff=0.6)  # (N, 6)
+    habit = rng.normal(size=6)  # how this person holds the head
     spread = dict(
         yaw=(4.5, 3.0),
         pitch=(2.5, 1.5),
@@ -285,10 +285,12 @@ def idle_motion(
         bumps(time, beats, 0.15, 0.30, rng.uniform(0.3, 0.9, len(beats)))
         + 0.10 * smooth_noise(rng, n_frames, 1, cutoff=0.5)[:, 0]
     )
-    pose["brow_left"], pose["brow_right"] = brows + 0.04 * sway[:, 0], brows - 0.04 * sway[:, 0]
+    pose["brow_left"] = brows + 0.04 * sway[:, 0]
+    pose["brow_right"] = brows - 0.04 * sway[:, 0]
     # 1.15, cut at 1: shut for a frame or two
     blink = bumps(time, blink_times(rng, n_frames / FRAME_RATE), 0.09, 0.16, 1.15)
-    pose["blink_left"] = pose["blink_right"] = blink.clip(0, 1)
+    pose["blink_left"] = blink.clip(0, 1)
+    pose["blink_right"] = blink.clip(0, 1)
     look = gaze_track(rng, time)
     for k, (name, turned) in enumerate((("gaze_x", "yaw"), ("gaze_y", "pitch"))):
         # eyes stay on target while the head moves
