@@ -1,13 +1,15 @@
-"""Attention on its two paths, forward and backward, at the sequence lengths that the model has."""
+"""Attention by its two kernels, forward and backward, at the lengths that the model has."""
 
 import json
-import statistics
-import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
 
-from talker_t2av.model.layers import plain_attention
+from talker_t2av.common.measuring import fastest_in_turns
+from talker_t2av.model.layers import attention
 
 CASES = [  # sequences, query heads, key heads, tokens, head_dim, causal, what has this shape
     (600, 8, 8, 5, 32, False, "patch encoder"),
@@ -21,55 +23,44 @@ CASES = [  # sequences, query heads, key heads, tokens, head_dim, causal, what h
 REPEATS = 9
 
 
-def fused(q, k, v, mask):
-    return F.scaled_dot_product_attention(
-        q, k, v, is_causal=mask is not None, enable_gqa=q.shape[1] != k.shape[1]
-    )
+def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, is_causal=mask is not None, enable_gqa=grouped)
 
 
-def take_turns(functions) -> list[float]:
-    """Median of the faster half of the times of each function, in milliseconds; they alternate,
-    so that drift hits all alike.
-    """
-    times = [[] for _ in functions]
-    for _ in range(REPEATS):
-        for function, record in zip(functions, times):
-            start = time.perf_counter()
-            function()
-            record.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(sorted(record)[: (REPEATS + 1) // 2]) for record in times]
+def step(kernel: Callable, qkv: Tensor, heads: tuple, mask: Tensor | None) -> Callable:
+    """One forward and backward pass from queries, keys and values as the layer makes them."""
+    generator = torch.Generator().manual_seed(1)
+    upstream = torch.randn(*qkv.shape[:2], heads[0], qkv.shape[-1], generator=generator).to(qkv)
+
+    def run() -> None:
+        q, k, v = rearrange(qkv, "b s h c -> b h s c").split(heads, dim=1)
+        out = rearrange(kernel(q, k, v, mask), "b h s c -> b s h c")
+        torch.autograd.grad(out, qkv, upstream)
+
+    return run
 
 
 def run() -> list[dict]:
     rows = []
-    for B, H, H_kv, S, C, causal, note in CASES:
+    for B, H, H_kv, S, head_dim, causal, note in CASES:
         for dtype in (torch.float32, torch.bfloat16):
+            heads = (H, H_kv, H_kv)
             generator = torch.Generator().manual_seed(0)
-            qkv = torch.randn(B, S, H + 2 * H_kv, C, generator=generator).to(dtype).requires_grad_()
-            upstream = torch.randn(B, S, H * C, generator=generator).to(dtype)
+            qkv = torch.randn(B, S, sum(heads), head_dim, generator=generator)
+            qkv = qkv.to(dtype).requires_grad_()
             mask = torch.ones(S, S, dtype=torch.bool).tril() if causal else None
-
-            def step(function):
-                # as the layer makes them
-                q, k, v = qkv.transpose(1, 2).split((H, H_kv, H_kv), dim=1)
-                torch.autograd.grad(
-                    function(q, k, v, mask).transpose(1, 2).flatten(2), qkv, upstream
-                )
-
-            paths = {"plain": plain_attention, "fused": fused}
-            shape = (
-                f"{note}: {B} x {S} tokens, {H}/{H_kv} heads of {C}, {str(dtype)[6:]}, "
-                f"{torch.get_num_threads()} threads"
-            )
-            for (name, _), value in zip(
-                paths.items(), take_turns([lambda f=f: step(f) for f in paths.values()])
-            ):
+            kernels = {"plain": attention, "fused": fused}
+            steps = [step(kernel, qkv, heads, mask) for kernel in kernels.values()]
+            for name, seconds in zip(kernels, fastest_in_turns(*steps, repeats=REPEATS)):
                 rows.append(
                     {
                         "name": f"attention {name} S={S} {str(dtype)[6:]}",
-                        "value": round(value, 3),
+                        "value": round(1e3 * seconds, 3),
                         "unit": "ms",
-                        "note": f"forward + backward; {shape}",
+                        "note": f"forward + backward, fastest of {REPEATS}; {note}: {B} x {S} "
+                        f"tokens, {H}/{H_kv} heads of {head_dim}, {str(dtype)[6:]}, "
+                        f"{torch.get_num_threads()} threads",
                     }
                 )
     return rows

@@ -20,7 +20,8 @@ from talker_t2av.model.layers import (
     TransformerStack,
     apply_rope,
     attention,
-    plain_attention,
+    fast_attention,
+    prefer_fused,
     rename,
     rope_table,
 )
@@ -69,13 +70,13 @@ def test_rms_norm_warns_of_no_slow_path(recwarn):
     assert not [w for w in recwarn if "Cannot dispatch to fused" in str(w.message)]
 
 
-@pytest.mark.parametrize("pairing", ["halves", "adjacent"])
-def test_rope_turns_each_pair_by_its_angle(pairing):
+@pytest.mark.parametrize("layout", ["rotate_half", "interleaved"])
+def test_rope_turns_each_pair_by_its_angle(layout):
     x, table = noise(2, 3, 6, 8), rope_table(6, 8, theta=100.0)
-    out = apply_rope(x, table, pairing)
+    out = apply_rope(x, table, layout)
     for position in range(6):
         for pair in range(4):
-            a, b = (pair, pair + 4) if pairing == "halves" else (2 * pair, 2 * pair + 1)
+            a, b = (pair, pair + 4) if layout == "rotate_half" else (2 * pair, 2 * pair + 1)
             angle = position * 100.0 ** (-2 * pair / 8)
             c, s = math.cos(angle), math.sin(angle)
             x_a, x_b = x[:, :, position, a], x[:, :, position, b]
@@ -88,25 +89,27 @@ def test_rope_turns_each_pair_by_its_angle(pairing):
     st.integers(0, 400),
     st.integers(0, 400),
     st.integers(0, 400),
-    st.sampled_from(["halves", "adjacent"]),
+    st.sampled_from(["rotate_half", "interleaved"]),
 )
-def test_rope_products_know_only_distances(m, n, shift, pairing):
+def test_rope_products_know_only_distances(m, n, shift, layout):
     q, k, table = noise(1, 1, 1, 16, seed=1), noise(1, 1, 1, 16, seed=2), rope_table(801, 16)
-    dot = lambda i, j: float(
-        (apply_rope(q, table[i : i + 1], pairing) * apply_rope(k, table[j : j + 1], pairing)).sum()
-    )  # noqa: E731
+
+    def dot(i, j):
+        query = apply_rope(q, table[i : i + 1], layout)
+        return float((query * apply_rope(k, table[j : j + 1], layout)).sum())
+
     assert dot(m, n) == pytest.approx(dot(m + shift, n + shift), abs=2e-3)
 
 
 def test_rope_takes_positions_per_row():
-    x, table = noise(2, 3, 4, 8), rope_table(32, 8)
+    x, rope = noise(2, 3, 4, 8), Rope(32, 8, 1e4)
     positions = torch.tensor([[0, 1, 2, 3], [7, 8, 20, 0]])
-    for pairing in ("halves", "adjacent"):
-        together = apply_rope(x, table[positions], pairing)
+    for layout in ("rotate_half", "interleaved"):
+        together = apply_rope(x, rope(4, positions), layout)
         for row in range(2):
             torch.testing.assert_close(
                 together[row : row + 1],
-                apply_rope(x[row : row + 1], table[positions[row]], pairing),
+                apply_rope(x[row : row + 1], rope.table[positions[row]], layout),
             )
 
 
@@ -120,49 +123,52 @@ def test_rope_table_survives_casts_and_meta():
     assert torch.equal(unborn.to_empty(device="cpu").rope.table, table)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["none", "causal", "mask"])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
 @pytest.mark.parametrize("n_tokens", [1, 5, 16, 64, 65, 80])
-def test_attention_is_the_same_on_every_path(n_tokens, heads, kind, monkeypatch):
-    q, k, v = (
-        noise(3, h, n_tokens, 8, seed=i) for i, h in enumerate((heads[0], heads[1], heads[1]))
-    )
+def test_attention_agrees_on_both_kernels(n_tokens, heads, kind, dtype, monkeypatch):
+    shapes = [(3, h, n_tokens, 8) for h in (heads[0], heads[1], heads[1])]
+    q, k, v = (noise(*shape, seed=i).to(dtype) for i, shape in enumerate(shapes))
     mask = torch.ones(n_tokens, n_tokens, dtype=torch.bool)
     if kind == "causal":
         mask = mask.tril()
     elif kind == "mask":
         mask = (noise(3, 1, n_tokens, n_tokens, seed=9) > 0) | torch.eye(n_tokens, dtype=torch.bool)
-    arguments = {"causal": True} if kind == "causal" else {"mask": mask if kind == "mask" else None}
+    arguments = {"none": {}, "causal": {"causal": True}, "mask": {"mask": mask}}[kind]
     expected = reference_attention(q, k, v, mask)
-    for limit in (0, 10_000):  # always fused, always plain
-        monkeypatch.setattr(layers, "PLAIN_UP_TO", {torch.float32: limit})
-        torch.testing.assert_close(
-            attention(q, k, v, **arguments).double(), expected, rtol=1e-5, atol=2e-6
-        )
+    close = {"rtol": 1e-5, "atol": 2e-6} if dtype == torch.float32 else {"rtol": 0, "atol": 3e-2}
+    for fused in (True, False):
+        monkeypatch.setattr(layers, "prefer_fused", lambda k, fused=fused: fused)
+        result = fast_attention(q, k, v, **arguments)
+        assert result.dtype == dtype
+        torch.testing.assert_close(result.double(), expected, **close)
 
 
-def test_attention_paths_have_the_same_gradients(monkeypatch):
+def test_both_kernels_have_the_same_gradients(monkeypatch):
     q, k, v = (noise(2, h, 12, 8, seed=i).requires_grad_() for i, h in enumerate((4, 2, 2)))
+    upstream = noise(2, 4, 12, 8, seed=5)
     gradients = []
-    for limit in (0, 10_000):
-        monkeypatch.setattr(layers, "PLAIN_UP_TO", {torch.float32: limit})
-        gradients.append(
-            torch.autograd.grad(
-                attention(q, k, v, causal=True), (q, k, v), noise(2, 4, 12, 8, seed=5)
-            )
-        )
+    for fused in (True, False):
+        monkeypatch.setattr(layers, "prefer_fused", lambda k, fused=fused: fused)
+        out = fast_attention(q, k, v, causal=True)
+        gradients.append(torch.autograd.grad(out, (q, k, v), upstream))
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
-def test_attention_takes_the_path_it_says(monkeypatch):
+def test_the_kernel_is_chosen_by_the_number_of_keys(monkeypatch):
     calls = []
-    monkeypatch.setattr(
-        layers, "plain_attention", lambda *a: calls.append(a[1].shape[2]) or plain_attention(*a)
-    )
-    for dtype, limit in layers.PLAIN_UP_TO.items():
+
+    def counted(q, k, v, mask=None):
+        calls.append(k.shape[2])
+        return attention(q, k, v, mask)
+
+    monkeypatch.setattr(layers, "attention", counted)
+    for dtype, limit in layers.WRITTEN_OUT_UP_TO.items():
         for n_tokens in (limit, limit + 1):
             q = noise(1, 2, n_tokens, 8).to(dtype)
-            attention(q, q, q)
+            fast_attention(q, q, q)
+            assert prefer_fused(q) == (n_tokens > limit)
         assert calls.pop() == limit and not calls
 
 
@@ -176,7 +182,7 @@ def test_attention_takes_the_path_it_says(monkeypatch):
             fused_qkv=False,
             num_key_value_heads=2,
             head_dim=16,
-            rope_pairing="halves",
+            rope_layout="rotate_half",
         ),
     ],
 )
@@ -264,7 +270,7 @@ def test_rename_goes_both_ways():
         (dict(num_key_value_heads=3), "num_key_value_heads"),
         (dict(head_dim=7), "head_dim"),
         (dict(intermediate_size=-1), "intermediate_size"),
-        (dict(rope_pairing="both"), "rope_pairing"),
+        (dict(rope_layout="both"), "rope_layout"),
     ],
 )
 def test_config_names_what_is_wrong(changes, named):
@@ -273,26 +279,18 @@ def test_config_names_what_is_wrong(changes, named):
 
 
 def test_bad_inputs_are_refused():
-    q = noise(1, 4, 6, 8)
-    with pytest.raises(ValueError, match="share"):
-        attention(q, q[:, :3], q[:, :3])
-    with pytest.raises(ValueError, match="causal"):
-        attention(q, q, q, mask=torch.ones(6, 6, dtype=torch.bool), causal=True)
-    with pytest.raises(ValueError, match="causal"):
-        attention(q[:, :, :2], q, q, causal=True)
-    with pytest.raises(TypeError, match="boolean"):
-        attention(q, q, q, mask=torch.ones(6, 6))
-    with pytest.raises(ValueError, match="pairing"):
-        apply_rope(q, rope_table(6, 8), "both")
-    with pytest.raises(ValueError, match="table"):
-        apply_rope(q, rope_table(7, 8))
+    with pytest.raises(KeyError, match="both"):
+        apply_rope(noise(1, 4, 6, 8), rope_table(6, 8), "both")
     with pytest.raises(ValueError, match="even"):
         rope_table(4, 7)
     with pytest.raises(ValueError, match="max_position_embeddings"):
         Rope(4, 8, 1e4)(5)
-    stack = TransformerStack(TransformerConfig(**SMALL))
-    with pytest.raises(ValueError, match=r"\(B, S, 32\)"):
-        stack(noise(2, 3, 31))
-    assert not any(
-        "bias" in name for name, _ in Attention(TransformerConfig(**SMALL)).named_parameters()
-    )
+    with pytest.raises(ValueError, match="max_position_embeddings"):
+        TransformerStack(TransformerConfig(**SMALL, max_position_embeddings=4))(noise(1, 5, 32))
+    with pytest.raises(RuntimeError):
+        TransformerStack(TransformerConfig(**SMALL))(noise(2, 3, 31))
+
+
+def test_no_projection_has_a_bias():
+    layer = Attention(TransformerConfig(**SMALL))
+    assert not any("bias" in name for name, _ in layer.named_parameters())

@@ -23,7 +23,7 @@ __all__ = ['QWEN3_NAMES', 'QWEN3_FINAL_NORM', 'QWEN3_SIZES', 'ROW_SCALE', 'Backb
            'tensor_files', 'check_tensors', 'read_tensors', 'local_folder', 'load_backbone', 'save_backbone']
 
 # %% ../../nbs/3_model/03_backbone.ipynb #bc8fb31b
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class BackboneConfig(TransformerConfig):
     """Shape of the backbone.
 
@@ -38,7 +38,7 @@ class BackboneConfig(TransformerConfig):
     head_dim: int | None = 128
     intermediate_size: int | None = 3072
     rope_theta: float = 1e6
-    rope_pairing: str = "halves"
+    rope_layout: str = "rotate_half"
     max_position_embeddings: int = 40_960
     qk_norm: bool = True
     fused_qkv: bool = False

@@ -72,7 +72,7 @@ class FusedHeads(nn.Module):
         if (
             len(shapes) != 1
             or not heads[0].stack.config.fused_qkv
-            or heads[0].stack.config.rope_pairing != "adjacent"
+            or heads[0].stack.config.rope_layout != "interleaved"
         ):
             raise ValueError(
                 "FusedHeads: takes heads of one shape with fused q, k, v and adjacent rotary "

@@ -51,7 +51,7 @@ class HeadConfig:
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_hidden_layers,
             num_attention_heads=self.num_attention_heads,
-            rope_pairing="adjacent",
+            rope_layout="interleaved",
             fused_qkv=True,
         )
 

@@ -14,7 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['PLAIN_UP_TO', 'RELEASED_STACK_NAMES', 'RMSNorm', 'rope_table', 'apply_rope', 'Rope', 'plain_attention', 'attention',
+__all__ = ['ROPE_LAYOUTS', 'WRITTEN_OUT_UP_TO', 'RELEASED_STACK_NAMES', 'RMSNorm', 'rope_table', 'rotate_half',
+           'rotate_interleaved', 'apply_rope', 'Rope', 'attention', 'prefer_fused', 'fast_attention', 'check_positive',
            'TransformerConfig', 'Attention', 'SwiGLU', 'TransformerBlock', 'TransformerStack', 'rename']
 
 # %% ../../nbs/3_model/02_layers.ipynb #7359ae48
@@ -59,38 +60,41 @@ def rope_table(
     return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 # %% ../../nbs/3_model/02_layers.ipynb #13d813f5
+def rotate_half(
+    x: Tensor,  # (B, H, S, head_dim) queries or keys
+    table: Tensor,  # (S, head_dim / 2, 2) cosines and sines, or (B, 1, S, head_dim / 2, 2)
+) -> Tensor:  # (B, H, S, head_dim), dtype of x
+    "Rotate the pairs (i, i + head_dim / 2), as Qwen3 does."
+    cos, sin = table.to(x.dtype).unbind(-1)  # (S, head_dim / 2) each
+    partner = x.roll(x.shape[-1] // 2, dims=-1)  # the other channel of each pair
+    return x * torch.cat([cos, cos], -1) + partner * torch.cat([-sin, sin], -1)
+
+
+def rotate_interleaved(
+    x: Tensor,  # (B, H, S, head_dim) queries or keys
+    table: Tensor,  # (S, head_dim / 2, 2) cosines and sines, or (B, 1, S, head_dim / 2, 2)
+) -> Tensor:  # (B, H, S, head_dim), dtype of x
+    "Rotate the pairs (2i, 2i + 1), as the released patch encoders and heads do."
+    pairs = x.float().unflatten(-1, (-1, 2))  # (B, H, S, head_dim / 2, 2)
+    rotated = torch.view_as_complex(pairs) * torch.view_as_complex(table)
+    return torch.view_as_real(rotated).flatten(-2).to(x.dtype)
+
+
+ROPE_LAYOUTS = {"rotate_half": rotate_half, "interleaved": rotate_interleaved}
+
+
 def apply_rope(
     x: Tensor,  # (B, H, S, head_dim) queries or keys
-    # (S, head_dim / 2, 2), or (B, S, head_dim / 2, 2) when rows have their own positions
-    table: Tensor,
-    # "halves": channel i with i + head_dim / 2; "adjacent": 2i with 2i + 1
-    pairing: str = "halves",
+    table: Tensor,  # rows of `rope_table` for these tokens, as `Rope` gives them
+    layout: str,  # "rotate_half" or "interleaved"
 ) -> Tensor:  # (B, H, S, head_dim), dtype of x
-    """Turn each pair of channels by its angle.
-
-    Raises ValueError for an unknown `pairing`, or a table of another size.
-    """
-    if table.shape[-3:] != (x.shape[-2], x.shape[-1] // 2, 2):
-        raise ValueError(
-            f"apply_rope: x {tuple(x.shape)} needs a table (..., {x.shape[-2]}, "
-            f"{x.shape[-1] // 2}, 2), got {tuple(table.shape)}"
-        )
-    if table.dim() == 4:
-        table = table.unsqueeze(1)  # the same angles for every head
-    if pairing == "adjacent":  # neighbours in memory are one complex number
-        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * torch.view_as_complex(table)).flatten(-2).to(x.dtype)
-    if pairing == "halves":
-        cos, sin = table.to(x.dtype).unbind(-1)
-        return x * torch.cat([cos, cos], -1) + x.roll(x.shape[-1] // 2, -1) * torch.cat(
-            [-sin, sin], -1
-        )
-    raise ValueError(f"apply_rope: pairing must be 'halves' or 'adjacent', got {pairing!r}")
+    "Rotate each pair of channels by its angle. Raises KeyError for an unknown layout."
+    return ROPE_LAYOUTS[layout](x, table)
 
 # %% ../../nbs/3_model/02_layers.ipynb #11dcdfc6
 class Rope(nn.Module):
-    """Holds the rotary table of one stack: not saved, always float32, remade wherever
-    the module is moved.
+    """The rotary table of one stack: not saved, float32, made anew wherever the
+    module is moved.
     """
 
     def __init__(
@@ -103,9 +107,8 @@ class Rope(nn.Module):
         self.arguments = n_positions, head_dim, theta
         self.register_buffer("table", rope_table(*self.arguments), persistent=False)
 
-    def _apply(
-        self, fn, recurse=True
-    ):  # .to(bfloat16) must not round the table, .to_empty must not leave garbage
+    def _apply(self, fn, recurse=True):
+        "What .to(...) and .to_empty(...) call; the table is computed again after it."
         super()._apply(fn, recurse)
         self.table = rope_table(*self.arguments, device=self.table.device)
         return self
@@ -114,74 +117,63 @@ class Rope(nn.Module):
         self,
         n_tokens: int,  # S
         positions: Tensor | None = None,  # (B, S) integers; None: 0 .. S - 1
-    ) -> Tensor:  # (S, head_dim / 2, 2), or (B, S, head_dim / 2, 2)
+    ) -> Tensor:  # (S, head_dim / 2, 2), or (B, 1, S, head_dim / 2, 2): one for all heads
         "Rows of the table. Raises ValueError for more tokens than there are rows."
         if n_tokens > len(self.table):
             raise ValueError(
                 f"{n_tokens} tokens, but the rotary table has {len(self.table)} positions; raise "
                 "max_position_embeddings"
             )
-        return self.table[:n_tokens] if positions is None else self.table[positions]
+        if positions is None:
+            return self.table[:n_tokens]
+        return self.table[positions].unsqueeze(1)
 
 # %% ../../nbs/3_model/02_layers.ipynb #94eea734
-def plain_attention(
+def attention(
     q: Tensor,  # (B, H, S, head_dim)
-    k: Tensor,  # (B, H_kv, T, head_dim)
+    k: Tensor,  # (B, H_kv, T, head_dim); r = H / H_kv query heads in a row share one key head
     v: Tensor,  # (B, H_kv, T, head_dim)
     mask: Tensor | None = None,  # bool, broadcasts to (B, H, S, T); True: may be read
 ) -> Tensor:  # (B, H, S, head_dim)
-    """softmax(q k / sqrt(head_dim)) v written out.
-
-    Query heads that share a key head are stacked, so no key is copied.
-    """
-    (B, H, S, C), groups = q.shape, k.shape[1]
-    scores = (q * C**-0.5).reshape(B, groups, H // groups * S, C) @ k.transpose(-1, -2)
+    "Scaled dot-product attention, softmax(q k^T / sqrt(head_dim)) v, with grouped queries."
+    B, H, S, head_dim = q.shape
+    H_kv = k.shape[1]
+    q = (q * head_dim**-0.5).reshape(B, H_kv, -1, head_dim)  # (B, H_kv, r S, head_dim), stacked
+    scores = q @ k.mT  # (B, H_kv, r S, T)
     if mask is not None:
         scores = scores.view(B, H, S, -1).masked_fill(~mask, -math.inf).view(scores.shape)
-    return (scores.softmax(-1) @ v).view(B, H, S, C)
+    averages = scores.softmax(-1) @ v  # (B, H_kv, r S, head_dim)
+    return averages.view(B, H, S, head_dim)
 
 # %% ../../nbs/3_model/02_layers.ipynb #a58dce06
-# keys up to which the plain product is faster on a CPU
-PLAIN_UP_TO = {torch.float32: 64, torch.bfloat16: 256}
+# keys up to which the written-out product is the faster one on a CPU
+WRITTEN_OUT_UP_TO = {torch.float32: 64, torch.bfloat16: 256}
 
 
-def attention(
+def prefer_fused(k: Tensor) -> bool:  # (B, H_kv, T, head_dim)
+    "Whether PyTorch's fused kernel is the faster way to attend to these keys."
+    if k.device.type != "cpu":
+        return True
+    return k.shape[2] > WRITTEN_OUT_UP_TO.get(k.dtype, 64)
+
+
+def fast_attention(
     q: Tensor,  # (B, H, S, head_dim)
-    # (B, H_kv, T, head_dim); H is a multiple r of H_kv, query heads j r .. (j + 1) r - 1 read key
-    # head j
-    k: Tensor,
+    k: Tensor,  # (B, H_kv, T, head_dim)
     v: Tensor,  # (B, H_kv, T, head_dim)
-    # bool, broadcasts to (B, H, S, T); True: may be read. Every query needs one True
-    mask: Tensor | None = None,
+    mask: Tensor | None = None,  # as in `attention`
     causal: bool = False,  # token s reads tokens 0 .. s; then there is no mask, and S = T
 ) -> Tensor:  # (B, H, S, head_dim)
-    """Scaled dot-product attention with grouped queries, on the path that is fast for what it
-    gets; the numbers agree.
-
-    Raises ValueError for heads that do not divide or a mask beside `causal`, TypeError for a mask
-    that is not boolean.
-    """
-    if q.shape[1] % k.shape[1]:
-        raise ValueError(
-            f"attention: {q.shape[1]} query heads cannot share {k.shape[1]} key heads evenly"
-        )
-    if causal and (mask is not None or q.shape[2] != k.shape[2]):
-        raise ValueError(
-            "attention: causal=True takes no mask and as many keys as queries; put the order "
-            "into the mask instead"
-        )
-    if mask is not None and mask.dtype != torch.bool:
-        raise TypeError(f"attention: mask must be boolean (True: may be read), got {mask.dtype}")
-    if q.device.type == "cpu" and k.shape[2] <= PLAIN_UP_TO.get(k.dtype, 64):
-        if causal:
-            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
-        return plain_attention(q, k, v, mask)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    "`attention`, by the faster of two kernels; they agree up to rounding."
+    if prefer_fused(k):
+        grouped = q.shape[1] != k.shape[1]
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=grouped)
+    if causal:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
+    return attention(q, k, v, mask)
 
 # %% ../../nbs/3_model/02_layers.ipynb #9568fbbf
-def _positive(config, *names: str) -> None:
+def check_positive(config, *names: str) -> None:
     "Raise ValueError, naming the field, unless each named field is a positive integer."
     for name in names:
         value = getattr(config, name)
@@ -189,7 +181,7 @@ def _positive(config, *names: str) -> None:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 # %% ../../nbs/3_model/02_layers.ipynb #012c2044
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class TransformerConfig:
     """Shape of a stack of blocks.
 
@@ -204,7 +196,7 @@ class TransformerConfig:
     head_dim: int | None = None  # None: hidden_size / num_attention_heads
     intermediate_size: int | None = None  # inner width of the MLP; None: int(8 / 3 hidden_size)
     rope_theta: float = 1e4
-    rope_pairing: str = "adjacent"  # or "halves"
+    rope_layout: str = "interleaved"  # or "rotate_half"
     max_position_embeddings: int = 1024  # rows of the rotary table
     qk_norm: bool = False  # normalise queries and keys per head
     fused_qkv: bool = True  # one matrix for queries, keys and values
@@ -212,89 +204,87 @@ class TransformerConfig:
     rms_norm_eps: float = 1e-6
 
     def __post_init__(self):
-        _positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads")
-        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} does not divide into {self.num_attention_heads} "
-                "heads; give head_dim"
-            )
-        defaults = {
-            "num_key_value_heads": self.num_attention_heads,
-            "head_dim": self.hidden_size // self.num_attention_heads,
-            "intermediate_size": int(8 * self.hidden_size / 3),
-        }
-        for name, value in defaults.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)  # frozen only after this
-        _positive(self, *defaults, "max_position_embeddings")
+        check_positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads")
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None:
+            self.head_dim = self.hidden_size // self.num_attention_heads
+            if self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"hidden_size={self.hidden_size} does not divide into "
+                    f"{self.num_attention_heads} heads; give head_dim"
+                )
+        if self.intermediate_size is None:
+            self.intermediate_size = int(8 * self.hidden_size / 3)
+        check_positive(self, "num_key_value_heads", "head_dim", "intermediate_size")
+        check_positive(self, "max_position_embeddings")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads} must be a multiple of "
                 f"num_key_value_heads={self.num_key_value_heads}"
             )
         if self.head_dim % 2:
+            raise ValueError(f"head_dim must be even to form rotary pairs, got {self.head_dim}")
+        if self.rope_layout not in ROPE_LAYOUTS:
             raise ValueError(
-                "head_dim must be even, because rotary embedding turns pairs of channels; "
-                f"got {self.head_dim}"
-            )
-        if self.rope_pairing not in ("halves", "adjacent"):
-            raise ValueError(
-                f"rope_pairing must be 'halves' or 'adjacent', got {self.rope_pairing!r}"
+                f"rope_layout must be one of {', '.join(ROPE_LAYOUTS)}, got {self.rope_layout!r}"
             )
 
 # %% ../../nbs/3_model/02_layers.ipynb #d2c8b7c0
 class Attention(nn.Module):
     """Self-attention with rotary positions; grouped queries, q/k norm and a fused
-    projection as the config says.
+    projection as the configuration says.
     """
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.heads = (heads, kv_heads, kv_heads)  # of queries, keys, values
-        names = (
-            {"qkv_proj": sum(self.heads)}
-            if config.fused_qkv
-            else {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads}
-        )
-        for name, count in names.items():
-            self.add_module(
-                name, nn.Linear(config.hidden_size, count * config.head_dim, bias=False)
-            )
-        self.o_proj = nn.Linear(heads * config.head_dim, config.hidden_size, bias=False)
+        width = config.hidden_size
+        q_width = config.num_attention_heads * config.head_dim
+        kv_width = config.num_key_value_heads * config.head_dim
+        if config.fused_qkv:
+            self.qkv_proj = nn.Linear(width, q_width + 2 * kv_width, bias=False)
+        else:
+            self.q_proj = nn.Linear(width, q_width, bias=False)
+            self.k_proj = nn.Linear(width, kv_width, bias=False)
+            self.v_proj = nn.Linear(width, kv_width, bias=False)
+        self.o_proj = nn.Linear(q_width, width, bias=False)
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
             self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def project(
-        self, x: Tensor
-    ) -> tuple[Tensor, ...]:  # (B, S, D) -> q, k, v: (B, heads, S, head_dim)
-        """Queries, keys and values, split into heads; queries and keys normalised per head
-        if the config says so.
-        """
+    def split_heads(self, x: Tensor) -> Tensor:  # (B, S, heads * head_dim)
+        return rearrange(x, "b s (h c) -> b h s c", c=self.config.head_dim)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # (B, S, D)
+        "Queries (B, H, S, head_dim), keys and values (B, H_kv, S, head_dim)."
         if self.config.fused_qkv:
-            q, k, v = rearrange(
-                self.qkv_proj(x), "b s (h c) -> b h s c", c=self.config.head_dim
-            ).split(self.heads, dim=1)
+            heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
+            qkv = self.split_heads(self.qkv_proj(x))  # (B, H + 2 H_kv, S, head_dim)
+            q, k, v = qkv.split((heads, kv_heads, kv_heads), dim=1)
         else:
-            flat = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-            q, k, v = (rearrange(t, "b s (h c) -> b h s c", c=self.config.head_dim) for t in flat)
-        return (self.q_norm(q), self.k_norm(k), v) if self.config.qk_norm else (q, k, v)
+            q = self.split_heads(self.q_proj(x))
+            k = self.split_heads(self.k_proj(x))
+            v = self.split_heads(self.v_proj(x))
+        if self.config.qk_norm:
+            q = self.q_norm(q)
+            k = self.k_norm(k)
+        return q, k, v
 
     def forward(
         self,
         x: Tensor,  # (B, S, D)
-        table: Tensor,  # (S, head_dim / 2, 2) rotary table of these positions
+        table: Tensor,  # rotary table of these positions, see `Rope.forward`
         # bool (B, 1, S, T), True: may be read; replaces the causal order
         mask: Tensor | None = None,
         cache=None,  # has `update(k, v) -> (k, v)` over all tokens so far; comes with a mask
     ) -> Tensor:  # (B, S, D)
         q, k, v = self.project(x)
-        q, k = (apply_rope(t, table, self.config.rope_pairing) for t in (q, k))
+        q = apply_rope(q, table, self.config.rope_layout)
+        k = apply_rope(k, table, self.config.rope_layout)
         if cache is not None:
             k, v = cache.update(k, v)
-        out = attention(q, k, v, mask, causal=self.config.causal and mask is None)
+        out = fast_attention(q, k, v, mask, causal=self.config.causal and mask is None)
         return self.o_proj(rearrange(out, "b h s c -> b s (h c)"))
 
 # %% ../../nbs/3_model/02_layers.ipynb #7e97912b
@@ -339,9 +329,8 @@ class TransformerStack(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(
-            TransformerBlock(config) for _ in range(config.num_hidden_layers)
-        )
+        blocks = [TransformerBlock(config) for _ in range(config.num_hidden_layers)]
+        self.layers = nn.ModuleList(blocks)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rope = Rope(config.max_position_embeddings, config.head_dim, config.rope_theta)
 
@@ -351,18 +340,13 @@ class TransformerStack(nn.Module):
         positions: Tensor | None = None,  # (B, S) integers; None: 0 .. S - 1
         # bool (B, 1, S, T), True: may be read; replaces the causal order
         mask: Tensor | None = None,
-        caches=None,  # one per layer, see `Attention.forward`
+        caches: list | None = None,  # one per layer, see `Attention.forward`
     ) -> Tensor:  # (B, S, D), after the final norm
-        """Raises ValueError for a wrong shape, or for more tokens than the rotary
-        table has positions.
-        """
-        if x.dim() != 3 or x.shape[-1] != self.config.hidden_size:
-            raise ValueError(
-                f"TransformerStack: x must be (B, S, {self.config.hidden_size}), "
-                f"got {tuple(x.shape)}"
-            )
+        "Raises ValueError for more tokens than the rotary table has positions."
         table = self.rope(x.shape[1], positions)
-        for layer, cache in zip(self.layers, caches or [None] * len(self.layers)):
+        if caches is None:
+            caches = [None] * len(self.layers)
+        for layer, cache in zip(self.layers, caches):
             x = layer(x, table, mask, cache)
         return self.norm(x)
 
