@@ -3,12 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from dtw import dtw
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.fft import dct
 
 from talker_t2av.codecs.audio.judge import Judge
 from talker_t2av.codecs.speaker.encoder import SpeakerEncoder
-from talker_t2av.evaluation.audio import decibel_spectrogram, dtw_path, dtw_totals, sound_distances
+from talker_t2av.evaluation.audio import (
+    decibel_spectrogram,
+    dtw_path,
+    dtw_totals,
+    sound_distances,
+    spectral_distances,
+)
 from talker_t2av.evaluation.report import clip_checks, quiet_end, world_item
 from talker_t2av.evaluation.speech import (
     Script,
@@ -119,21 +127,39 @@ def test_error_rates_follow_what_was_done_to_the_sound():
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 1000))
 @settings(max_examples=40, deadline=None)
-def test_warping_equals_the_plain_recurrence(m, k, seed):
+def test_dynamic_time_warping_equals_a_library(m, k, seed):
     cost = np.random.default_rng(seed).random((m, k))
-    total = np.full((m + 1, k + 1), np.inf)
-    total[0, 0] = 0
-    for i in range(m):
-        for j in range(k):
-            total[i + 1, j + 1] = cost[i, j] + min(total[i, j], total[i, j + 1], total[i + 1, j])
-    assert np.allclose(dtw_totals(cost), total[1:, 1:])
+    theirs = dtw(cost, step_pattern="symmetric1", keep_internals=True)
+    assert np.allclose(dtw_totals(cost), theirs.costMatrix)
     i, j = dtw_path(cost)
-    assert cost[i, j].sum() == pytest.approx(total[-1, -1]) and (i[0], j[0], i[-1], j[-1]) == (
-        0,
-        0,
-        m - 1,
-        k - 1,
-    )
+    assert cost[i, j].sum() == pytest.approx(theirs.distance)
+    assert i.tolist() == theirs.index1.tolist() and j.tolist() == theirs.index2.tolist()
+
+
+def test_an_empty_side_has_no_path():
+    with pytest.raises(ValueError, match="a moment or more"):
+        dtw_path(np.zeros((0, 3)))
+
+
+def test_mel_cepstral_distance_has_the_usual_scale():
+    """Two spectra whose levels differ by a cosine over the bands, of 6 dB, differ by 6 / sqrt(2)
+    dB (root mean square): both distances must say so.
+    """
+    truth = np.full((30, 80), -20.0)
+    ours = truth + 6 * np.cos(np.pi * 3 * (np.arange(80) + 0.5) / 80)
+    along = np.arange(30)
+    found = spectral_distances(ours, truth, along, along)
+    assert found["mel_cepstral"] == pytest.approx(6 / np.sqrt(2))
+    assert found["log_spectral"] == pytest.approx(6 / np.sqrt(2))
+
+
+def test_mel_cepstral_distance_equals_scipy():
+    rng = np.random.default_rng(0)
+    ours, truth = rng.uniform(-40, 0, (2, 30, 80))
+    along = np.arange(30)
+    shape = dct((ours - truth) * np.log(10) / 20)[:, 1:14] / 80  # 2 / 80 sum of x cos
+    by_hand = 10 / np.log(10) * np.sqrt(2 * np.square(shape).sum(1)).mean()
+    assert spectral_distances(ours, truth, along, along)["mel_cepstral"] == pytest.approx(by_hand)
 
 
 class Deaf:
