@@ -188,7 +188,7 @@ def with_course(cells: list[dict], made: dict[str, str]) -> list[dict]:
     """
     figure, exercises = 0, len(cells)
     for i, cell in reversed(list(enumerate(cells))):
-        if cell["cell_type"] == "code" and re.search(r"^overview\(", source(cell), re.M):
+        if i < 5 and re.search(r"^overview\(", source(cell), re.M):
             figure = i
         if cell["cell_type"] == "markdown" and re.search(r"^## Exercises", source(cell), re.M):
             exercises = i
@@ -352,7 +352,13 @@ def renewed(books: dict[str, dict], index: dict, table: dict) -> dict[str, list[
 
 def main(check: bool = False) -> int:
     table, books = json.loads(TABLE.read_text(encoding="utf-8")), notebooks()
-    check_table(table, [name for name in books if name not in REFERENCE])
+    wrong = ""
+    try:
+        check_table(table, [name for name in books if name not in REFERENCE])
+    except ValueError as error:
+        wrong = str(error)
+    for name in books:
+        table.setdefault(name, {"needs": [], "explain": []})
     index = json.loads((NBS / "index.ipynb").read_text(encoding="utf-8"))
     fresh, stale = renewed(books, index, table), []
     for name, nb in (books | {"index": index}).items():
@@ -360,9 +366,13 @@ def main(check: bool = False) -> int:
             stale.append(name)
             if not check:
                 text = json.dumps(nb | {"cells": fresh[name]}, indent=1, ensure_ascii=False)
-                (NBS / f"{name}.ipynb").write_text(text + "\n", encoding="utf-8")
+                temporary = NBS / f"{name}.ipynb.part"
+                temporary.write_text(text + "\n", encoding="utf-8")
+                temporary.replace(NBS / f"{name}.ipynb")
     print(f"course: {'stale' if check else 'renewed'}: {', '.join(stale) or 'none'}")
-    return int(check and bool(stale))
+    if wrong:
+        print(wrong)
+    return int(bool(wrong) or check and bool(stale))
 
 
 if __name__ == "__main__":

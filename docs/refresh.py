@@ -3,6 +3,7 @@ data/results/notebook_times.json.
 
     python docs/refresh.py                    all notebooks, in reading order
     python docs/refresh.py 1_world 3_model/05  those whose names start so; other times are kept
+    python docs/refresh.py --map              only the map at the top of each, without running it
 
 A notebook is replaced only after its last cell ran; a failing one stops the run and stays as it
 was.
@@ -11,6 +12,7 @@ large.
 """
 
 import json
+import re
 import sys
 import time
 from base64 import b64decode, b64encode
@@ -24,6 +26,7 @@ from nbdev.clean import clean_nb
 from nbdev.config import get_config
 from PIL import Image
 
+from talker_t2av.common.figures import overview_svg
 from talker_t2av.common.media import atomic_path, data_dir, write_result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,8 +88,32 @@ def refresh(path: Path) -> dict:
     return {"seconds": round(seconds, 1), "kilobytes": round(path.stat().st_size / 1e3)}
 
 
+def redraw_map(path: Path) -> bool:
+    """Store today's map in the cells of one notebook that show it; was it another one before?"""
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    changed = False
+    for cell in nb["cells"]:
+        call = re.search(r"^overview\((?:\"([\w.]+)\")?\)$", "".join(cell["source"]), flags=re.M)
+        for output in cell.get("outputs", []):
+            if call and "image/svg+xml" in output.get("data", {}):
+                svg = overview_svg(call[1]).splitlines(keepends=True)
+                changed |= output["data"]["image/svg+xml"] != svg
+                output["data"]["image/svg+xml"] = svg
+    if changed:
+        with atomic_path(path) as temporary:
+            text = json.dumps(nb, indent=1, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+    return changed
+
+
 def main(starts: list[str]) -> int:
-    names = {str(path.relative_to(NBS).with_suffix("")): path for path in sorted(NBS.rglob("*.ipynb"))}
+    names = {
+        str(path.relative_to(NBS).with_suffix("")): path for path in sorted(NBS.rglob("*.ipynb"))
+    }
+    if starts == ["--map"]:
+        changed = [name for name, path in names.items() if redraw_map(path)]
+        print(f"maps renewed: {', '.join(changed) or 'none'}")
+        return 0
     chosen = [name for name in names if not starts or name.startswith(tuple(starts))]
     if not chosen:
         raise SystemExit(f"docs/refresh.py: no notebook's name starts with {' or '.join(starts)}")

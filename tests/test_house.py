@@ -119,7 +119,7 @@ def map_key(cells: list) -> str | None:
     Raises ValueError when no cell draws it.
     """
     for cell in cells:
-        call = re.search(r"^overview\((?:\"(\w+)\")?\)", cell["source"], flags=re.M)
+        call = re.search(r"^overview\((?:\"([\w.]+)\")?\)", cell["source"], flags=re.M)
         if cell["cell_type"] == "code" and call:
             return call[1]
     raise ValueError("no overview figure")
