@@ -10,7 +10,8 @@ import torch
 
 from talker_t2av.common.measuring import fastest
 from talker_t2av.common.media import FRAME_RATE
-from talker_t2av.world.corpus import BuildSettings, build_corpus, make_clip, one_thread, write_clip
+from talker_t2av.world.build import BuildSettings, build_corpus, write_clip
+from talker_t2av.world.corpus import make_clip, one_thread
 from talker_t2av.world.dataset import ClipDataset, LengthBucketSampler, collate, read_manifest
 from talker_t2av.world.sentences import sample_sentence
 

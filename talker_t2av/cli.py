@@ -23,10 +23,10 @@ COMMANDS = {
         ),
     ),
     "world": (
-        "talker_t2av.world.corpus:world_command",
+        "talker_t2av.world.build:world_command",
         "say a typed sentence with the world's own voice and face",
     ),
-    "corpus": ("talker_t2av.world.corpus:corpus_command", "build and check corpora of world clips"),
+    "corpus": ("talker_t2av.world.build:corpus_command", "build and check corpora of world clips"),
     "codecs": (
         "talker_t2av.codecs.round_trip:codecs_command",
         "a sentence through both codecs: original and reconstruction side by side",

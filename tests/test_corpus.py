@@ -20,21 +20,20 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from talker_t2av.world.corpus import (
+from talker_t2av.world.build import (
     COLUMNS,
     RELEASED_COLUMNS,
-    SPLITS,
     BuildSettings,
     build_corpus,
     check_corpus,
     demo_clip,
     file_sha256,
-    make_clip,
     only_builder,
     read_record,
 )
+from talker_t2av.world.corpus import make_clip
 from talker_t2av.world.face.rendering import face_split
-from talker_t2av.world.sentences import sentence_words
+from talker_t2av.world.sentences import SPLITS, sentence_words
 from talker_t2av.world.voice.voices import VOICES
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -268,7 +267,7 @@ def killed_build(folder, moments, **arguments):
     How often it was at work then.
     """
     context, kills, rng = multiprocessing.get_context("forkserver"), 0, random.Random(1)
-    context.set_forkserver_preload(["talker_t2av.world.corpus"])
+    context.set_forkserver_preload(["talker_t2av.world.build", "talker_t2av.world.corpus"])
     for moment in moments:
         process = context.Process(target=build_corpus, args=(folder,), kwargs=arguments)
         process.start()
@@ -305,7 +304,7 @@ def descendants(pid):
 def test_killed_with_workers_full_size(tmp_path):
     """The same with films of 128 pixels and two workers; no worker outlives the build."""
     code = (
-        "import sys; from talker_t2av.world.corpus import build_corpus\nif __name__ == '__main__': "
+        "import sys; from talker_t2av.world.build import build_corpus\nif __name__ == '__main__': "
         "build_corpus(sys.argv[1], 60, workers=2)"
     )
     (tmp_path / "build.py").write_text(code)

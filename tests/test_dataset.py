@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from talker_t2av.common.media import write_video
-from talker_t2av.world.corpus import RELEASED_COLUMNS, build_corpus
+from talker_t2av.world.build import RELEASED_COLUMNS, build_corpus
 from talker_t2av.world.dataset import (
     BadClip,
     ClipDataset,

@@ -33,7 +33,7 @@ from talker_t2av.training.latents import (
     shard_path,
     unpack_clips,
 )
-from talker_t2av.world.corpus import build_corpus
+from talker_t2av.world.build import build_corpus
 from talker_t2av.world.dataset import BadClip
 from talker_t2av.world.sentences import is_held_out, sentence_words
 from talker_t2av.world.voice.voices import UNSTEADY

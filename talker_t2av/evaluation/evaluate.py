@@ -43,7 +43,8 @@ from talker_t2av.evaluation.report import (
     world_item,
 )
 from .speech import calibrate_speech
-from ..world.corpus import make_clip, parallel_map
+from ..world.build import parallel_map
+from ..world.corpus import make_clip
 from ..world.sentences import SPLITS
 
 # %% ../../nbs/6_evaluation/07_evaluate.ipynb #a8baf599

@@ -52,14 +52,8 @@ from talker_t2av.evaluation.video import (
     head_motion,
     velocity_spectrum,
 )
-from talker_t2av.world.corpus import (
-    SOURCE,
-    clip_rng,
-    compose_clip,
-    draw_face,
-    make_clip,
-    read_record,
-)
+from ..world.build import SOURCE, read_record
+from ..world.corpus import clip_rng, compose_clip, draw_face, make_clip
 from ..world.dataset import ClipDataset, Row, load_frames, read_manifest
 from ..world.sentences import sample_sentence
 from ..world.voice.voices import Phoneme, PronunciationError, speak, voice_names

@@ -30,9 +30,9 @@ from ..common.hub import load_pretrained, save_pretrained
 from ..common.media import FRAME_RATE, SAMPLES_PER_FRAME
 from talker_t2av.evaluation.video import (
     MOUTH_SIZE,
-    FaceReader,
+    FaceRegressor,
     face_pictures,
-    layers,
+    halving_convolutions,
     mouth_pictures,
     seen_opening,
 )
@@ -211,7 +211,7 @@ class SyncNet(nn.Module):
         width, size = config.hidden_size, config.embedding_size
         cells = np.prod([-(-side // 2 ** len(config.widths)) for side in MOUTH_SIZE])
         self.mouth, self.flat = (
-            layers((3, *config.widths)),
+            halving_convolutions((3, *config.widths)),
             nn.Linear(config.widths[-1] * int(cells), width),
         )
         self.mouth_time = nn.Sequential(
@@ -318,7 +318,7 @@ class SyncMetrics(nn.Module):
         super().__init__()
         self.config = config
         self.reader, self.sync = (
-            FaceReader(config.reader_widths, config.hidden_size),
+            FaceRegressor(config.reader_widths, config.hidden_size),
             SyncNet(config),
         )
         self.ear = MouthRegression(config.ear_features)
@@ -422,7 +422,8 @@ from talker_t2av.common.trainer import (
     with_overrides,
 )
 from .video import MOUTH_SIZE, READINGS, face_pictures, mouth_pictures
-from ..world.corpus import make_clip, parallel_map
+from ..world.build import parallel_map
+from ..world.corpus import make_clip
 from ..world.face.portrait import lip_gap
 from ..world.voice.voices import PHONEMES, SILENCE
 

@@ -27,9 +27,12 @@ from ..codecs.audio.semantic import speak_invented
 from ..codecs.motion.codec import MotionCodec
 from ..codecs.speaker.encoder import SpeakerEncoder
 from ..common.media import read_video
-from ..world.corpus import clip_rng, file_sha256, make_clip, world_fingerprint
+from ..world.build import file_sha256, world_fingerprint
+from ..world.corpus import clip_rng, make_clip
 from ..world.dataset import BadClip, ClipDataset, read_manifest
-from ..world.face.rendering import ARTICULATION, POSE, render, sample_identity
+from ..world.face.drawing import sample_identity
+from ..world.face.portrait import ARTICULATION, POSE
+from ..world.face.rendering import render
 from ..world.sentences import SPLITS, hash_share
 from talker_t2av.world.voice.voices import (
     SPREAD,
@@ -451,7 +454,7 @@ from torch import Tensor
 
 from ..common.media import FRAME_RATE, atomic_path
 from ..model.sequence import TalkerSample
-from ..world.corpus import MAX_CLIPS, cpu_count, file_sha256, only_builder, parallel_map
+from ..world.build import MAX_CLIPS, cpu_count, file_sha256, only_builder, parallel_map
 from ..world.dataset import BadClip
 
 # %% ../../nbs/4_training/01_latents.ipynb #7b091f3c

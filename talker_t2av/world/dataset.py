@@ -25,7 +25,7 @@ from talker_t2av.common.media import (
     read_audio,
     read_video,
 )
-from .corpus import read_record
+from .build import read_record
 from .voice.voices import Phoneme
 
 # %% ../../nbs/1_world/08_dataset.ipynb #100aa495

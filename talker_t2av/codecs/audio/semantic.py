@@ -428,7 +428,8 @@ from talker_t2av.common.trainer import (
     training_options,
     with_overrides,
 )
-from ...world.corpus import MAX_CLIPS, clip_rng, make_clip, parallel_map
+from ...world.build import MAX_CLIPS, parallel_map
+from ...world.corpus import clip_rng, make_clip
 from ...world.sentences import SPLITS, sample_sentence
 from talker_t2av.world.voice.voices import (
     PHONEMES,

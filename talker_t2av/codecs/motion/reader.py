@@ -23,7 +23,8 @@ from .layers import FaceReader
 from ...common.measuring import r_squared
 from ...common.media import atomic_path
 from ...common.trainer import TrainConfig, fit, seed_of
-from ...world.corpus import make_clip, parallel_map
+from ...world.build import parallel_map
+from ...world.corpus import make_clip
 from ...world.face.drawing import sample_identity
 from ...world.face.portrait import ARTICULATION, POSE, RANGES
 from ...world.face.rendering import face_split, mouth_box, render
