@@ -26,7 +26,7 @@ from nbdev.clean import clean_nb
 from nbdev.config import get_config
 from PIL import Image
 
-from talker_t2av.common.figures import overview_svg
+from talker_t2av.common.figures import overview
 from talker_t2av.common.media import atomic_path, data_dir, write_result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,7 +96,7 @@ def redraw_map(path: Path) -> bool:
         call = re.search(r"^overview\((?:\"([\w.]+)\")?\)$", "".join(cell["source"]), flags=re.M)
         for output in cell.get("outputs", []):
             if call and "image/svg+xml" in output.get("data", {}):
-                svg = overview_svg(call[1]).splitlines(keepends=True)
+                svg = overview(call[1])._repr_svg_().splitlines(keepends=True)
                 changed |= output["data"]["image/svg+xml"] != svg
                 output["data"]["image/svg+xml"] = svg
     if changed:

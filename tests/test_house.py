@@ -131,14 +131,14 @@ def test_notebook_is_a_chapter(path):
 
     The index and what is only looked up have no exercises.
     """
-    from talker_t2av.common.figures import overview_svg
+    from talker_t2av.common.figures import overview
 
     nb = nbformat.read(path, 4)
     prose = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
     code = [cell for cell in nb.cells if cell.cell_type == "code"]
     assert len(re.findall(r"^# ", prose, flags=re.M)) == 1
     assert any(cell.outputs for cell in code), "no stored outputs: run `make refresh`"
-    drawn = overview_svg(map_key(nb.cells))
+    drawn = overview(map_key(nb.cells))._repr_svg_()
     shown = [out.get("data", {}).get("image/svg+xml") for cell in code for out in cell.outputs]
     assert drawn in shown, "the stored map is not today's: python docs/refresh.py --map"
     name = notebook_name(path)
