@@ -1,9 +1,8 @@
-"""The backbone: what a cache saves, what packing saves, and one generated token
-at the paper's size.
+"""The backbone: what a cache saves, a training step, and one generated token at the
+paper's size.
 """
 
 import json
-import math
 
 import torch
 from torch import nn
@@ -43,38 +42,28 @@ def decode(backbone, x, cached) -> None:
     "Write the tokens of x one by one."
     cache = KVCache(backbone.config, len(x), x.shape[1]) if cached else None
     for n in range(x.shape[1]):
-        backbone(inputs_embeds=x[:, n : n + 1], kv_cache=cache) if cached else backbone(
-            inputs_embeds=x[:, : n + 1]
-        )
+        if cached:
+            backbone(inputs_embeds=x[:, n : n + 1], kv_cache=cache)
+        else:
+            backbone(inputs_embeds=x[:, : n + 1])
 
 
-def packing_rows(backbone) -> list[dict]:
-    "One training step on 32 samples of 20 to 100 tokens, padded and packed."
+def training_rows(backbone) -> list[dict]:
+    "One training step on 32 samples of 20 to 100 tokens, padded."
     lengths = torch.randint(20, 101, (32,), generator=torch.Generator().manual_seed(0))
-    total, rows_packed = int(lengths.sum()), math.ceil(int(lengths.sum()) / 256)
-    segments = torch.full((rows_packed * 256,), -1)
-    # samples cut at row ends: the same work, simpler to make
-    segments[:total] = torch.repeat_interleave(torch.arange(32), lengths)
-    x_padded, x_packed = (
-        torch.randn(32, int(lengths.max()), 256),
-        torch.randn(rows_packed, 256, 256),
-    )
+    x = torch.randn(32, int(lengths.max()), 256)
 
-    def step(**inputs):
+    def step():
         backbone.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = backbone(**inputs)
+            hidden = backbone(inputs_embeds=x, lengths=lengths)
         hidden.float().square().mean().backward()
 
-    note = f"small backbone, forward + backward, bfloat16 autocast, 32 samples, {total} real tokens"
-    padded = best_ms(lambda: step(inputs_embeds=x_padded, lengths=lengths), 3)
-    packed = best_ms(
-        lambda: step(inputs_embeds=x_packed, segments=segments.view(rows_packed, 256)), 3
+    note = (
+        "small backbone, forward + backward, bfloat16 autocast, 32 samples, "
+        f"{int(lengths.sum())} real tokens, {x[..., 0].numel()} computed"
     )
-    return [
-        row("backbone step padded", padded, "ms", f"{note}, {x_padded[..., 0].numel()} computed"),
-        row("backbone step packed", packed, "ms", f"{note}, {x_packed[..., 0].numel()} computed"),
-    ]
+    return [row("backbone step padded", best_ms(step, 3), "ms", note)]
 
 
 def paper_rows(dtype) -> list[dict]:
@@ -117,7 +106,7 @@ def run() -> list[dict]:
         )
         for name, c in (("cached", True), ("recomputed", False))
     ]
-    rows += packing_rows(backbone.train())
+    rows += training_rows(backbone.train())
     for dtype in (torch.float32, torch.bfloat16):
         rows += paper_rows(dtype)
     return rows

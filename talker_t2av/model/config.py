@@ -15,15 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..common.hub import ROW_SCALE, load_from_files, local_folder, tensor_files
 from ..common.media import FRAME_RATE, PATCH_SIZE, atomic_path
-from talker_t2av.model.backbone import (
-    ROW_SCALE,
-    from_qwen3,
-    local_folder,
-    read_tensors,
-    tensor_files,
-    to_qwen3,
-)
+from .backbone import from_qwen3, to_qwen3
 from .head import RELEASED_HEAD_NAMES
 from .layers import RELEASED_STACK_NAMES, rename
 from .sequence import SUM, parse_arrangement
@@ -290,7 +284,7 @@ def load_weights(
                 raise ValueError(f"{folder}: {name!r} and {where[ours][1]!r} are the same tensor")
             if ours is not None:
                 where[ours] = file, name
-        return read_tensors(where, model, folder, dtype, device)
+        return load_from_files(model, where, folder, dtype, device)
     except SafetensorError as error:
         raise ValueError(
             f"{folder}: a file is no safetensors file, or is cut off ({error})"

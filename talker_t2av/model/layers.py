@@ -181,7 +181,7 @@ def check_positive(config, *names: str) -> None:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 # %% ../../nbs/3_model/02_layers.ipynb #012c2044
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, unsafe_hash=True)
 class TransformerConfig:
     """Shape of a stack of blocks.
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbone import Backbone, BackboneConfig, KVCache, local_folder
+from ..common.hub import local_folder
+from .backbone import Backbone, BackboneConfig, KVCache
 from .config import PRESETS, TalkerConfig, load_weights, read_config, save_weights
 from .flow import FlowDraws, draw_flow, flow_matching_loss, sample_flow
 from .head import DiffusionHead, HeadConfig
