@@ -2,8 +2,9 @@
 
 Used for the site's reference pages and by tests/test_docstrings.py.
 
-Nothing is imported: the syntax tree gives the structure, the tokenizer the comments (one parameter
-per line, with shape or unit beside it).
+Nothing is imported: the syntax tree gives the structure, the tokenizer the comments: one parameter
+a line, with shape or unit beside it, or on lines of its own above it when it is long. What is said
+above the closing bracket belongs to what is returned.
 """
 
 import ast
@@ -16,14 +17,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "talker_t2av"
-# first part of the module's name -> title of its reference page; "" takes what is in none of the
-# folders
+# first part of the module's name -> title of its reference page; the last one takes the modules at
+# the top of the package, too
 GROUPS = {
     "world": "The world: sentences, voices, faces, clips",
-    "codecs": "Codecs: sound, motion, speaker",
+    "codecs": "Codecs: audio, motion, speaker",
     "model": "The model: text, layers, backbone, heads, talker",
-    "evaluation": "Evaluation: metrics, baselines, ablations",
-    "": "Tools, training, generation, commands",
+    "training": "Training: latents, losses, the talker's recipe",
+    "inference": "Inference: generation, streaming, pipeline, commands",
+    "evaluation": "Evaluation: metrics, reports",
+    "studies": "Studies: other choices, measured",
+    "common": "Tools: media, files, hub, trainer, figures, command line",
 }
 
 
@@ -33,6 +37,16 @@ class Parameter:
     type: str = ""
     default: str = ""
     comment: str = ""
+
+    def written(self) -> str:
+        """As in a signature: "x: Tensor", "steps: int = 8", "seed=0"."""
+        if not self.default:
+            return f"{self.name}: {self.type}" if self.type else self.name
+        return (
+            f"{self.name}: {self.type} = {self.default}"
+            if self.type
+            else f"{self.name}={self.default}"
+        )
 
 
 @dataclass
@@ -52,19 +66,12 @@ class Entry:
     decorators: tuple[str, ...] = ()
 
     def signature(self) -> str:
-        shown = [
-            p.name
-            + (f": {p.type}" if p.type else "")
-            + ((" = " if p.type else "=") + p.default if p.default else "")
-            for p in self.parameters
-        ]
+        shown = [parameter.written() for parameter in self.parameters]
         end = f" -> {self.returns}" if self.returns else ""
         line = f"{self.name}({', '.join(shown)}){end}"
-        return (
-            line
-            if len(line) < 110
-            else f"{self.name}(\n    " + ",\n    ".join(shown) + f",\n){end}"
-        )
+        if len(line) < 100:
+            return line
+        return f"{self.name}(\n    " + ",\n    ".join(shown) + f",\n){end}"
 
 
 @dataclass
@@ -74,29 +81,41 @@ class Module:
     entries: list[Entry]
 
 
-def comments_of(source: str) -> dict[int, str]:
-    """Line number -> comment on it, without the hash."""
-    found = {}
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT and not token.string.startswith("# %%"):
-            found[token.start[0]] = token.string.lstrip("# ").rstrip()
-    return found
+class Comments:
+    """The comments of a source, by line: `beside` code, and on lines of their own."""
+
+    def __init__(self, source: str):
+        self.beside: dict[int, str] = {}
+        self.alone: dict[int, str] = {}
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.COMMENT and not token.string.startswith("# %%"):
+                place = self.alone if token.line.lstrip().startswith("#") else self.beside
+                place[token.start[0]] = token.string.lstrip("# ").rstrip()
+
+    def above(self, line: int) -> str:
+        """What stands on the lines directly above one line."""
+        found = []
+        while (line := line - 1) in self.alone:
+            found.insert(0, self.alone[line])
+        return " ".join(found)
+
+    def of(self, first: int, last: int) -> str:
+        """What is said about the lines from `first` to `last`: above them, and beside the last."""
+        return " ".join(filter(None, [self.above(first), self.beside.get(last, "")]))
 
 
-def parameters_of(node: ast.FunctionDef, comments: dict[int, str]) -> list[Parameter]:
+def parameters_of(node: ast.FunctionDef, comments: Comments) -> list[Parameter]:
     """The parameters as written.
 
-    A comment belongs to the last parameter on its line; the one beside a one-line signature to the
-    whole.
+    A comment belongs to the last parameter on its line, or to the first one on the next line; the
+    one beside a one-line signature to the whole.
     """
     args = node.args
     plain = [*args.posonlyargs, *args.args]
     pairs = list(zip(plain, [None] * (len(plain) - len(args.defaults)) + list(args.defaults)))
-    pairs += (
-        [(args.vararg, None)] * bool(args.vararg)
-        + list(zip(args.kwonlyargs, args.kw_defaults))
-        + [(args.kwarg, None)] * bool(args.kwarg)
-    )
+    pairs += [(args.vararg, None)] if args.vararg else []
+    pairs += list(zip(args.kwonlyargs, args.kw_defaults))
+    pairs += [(args.kwarg, None)] if args.kwarg else []
     stars = {args.vararg: "*", args.kwarg: "**"}
     found, last = [], {}
     for argument, default in pairs:
@@ -106,16 +125,26 @@ def parameters_of(node: ast.FunctionDef, comments: dict[int, str]) -> list[Param
             stars.get(argument, "") + argument.arg,
             ast.unparse(argument.annotation) if argument.annotation else "",
             ast.unparse(default) if default else "",
+            comments.above(argument.lineno) if argument.lineno > node.lineno else "",
         )
         found.append(text)
         last[(default or argument).end_lineno] = text
-    body = node.body[0].lineno
     for line, parameter in last.items():
-        if line > node.lineno or len(last) > 1:
-            parameter.comment = comments.get(line, "")
-        elif line == node.lineno and body > node.lineno and len(found) == 1:
-            parameter.comment = comments.get(line, "")
+        one_line = line == node.lineno
+        alone = len(found) == 1 and node.body[0].lineno > node.lineno
+        if alone or len(last) > 1 or not one_line:
+            beside = comments.beside.get(line, "")
+            parameter.comment = " ".join(filter(None, [parameter.comment, beside]))
     return found
+
+
+def comment_on_returns(node: ast.FunctionDef, comments: Comments, lines: list[str]) -> str:
+    """What is said about the result: beside the return type, or above the closing bracket."""
+    end = node.returns.end_lineno if node.returns else node.body[0].lineno - 1
+    beside = comments.beside.get(end, "")
+    if not lines[end - 1].lstrip().startswith(")"):
+        return beside
+    return " ".join(filter(None, [comments.above(end), beside]))
 
 
 def raised_in(node: ast.FunctionDef) -> set[str]:
@@ -138,85 +167,68 @@ def raised_in(node: ast.FunctionDef) -> set[str]:
 
 
 def function_entry(
-    node: ast.FunctionDef, comments: dict[int, str], kind: str = "function"
+    node: ast.FunctionDef, comments: Comments, lines: list[str], kind: str = "function"
 ) -> Entry:
-    returns = ast.unparse(node.returns) if node.returns else ""
-    line = node.returns.end_lineno if node.returns else node.body[0].lineno - 1
-    decorators = tuple(ast.unparse(d) for d in node.decorator_list)
     return Entry(
         node.name,
         kind,
         ast.get_docstring(node) or "",
         parameters_of(node, comments),
-        returns,
-        comments.get(line, ""),
+        ast.unparse(node.returns) if node.returns else "",
+        comment_on_returns(node, comments, lines),
         raised_in(node),
         [],
-        decorators,
+        tuple(ast.unparse(d) for d in node.decorator_list),
     )
 
 
-def class_entry(node: ast.ClassDef, comments: dict[int, str]) -> Entry:
+def field_of(step: ast.AnnAssign, comments: Comments) -> Parameter:
+    """An annotated field of a class."""
+    default = ast.unparse(step.value) if step.value else ""
+    return Parameter(
+        step.target.id,
+        ast.unparse(step.annotation),
+        default if len(default) < 60 else "...",
+        comments.of(step.lineno, step.end_lineno),
+    )
+
+
+def class_entry(node: ast.ClassDef, comments: Comments, lines: list[str]) -> Entry:
     """A class with its public methods and annotated fields; the parameters of
     `__init__` are its own.
     """
-    entry = Entry(
-        node.name,
-        "class",
-        ast.get_docstring(node) or "",
-        decorators=tuple(ast.unparse(d) for d in node.decorator_list),
-    )
+    decorators = tuple(ast.unparse(d) for d in node.decorator_list)
+    entry = Entry(node.name, "class", ast.get_docstring(node) or "", decorators=decorators)
     for step in node.body:
         if isinstance(step, ast.FunctionDef) and step.name == "__init__":
-            made = function_entry(step, comments)
-            entry.parameters, entry.raises, entry.doc = (
-                made.parameters,
-                made.raises,
-                " ".join(filter(None, [entry.doc, made.doc])),
-            )
+            made = function_entry(step, comments, lines)
+            entry.parameters, entry.raises = made.parameters, made.raises
+            entry.doc = " ".join(filter(None, [entry.doc, made.doc]))
         elif isinstance(step, ast.FunctionDef) and not step.name.startswith("_"):
-            entry.members.append(
-                function_entry(
-                    step,
-                    comments,
-                    "property"
-                    if any("property" in ast.unparse(d) for d in step.decorator_list)
-                    else "method",
-                )
-            )
-        elif (
-            isinstance(step, ast.AnnAssign)
-            and isinstance(step.target, ast.Name)
-            and not step.target.id.startswith("_")
-        ):
-            default = ast.unparse(step.value) if step.value else ""
-            entry.parameters.append(
-                Parameter(
-                    step.target.id,
-                    ast.unparse(step.annotation),
-                    default if len(default) < 60 else "...",
-                    comments.get(step.end_lineno, ""),
-                )
-            )
+            is_property = any("property" in ast.unparse(d) for d in step.decorator_list)
+            kind = "property" if is_property else "method"
+            entry.members.append(function_entry(step, comments, lines, kind))
+        elif isinstance(step, ast.AnnAssign) and isinstance(step.target, ast.Name):
+            if not step.target.id.startswith("_"):
+                entry.parameters.append(field_of(step, comments))
     return entry
 
 
-def constant_entries(node: ast.stmt, comments: dict[int, str], lines: list[str]) -> list[Entry]:
-    """Constants with the comment beside them, or the line of comment above."""
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    names = [
-        name.id
-        for target in targets
-        for name in ([target] if isinstance(target, ast.Name) else getattr(target, "elts", []))
-        if isinstance(name, ast.Name)
-    ]
-    above = (
-        comments.get(node.lineno - 1, "") if lines[node.lineno - 2].lstrip().startswith("#") else ""
-    )
-    comment = comments.get(node.lineno) or comments.get(node.end_lineno) or above
+def constant_entries(node: ast.stmt, comments: Comments) -> list[Entry]:
+    """Constants with the comment beside them, or the lines of comment above."""
+    names = []
+    for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+        inside = [target] if isinstance(target, ast.Name) else getattr(target, "elts", [])
+        names += [name.id for name in inside if isinstance(name, ast.Name)]
+    beside = comments.beside.get(node.lineno) or comments.beside.get(node.end_lineno)
     value = ast.unparse(node.value) if node.value else ""
     return [
-        Entry(name, "constant", returns=value if len(value) < 60 else "", comment=comment)
+        Entry(
+            name,
+            "constant",
+            returns=value if len(value) < 60 else "",
+            comment=beside or comments.above(node.lineno),
+        )
         for name in names
     ]
 
@@ -224,18 +236,18 @@ def constant_entries(node: ast.stmt, comments: dict[int, str], lines: list[str])
 def read_module(path: Path) -> Module:
     """The public part of one module: what its `__all__` lists, in the order of the source."""
     source = path.read_text(encoding="utf-8")
-    tree, comments, lines = ast.parse(source), comments_of(source), source.splitlines()
+    tree, comments, lines = ast.parse(source), Comments(source), source.splitlines()
     public: set[str] = set()
     entries: list[Entry] = []
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
             public = set(ast.literal_eval(node.value))
         elif isinstance(node, ast.FunctionDef):
-            entries.append(function_entry(node, comments))
+            entries.append(function_entry(node, comments, lines))
         elif isinstance(node, ast.ClassDef):
-            entries.append(class_entry(node, comments))
+            entries.append(class_entry(node, comments, lines))
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            entries += constant_entries(node, comments, lines)
+            entries += constant_entries(node, comments)
     name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
     return Module(
         name, ast.get_docstring(tree) or "", [entry for entry in entries if entry.name in public]
@@ -260,32 +272,27 @@ def prose(text: str) -> str:
     return "".join(f"<p>{' '.join(part.split())}</p>" for part in parts if part)
 
 
+def shown_signature(entry: Entry) -> str:
+    """The line, or lines, by which a name is shown."""
+    if entry.kind == "constant":
+        return f"{entry.name} = {entry.returns or '...'}"
+    if entry.kind == "property":
+        return entry.name
+    first = entry.decorators[0] if entry.kind == "method" and entry.decorators else ""
+    return (f"@{first}\n" if "method" in first else "") + entry.signature()
+
+
 def entry_html(entry: Entry) -> str:
     """Signature, docstring and the table of parameters, without empty lines (a Markdown page
     holds it as one block).
     """
-    what = (
-        f"@{entry.decorators[0]}\n"
-        if entry.kind == "method" and entry.decorators and "method" in entry.decorators[0]
-        else ""
-    )
-    shown = (
-        f"{entry.name} = {entry.returns or '...'}"
-        if entry.kind == "constant"
-        else entry.name
-        if entry.kind == "property"
-        else entry.signature()
-    )
     rows = [
         f"<tr><td><code>{escape(p.name)}</code></td><td>{prose(p.comment)}</td></tr>"
         for p in entry.parameters
         if p.comment
     ]
-    if (
-        entry.comment
-        and entry.kind != "constant"
-        and not (len(entry.parameters) == 1 and entry.parameters[0].comment == entry.comment)
-    ):
+    of_whole_line = len(entry.parameters) == 1 and entry.parameters[0].comment == entry.comment
+    if entry.comment and entry.kind != "constant" and not of_whole_line:
         rows.append(f"<tr><td>returns</td><td>{prose(entry.comment)}</td></tr>")
     table = f'<table class="api">{"".join(rows)}</table>' if rows else ""
     body = prose(entry.doc or (entry.comment if entry.kind == "constant" else ""))
@@ -294,7 +301,7 @@ def entry_html(entry: Entry) -> str:
         for member in entry.members
         if member.doc
     )
-    lines = escape(what + shown, quote=False).replace("\n", "&#10;")
+    lines = escape(shown_signature(entry), quote=False).replace("\n", "&#10;")
     return f'<pre class="api">{lines}</pre>{body}{table}{members}'
 
 
@@ -319,20 +326,21 @@ def module_section(module: Module, notebook: str | None) -> str:
     return "\n\n".join(parts)
 
 
+def group_of(module: Module) -> str:
+    """The part of the package that a module belongs to; the command line is one of the tools."""
+    return module.name.split(".")[0] if "." in module.name else list(GROUPS)[-1]
+
+
 def reference_pages(notebooks: dict[str, str]) -> dict[str, str]:
     """Page name -> Markdown, for the groups that have modules; `notebooks`: module -> file
     name of its notebook.
     """
     modules, pages = read_package(), {}
-    for group, title in GROUPS.items():
-        mine = [m for m in modules if (m.name.split(".")[0] if "." in m.name else "") == group]
-        if mine:
-            pages[f"api_{group or 'tools'}"] = (
-                f"# {title}\n\n"
-                + "\n\n".join(module_section(m, notebooks.get(m.name)) for m in mine)
-                + "\n"
-            )
-    lost = [m.name for m in modules if "." in m.name and m.name.split(".")[0] not in GROUPS]
-    if lost:
+    if lost := [m.name for m in modules if group_of(m) not in GROUPS]:
         raise SystemExit(f"docs/api.py: no group in GROUPS takes {', '.join(lost)}")
+    for group, title in GROUPS.items():
+        mine = [m for m in modules if group_of(m) == group]
+        if mine:
+            sections = [module_section(m, notebooks.get(m.name)) for m in mine]
+            pages[f"api_{group}"] = "\n\n".join([f"# {title}", *sections]) + "\n"
     return pages

@@ -10,12 +10,14 @@ the result. Warnings are errors.
 """
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
+import course
 from api import reference_pages
-from course import parts, source, subtitle, title
+from course import source, subtitle, title
 from nbdev.config import get_config
 from nbdev.frontmatter import FrontmatterProc
 from nbdev.process import NBProcessor
@@ -53,11 +55,7 @@ def process(path: Path) -> tuple[dict, list[dict], str | None]:
     """
     raw = json.loads(path.read_text(encoding="utf-8"))
     text = "\n".join(source(cell) for cell in raw["cells"])
-    module = (
-        text.split("#| default_exp ")[1].split("\n")[0].strip()
-        if "#| default_exp " in text
-        else None
-    )
+    exported = re.search(r"^#\| default_exp (\S+)", text, flags=re.M)
     procs = [
         FrontmatterProc,
         populate_language,
@@ -70,7 +68,7 @@ def process(path: Path) -> tuple[dict, list[dict], str | None]:
         hide_,
     ]
     nb = NBProcessor(path, procs=procs, process=True).nb
-    return json.loads(json.dumps(nb)), raw["cells"], module
+    return json.loads(json.dumps(nb)), raw["cells"], exported[1] if exported else None
 
 
 def still(output: dict) -> dict | None:
@@ -87,42 +85,59 @@ def still(output: dict) -> dict | None:
     )
 
 
-def page(path: Path) -> str | None:
-    """Write the page of one notebook into docs/_pages; return the name of its
-    module, if it has one.
-    """
-    nb, written, module = process(path)
-    links = [f'<a href="_static/notebooks/{path.name}" download>notebook</a>']
+def head_of(name: str, cells: list[dict], module: str | None, on_main_path: bool) -> str:
+    """Title, what it is about, and links to the notebook's file and to its module."""
+    top = "../" * name.count("/")
+    links = [f'<a href="{top}_static/notebooks/{name}.ipynb" download>notebook</a>']
     if module:
-        links.append(
-            f'<a href="module_{module}.html">talker_t2av/{module.replace(".", "/")}.py</a>'
-        )
-    head = (
-        f'# {title(written)}\n\n<p class="lead">{subtitle(written)}</p>\n\n<p '
-        f'class="links">{" · ".join(links)}</p>'
+        file = f"talker_t2av/{module.replace('.', '/')}.py"
+        links.append(f'<a href="{top}module_{module}.html">{file}</a>')
+    if on_main_path:
+        links.append(f"{course.MAIN} main path")
+    return (
+        f'# {title(cells)}\n\n<p class="lead">{subtitle(cells)}</p>\n\n'
+        f'<p class="links">{" · ".join(links)}</p>'
     )
-    cells = [{"cell_type": "markdown", "id": "title", "metadata": {}, "source": head}]
+
+
+def shown_cells(nb: dict) -> list[dict]:
+    """The cells of a processed notebook as the page shows them."""
+    cells = []
     for cell in nb["cells"]:
-        if (
-            cell["cell_type"] == "raw" or "source" not in cell
-        ):  # the front matter that nbdev made of the title
+        # raw: the front matter that nbdev made of the title
+        if cell["cell_type"] == "raw" or "source" not in cell:
             continue
-        if cell["cell_type"] == "code" and "#| output: asis" in "".join(
-            cell["source"]
-        ):  # show_doc: the result without its call
-            cell["metadata"]["tags"] = ["remove-input"]
         if cell["cell_type"] == "code":
+            if "#| output: asis" in "".join(
+                cell["source"]
+            ):  # show_doc: the result without its call
+                cell["metadata"]["tags"] = ["remove-input"]
             cell["outputs"] = [kept for output in cell["outputs"] if (kept := still(output))]
         cells.append({key: value for key, value in cell.items() if not key.endswith("_")})
+    return cells
+
+
+def markdown(identity: str, text: str) -> dict:
+    return {"cell_type": "markdown", "id": identity, "metadata": {}, "source": text}
+
+
+def page(path: Path, main_path: list[str]) -> str | None:
+    """Write the page of one notebook into docs/_pages, in the folder of its part; return the
+    name of its module, if it has one.
+    """
+    name = path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
+    nb, written, module = process(path)
+    head = markdown("title", head_of(name, written, module, name in main_path))
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nb = {
-        "cells": cells,
-        "metadata": {
-            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
-        },
+        "cells": [head, *shown_cells(nb)],
+        "metadata": {"kernelspec": kernel},
         "nbformat": 4,
         "nbformat_minor": 5,
     }
-    (PAGES / path.name).write_text(json.dumps(nb), encoding="utf-8")
+    target = PAGES / f"{name}.ipynb"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(nb), encoding="utf-8")
     return module
 
 
@@ -136,15 +151,64 @@ def module_page(module: str) -> None:
     (PAGES / f"module_{module}.md").write_text(text, encoding="utf-8")
 
 
-def contents(names: list[str], reference: list[str]) -> str:
-    """The hidden tables of contents of the start page, one for each part that has a notebook by
-    now, and one for the reference.
-    """
-    trees = parts([name for name in names if name != "index"]) | {"Reference": reference}
-    return "\n\n".join(
-        "```{toctree}\n:hidden:\n:caption: " + part + "\n" + "\n".join(found) + "\n```"
-        for part, found in trees.items()
-    )
+def toctree(entries: list[str], caption: str = "") -> str:
+    """A hidden table of contents: what the sidebar shows."""
+    head = f":caption: {caption}\n" if caption else ""
+    return "```{toctree}\n:hidden:\n" + head + "\n".join(entries) + "\n```"
+
+
+def part_page(folder: str, books: dict[str, dict], main_path: list[str]) -> None:
+    """The page of one part: a line for each notebook. In the sidebar it opens and closes."""
+    lines = [f"# {course.part_title(folder)}", "", "|  | notebook | in one line |", "|---|---|---|"]
+    entries = []
+    for name, nb in books.items():
+        mark = course.MAIN if name in main_path else ""
+        heading, file = title(nb["cells"]), name.split("/")[1]
+        lines.append(f"| {mark} | [{heading}]({file}.ipynb) | {subtitle(nb['cells'])} |")
+        entries.append(f"{mark} {heading.split(': ')[0]} <{file}>".lstrip())
+    lines += ["", f"{course.MAIN} marks the main path.", "", toctree(entries), ""]
+    (PAGES / folder / "index.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def reference_index(pages: dict[str, str]) -> None:
+    """The page above the reference pages."""
+    lines = ["# Reference", "", "Every public name of the package, read from its source.", ""]
+    lines += [
+        f"- [{text.splitlines()[0].removeprefix('# ')}]({name}.md)" for name, text in pages.items()
+    ]
+    (PAGES / "reference.md").write_text("\n".join([*lines, "", toctree(list(pages)), ""]))
+
+
+def start_page(folders: list[str]) -> None:
+    """The index, with the table of contents of the whole site."""
+    path = PAGES / "index.ipynb"
+    start = json.loads(path.read_text(encoding="utf-8"))
+    entries = [f"{folder}/index" for folder in folders] + ["reference"]
+    start["cells"].append(markdown("contents", toctree(entries)))
+    path.write_text(json.dumps(start), encoding="utf-8")
+
+
+def write_pages() -> None:
+    """All pages of the site as Sphinx wants them, in docs/_pages."""
+    books = course.notebooks()
+    table = json.loads(course.TABLE.read_text(encoding="utf-8"))
+    main_path = course.main_path(table, list(books))
+    get_config(path=ROOT)
+    modules = {}
+    for name in ["index", *books]:
+        module = page(ROOT / "nbs" / f"{name}.ipynb", main_path)
+        if module:
+            modules[module] = f"{name}.ipynb"
+    for module in modules:
+        module_page(module)
+    reference = reference_pages(modules)
+    for name, text in reference.items():
+        (PAGES / f"{name}.md").write_text(text, encoding="utf-8")
+    reference_index(reference)
+    folders = course.parts(list(books))
+    for folder, names in folders.items():
+        part_page(folder, {name: books[name] for name in names}, main_path)
+    start_page(list(folders))
 
 
 def main() -> int:
@@ -152,47 +216,16 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     PAGES.mkdir()
     STATIC.mkdir(parents=True)
-    notebooks = sorted((ROOT / "nbs").glob("*.ipynb"))
-    get_config(path=ROOT)
-    modules = {module: path.name for path in notebooks if (module := page(path))}
-    for module in modules:
-        module_page(module)
-    reference = reference_pages(modules)
-    for name, text in reference.items():
-        (PAGES / f"{name}.md").write_text(text, encoding="utf-8")
+    write_pages()
     shutil.copytree(ROOT / "nbs", STATIC / "notebooks", ignore=shutil.ignore_patterns(".*", "_*"))
     for name in ("book.css", "favicon.svg"):
         shutil.copy(DOCS / name, STATIC)
-    start = json.loads((PAGES / "index.ipynb").read_text(encoding="utf-8"))
-    start["cells"].append(
-        {
-            "cell_type": "markdown",
-            "id": "contents",
-            "metadata": {},
-            "source": contents([path.stem for path in notebooks], list(reference)),
-        }
-    )
-    (PAGES / "index.ipynb").write_text(json.dumps(start), encoding="utf-8")
-    code = sphinx_build(
-        [
-            "-q",
-            "-W",
-            "--keep-going",
-            "-c",
-            str(DOCS),
-            "-d",
-            str(DOCS / "_build" / "doctrees"),
-            "-b",
-            "html",
-            str(PAGES),
-            str(HTML),
-        ]
-    )
-    print(
-        f"site: {HTML.relative_to(ROOT)}/index.html"
-        if code == 0
-        else "the site has warnings (above); they count as errors"
-    )
+    words = ["-q", "-W", "--keep-going", "-c", DOCS, "-d", DOCS / "_build" / "doctrees"]
+    code = sphinx_build([str(word) for word in [*words, "-b", "html", PAGES, HTML]])
+    if code == 0:
+        print(f"site: {HTML.relative_to(ROOT)}/index.html")
+    else:
+        print("the site has warnings (above); they count as errors")
     return code
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 
-from api import Entry, Module, class_entry, comments_of, function_entry, read_package  # noqa: E402
+from api import Comments, Entry, Module, class_entry, function_entry, read_package  # noqa: E402
 
 # the whole annotation: a dict or a list of tensors has no one shape
 ARRAY = re.compile(r"(Tensor|np\.ndarray|ndarray)( \| None)?")
@@ -102,15 +102,11 @@ def test_the_check_can_fail():
     """It finds a missing docstring, shape and error, and lets good code pass."""
 
     def check(source):
-        comments, body = comments_of(source), ast.parse(source).body
-        return [
-            fault
-            for node in body
-            for fault in faults(
-                (class_entry if isinstance(node, ast.ClassDef) else function_entry)(node, comments),
-                "m",
-            )
-        ]
+        comments, lines, found = Comments(source), source.splitlines(), []
+        for node in ast.parse(source).body:
+            make = class_entry if isinstance(node, ast.ClassDef) else function_entry
+            found += faults(make(node, comments, lines), "m")
+        return found
 
     assert check(BAD) == [
         "m.scale:docstring",
@@ -121,6 +117,45 @@ def test_the_check_can_fail():
         "m.Net.other:docstring",
     ]
     assert check(GOOD) == []
+
+
+ABOVE = """
+def fit(
+    # what is learnt from,
+    # (B, N, d)
+    data: Tensor,
+    rate: float = 0.1,  # a step
+    # the end of training; None: when
+    # nothing changes
+    steps: int | None = None,
+    # (B,) the losses
+) -> Tensor:
+    "Fits."
+class Size:
+    "Sizes."
+    # numbers in a latent
+    dim: int = 4
+    width: int = 8  # of a layer
+def plain(x: Tensor) -> Tensor:  # (B, N) both
+    "One."
+"""
+
+
+def test_comments_may_stand_above():
+    """A long comment stands on lines of its own above its parameter, or above the bracket."""
+    comments, lines = Comments(ABOVE), ABOVE.splitlines()
+    fit, size, plain = ast.parse(ABOVE).body
+    entry = function_entry(fit, comments, lines)
+    assert {p.name: p.comment for p in entry.parameters} == {
+        "data": "what is learnt from, (B, N, d)",
+        "rate": "a step",
+        "steps": "the end of training; None: when nothing changes",
+    }
+    assert entry.comment == "(B,) the losses"
+    fields = class_entry(size, comments, lines).parameters
+    assert [field.comment for field in fields] == ["numbers in a latent", "of a layer"]
+    one = function_entry(plain, comments, lines)
+    assert one.comment == one.parameters[0].comment == "(B, N) both"
 
 
 if __name__ == "__main__":
