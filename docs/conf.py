@@ -10,6 +10,7 @@ copyright = "2026, the talker_t2av developers; Apache-2.0"
 extensions = ["myst_nb"]
 nb_execution_mode = "off"  # the outputs that are stored in the notebooks are shown
 nb_merge_streams = True
+nb_render_markdown_format = "gfm"  # tables in outputs, too
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
 
@@ -20,6 +21,7 @@ html_css_files = ["book.css"]
 html_favicon = "_build/static/favicon.svg"
 html_copy_source = False
 html_show_sourcelink = False
+html_use_index = False  # the reference pages list all names
 html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": False,

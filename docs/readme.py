@@ -1,16 +1,20 @@
-"""The parts of README.md that are computed: contents, results, trainings.
+"""The parts of README.md that are computed: what is there, contents, results, trainings.
 
 Everything else in it is written by hand.
 
     python docs/readme.py            renews what stands between <!-- NAME --> and <!-- /NAME -->
     python docs/readme.py --check    says what it would change, and changes nothing
-    python docs/readme.py --samples  lets the talker say five sentences, into data/samples, and makes the GIF at the top
+    python docs/readme.py --samples  lets the talker say five sentences, into data/samples, and
+                                     makes the GIF at the top
 
-Numbers come from data/results/*.json, which the measuring commands wrote.
+Numbers come from data/results/*.json, which the measuring commands wrote, and from the files
+themselves.
 """
 
 import json
+import math
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +22,11 @@ from pathlib import Path
 import course
 
 from talker_t2av.cli import COMMANDS
+from talker_t2av.common.figures import notebook_of
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS, SAMPLES = ROOT / "README.md", ROOT / "data" / "results", ROOT / "data" / "samples"
+TABLE = json.loads(course.TABLE.read_text(encoding="utf-8"))
 SAID = {  # file: what, voice, face
     "hello": ("Hello! I am a talking head, made of formulas.", "ada", 7),
     "garden": ("Did the old gardener bring the yellow flowers home?", "ben", 11),
@@ -39,24 +45,62 @@ def table(titles: list[str], rows: list[list]) -> str:
 def contents() -> str:
     """One row for each part: its notebooks with their titles, and hours."""
     books, rows = course.notebooks(), []
-    for part, names in course.parts(list(books)).items():
-        links = []
-        for name in names:
-            number, _, rest = course.title(books[name]["cells"]).partition(". ")
-            links.append(
-                f"[{number}](nbs/{name}.ipynb) {rest.split(': ')[0]}"
-                if rest
-                else f"[{number}](nbs/{name}.ipynb)"
-            )
-        hours = sum(course.minutes(course.own(books[name]["cells"])) for name in names) / 60
-        rows.append(
-            [
-                part.replace("Part ", ""),
-                " · ".join(links),
-                "" if part == "Appendix" else f"{hours:.1f} h",
-            ]
-        )
-    return table(["part", "notebooks", "to read"], rows)
+    path = course.main_path(TABLE, list(books))
+    for folder, names in course.parts(list(books)).items():
+        links = [
+            f"{course.MAIN + ' ' if name in path else ''}[{course.label(name)}](nbs/{name}.ipynb) "
+            + course.short_title(books[name]["cells"])
+            for name in names
+        ]
+        time = f"{course.hours(books, names):.1f} h"
+        rows.append([course.part_title(folder), " · ".join(links), time])
+    return f"{course.MAIN} marks the main path.\n\n" + table(["part", "notebooks", "to read"], rows)
+
+
+def weights_of(file: Path) -> int:
+    """How many numbers a safetensors file holds, from its header."""
+    with open(file, "rb") as opened:
+        (length,) = struct.unpack("<Q", opened.read(8))
+        header = json.loads(opened.read(length))
+    header.pop("__metadata__", None)
+    return sum(math.prod(entry["shape"]) for entry in header.values())
+
+
+def today() -> str:
+    """What exists, counted: notebooks, modules, commands, trained networks."""
+    books, package = course.notebooks(), ROOT / "talker_t2av"
+    folders = course.parts(list(books))
+    modules = [path for path in package.rglob("*.py") if path.name[0] != "_"]
+    files = sorted((ROOT / "data" / "small").glob("*/model.safetensors"))
+    named = [f"{file.parent.name.replace('_', ' ')} {weights_of(file) / 1e6:.1f}" for file in files]
+    total = sum(map(weights_of, files)) / 1e6
+    absent = [course.part_title(folder) for folder in course.PARTS if folder not in folders]
+    lines = [
+        f"- {len(books)} notebooks in {len(folders)} parts export {len(modules)} modules and "
+        f"{len(COMMANDS)} commands.",
+        f"- {len(files)} trained networks come with the book, in millions of weights: "
+        f"{', '.join(named)}; {total:.1f} together.",
+    ]
+    if absent:
+        lines.append(f"- Planned parts without a notebook: {', '.join(absent)}.")
+    return "\n".join(lines)
+
+
+def heard() -> str:
+    """The first numbers of the evaluation, in one sentence."""
+    rows = result("evaluation")["values"]["table"]
+    truth, talker = rows[0], next(row for row in rows if row["row"].startswith("talker"))
+
+    def value(row: dict, start: str) -> str:
+        return next(text for title, text in row.items() if title.startswith(start)).split(" ")[0]
+
+    return (
+        "*In sentences that nobody was trained on, a recogniser gets "
+        f"{value(talker, 'word error')}% of the talker's words wrong ({value(truth, 'word error')}% in the speech of the world "
+        f"that it learnt from), and {value(talker, 'phoneme error')}% of its phonemes. Lips and "
+        f"sound agree within one frame in {value(talker, 'lips within a frame (exact)')}% of the "
+        "clips. [How it compares](#how-it-compares-and-what-it-does-not-claim) has all numbers.*"
+    )
 
 
 def result(name: str) -> dict:
@@ -130,11 +174,17 @@ def first_table(name: str) -> str:
     )
 
 
+def link_to(module: str) -> str:
+    """The number of the notebook that exports a module, as a link from README.md."""
+    name = notebook_of()[module]
+    return f"[{course.label(name)}](nbs/{name}.ipynb)"
+
+
 def results() -> str:
     """The first table of the evaluation; then what was measured on the parts."""
     blocks = [
         first_table("evaluation"),
-        "Unseen words, voices and faces, and clips of a minute: [16i](nbs/16i_evaluate.ipynb).",
+        f"Unseen words, voices and faces, and clips of a minute: {link_to('evaluation.evaluate')}.",
     ]
     rows = []
     for name, make in {
@@ -154,14 +204,27 @@ def results() -> str:
 
 def training_seconds(values) -> float | None:
     """How long the training took, wherever its results say so."""
-    if isinstance(values, dict):
-        for key in ("seconds", "seconds_this_run", "train_seconds"):
-            if isinstance(values.get(key), (int, float)):
-                return values[key]
-        return next(
-            (found for value in values.values() if (found := training_seconds(value)) is not None),
-            None,
-        )
+    if not isinstance(values, dict):
+        return None
+    for key in ("seconds", "seconds_this_run", "train_seconds"):
+        if isinstance(values.get(key), (int, float)):
+            return values[key]
+    found = [training_seconds(value) for value in values.values()]
+    return next((seconds for seconds in found if seconds is not None), None)
+
+
+def took(records: list[dict]) -> list[str]:
+    """Minutes and machine of some trainings, for the last two columns."""
+    if not records:
+        return ["no record", ""]
+    seconds = [training_seconds(record["values"]) for record in records]
+    machine = records[0]["machine"]
+    threads = max(record["machine"]["threads"] for record in records)
+    words = f"{machine['processor']}, {threads} thread{'s' if threads > 1 else ''}"
+    words += f", {machine['gpu']}" if machine["gpu"] else ""
+    if None in seconds:
+        return ["not stored", words]
+    return [f"{sum(seconds) / 60:.0f} min", words]
 
 
 def trainings() -> str:
@@ -169,35 +232,38 @@ def trainings() -> str:
     where a stored result has them.
     """
     stored = [result(path.stem) for path in sorted(RESULTS.glob("*.json"))]
-    records = {
-        record["command"].split(" --")[0].removeprefix("talker-t2av "): record
+    stored = [
+        record
         for record in stored
-        if " train " in record["command"]
-        and "--preset small " in record["command"]
-        and "--start" not in record["command"]
-    }
+        if " train " in record["command"] and "--preset small " in record["command"]
+    ]
     rows = []
     for name in COMMANDS:
         if not name.startswith(("train ", "latents")):
             continue
+        mine = [record for record in stored if f"talker-t2av {name} " in record["command"]]
+        first = [record for record in mine if "--start" not in record["command"]]
+        more = [record for record in mine if "--start" in record["command"]]
         folder = f"runs/{name.removeprefix('train ')}"
         words = {
             "latents": f"--out {folder}",
             "train talker": f"--preset small --data runs/latents --out {folder}",
         }.get(name, f"--preset small --out {folder}")
-        took, machine = ("not yet", "") if name.startswith("train ") else ("", "")
-        if record := records.get(name):
-            seconds = training_seconds(record["values"])
-            took = f"{seconds / 60:.0f} min" if seconds else "not stored"
-            threads = record["machine"]["threads"]
-            machine = f"{record['machine']['processor']}, {threads} thread{'s' * (threads > 1)}" + (
-                f", {record['machine']['gpu']}" if record["machine"]["gpu"] else ""
-            )
-        rows.append([f"`.venv/bin/talker-t2av {name} {words}`", COMMANDS[name][1], took, machine])
+        time = took(first) if name.startswith("train ") else ["", ""]
+        rows.append([f"`.venv/bin/talker-t2av {name} {words}`", COMMANDS[name][1], *time])
+        if more:
+            about = f"{len(more)} further lessons of the same network"
+            rows.append(["the same with `--start`", about, *took(more)])
     return table(["command", "does", "took", "on"], rows)
 
 
-BLOCKS = {"contents": contents, "results": results, "trainings": trainings}
+BLOCKS = {
+    "heard": heard,
+    "today": today,
+    "contents": contents,
+    "results": results,
+    "trainings": trainings,
+}
 
 
 def filled(text: str) -> str:
@@ -206,7 +272,8 @@ def filled(text: str) -> str:
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
         if not pattern.search(text):
             raise ValueError(f"README.md: has no <!-- {name} --> ... <!-- /{name} -->")
-        text = pattern.sub(lambda found: f"{found[1]}{make()}\n{found[2]}", text)
+        made = make()
+        text = pattern.sub(lambda found, made=made: f"{found[1]}{made}\n{found[2]}", text)
     return text
 
 
@@ -255,16 +322,11 @@ def main(words: list[str]) -> int:
     check = "--check" in words
     if fresh != text and not check:
         README.write_text(fresh, encoding="utf-8")
-    print(
-        "README.md: "
-        + (
-            "is up to date"
-            if fresh == text
-            else "is stale; run: python docs/readme.py"
-            if check
-            else "renewed"
-        )
-    )
+    if fresh == text:
+        state = "is up to date"
+    else:
+        state = "is stale; run: python docs/readme.py" if check else "renewed"
+    print(f"README.md: {state}")
     return int(check and fresh != text)
 
 

@@ -109,7 +109,7 @@ def site():
     server.shutdown()
 
 
-PAGES = [path.name for path in sorted(SITE.glob("*.html"))]
+PAGES = [path.relative_to(SITE).as_posix() for path in sorted(SITE.rglob("*.html"))]
 
 
 def test_pages_are_small():
@@ -131,24 +131,27 @@ def test_every_page_opens(page, site):
         before = len(page.faults)
         page.goto(f"{site}/{name}", wait_until="load")
         heading = page.evaluate("() => document.querySelector('h1, h2')?.innerText ?? ''")
-        assert heading or name == "genindex.html", f"{name} shows nothing"
+        assert heading, f"{name} shows nothing"
         page.faults[before:] = [f"{name}: {fault}" for fault in page.faults[before:]]
     assert not page.faults
     outside = {url for url in page.asked if not url.startswith((site, "data:", "blob:"))}
     assert not outside, f"the site should need no network: {sorted(outside)[:5]}"
 
 
-FORMULAS = """() => [...document.querySelectorAll('math')].filter(formula => !formula.closest('details:not([open])')).map(formula => {
-    const box = formula.getBoundingClientRect(), font = parseFloat(getComputedStyle(formula).fontSize);
-    return {wide: box.width / font, high: box.height / font, seen: formula.checkVisibility()};
-})"""
+FORMULAS = """() => [...document.querySelectorAll('math')]
+    .filter(formula => !formula.closest('details:not([open])'))
+    .map(formula => {
+        const box = formula.getBoundingClientRect();
+        const font = parseFloat(getComputedStyle(formula).fontSize);
+        return {wide: box.width / font, high: box.height / font, seen: formula.checkVisibility()};
+    })"""
 
 
 def test_formulas_are_drawn(page, site):
     """Formulas take room on the page; a fraction is higher than a letter; no TeX is
     left over beside them.
     """
-    page.goto(f"{site}/11_flow.html", wait_until="load")
+    page.goto(f"{site}/3_model/05_flow.html", wait_until="load")
     formulas = page.evaluate(FORMULAS)
     assert len(formulas) > 5 and not [
         formula for formula in formulas if not formula["seen"] or formula["wide"] < 0.2
@@ -166,21 +169,22 @@ PLAY = """async () => {
     const player = document.querySelector('%s');
     player.muted = true; player.loop = true;
     await player.play();
-    for (let i = 0; i < 200 && player.currentTime < 0.2; i++) await new Promise(done => setTimeout(done, 100));
+    for (let i = 0; i < 200 && player.currentTime < 0.2; i++) {
+        await new Promise(done => setTimeout(done, 100));
+    }
     return player.currentTime;
 }"""
 
 
 def test_sound_plays(page, site):
-    page.goto(f"{site}/01b_voice.html", wait_until="load")
+    page.goto(f"{site}/1_world/01_voice.html", wait_until="load")
     assert page.evaluate(PLAY % "audio") >= 0.2
 
 
 def test_film_plays(page, site):
     page.goto(f"{site}/index.html", wait_until="load")
-    if not page.evaluate(
-        """() => document.createElement('video').canPlayType('video/mp4; codecs="avc1.42E01E, mp4a.40.2"')"""
-    ):
+    kind = 'video/mp4; codecs="avc1.42E01E, mp4a.40.2"'
+    if not page.evaluate(f"() => document.createElement('video').canPlayType('{kind}')"):
         pytest.skip(
             "this Chromium was built without H.264 and AAC (the one of `playwright install` is); "
             "the system's package plays films"
@@ -188,12 +192,30 @@ def test_film_plays(page, site):
     assert page.evaluate(PLAY % "video") >= 0.2
 
 
+def test_the_sidebar_shows_parts(page, site):
+    """Parts are closed, but for the reader's own; there the main path is marked, and the current
+    page can be seen.
+    """
+    page.goto(f"{site}/3_model/05_flow.html", wait_until="load")
+    names = page.evaluate(
+        "() => [...document.querySelectorAll('.bd-sidenav > .toctree-l1 > a')]"
+        ".map(link => link.innerText)"
+    )
+    assert names[0].startswith("0 ·") and names[-1] == "Reference" and len(names) < 15
+    opened = page.evaluate(
+        "() => [...document.querySelectorAll('.bd-sidenav > .toctree-l1 > details[open]')].length"
+    )
+    assert opened == 1
+    own = page.locator(".bd-sidenav .toctree-l2.current > a")
+    assert own.is_visible() and own.inner_text().startswith("● 3.5")
+
+
 def test_search_finds(page, site):
     """A word that one chapter explains is found in that chapter."""
     page.goto(f"{site}/search.html?q=viseme", wait_until="load")
     page.wait_for_function(
         "() => [...document.querySelectorAll('#search-results a')].some(link => "
-        "link.href.includes('02d_articulation'))"
+        "link.href.includes('articulation'))"
     )
     page.goto(f"{site}/search.html?q=qqxyzzyqq", wait_until="load")
     page.wait_for_function(
@@ -211,9 +233,9 @@ def test_it_fits_a_telephone(page, site):
     page.set_viewport_size({"width": 390, "height": 800})
     for name in (
         "index.html",
-        "00a_overview.html",
-        "11_flow.html",
-        "90_glossary.html",
+        "0_start/01_map.html",
+        "3_model/05_flow.html",
+        "workshop/08_glossary.html",
         "api_model.html",
     ):
         page.goto(f"{site}/{name}", wait_until="load")
@@ -225,7 +247,10 @@ def test_dark_and_light(page, site):
     page.goto(f"{site}/index.html", wait_until="load")
     contrast = """(mode) => {
         document.documentElement.dataset.theme = mode;
-        const light = colour => { const [r, g, b] = colour.match(/[\\d.]+/g).map(Number); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+        const light = colour => {
+            const [r, g, b] = colour.match(/[\\d.]+/g).map(Number);
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
         const style = getComputedStyle(document.querySelector('article p'));
         return light(style.color) - light(getComputedStyle(document.body).backgroundColor);
     }"""
@@ -356,7 +381,7 @@ def test_a_slider_moves_a_picture(page, lab):
     """Melting shapes: run the notebook, press an arrow key on the first slider, and
     see another picture.
     """
-    run_all(page, lab, "02a_draw.ipynb")
+    run_all(page, lab, "1_world/02_drawing.ipynb")
     page.wait_for_function(f"() => ({PICTURE})().length > 100")
     before = page.evaluate(PICTURE)
     page.focus(".noUi-handle")
