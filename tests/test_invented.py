@@ -1,5 +1,5 @@
-"""Invented speakers: strangers to each other and to the held-out voices, dealt alike for ever,
-and as good as their word.
+"""Invented speakers: unlike each other and unlike the held-out voices; the same ones for ever; the
+same samples for the same sentence.
 """
 
 import hashlib
@@ -14,55 +14,57 @@ from talker_t2av.world.voice.voices import (
     TRAIN_VARIANTS,
     UNSTEADY,
     VOICES,
-    deal_voices,
-    draw_stranger,
-    extra_voices,
+    draw_invented_voice,
+    invent_all_voices,
+    invent_voices,
     speak,
     voice_names,
 )
 
 
-def test_strangers_stay_strangers():
+def test_invented_speakers_are_apart():
     """No invented speaker has a variant of a held-out voice; training and development share
     none; names are unique; no pitch leaves the scale.
     """
     held_out = {VOICES[name].variant for name in voice_names("held-out")}
-    train, development = extra_voices(TRAIN_VARIANTS), extra_voices(DEVELOPMENT_VARIANTS)
+    train, development = invent_voices(TRAIN_VARIANTS), invent_voices(DEVELOPMENT_VARIANTS)
     assert len(train) >= 200 and len({voice.name for voice in train + development}) == len(
         train + development
     )
     assert not held_out & {voice.variant for voice in train + development}
     assert not {voice.variant for voice in train} & {voice.variant for voice in development}
-    bend = 70 * math.log2(1 + SPREAD) + 10  # and the liveliest phrase
-    assert all(0 < voice.pitch - bend and voice.pitch + bend < 99 for voice in train)
+    reach = 70 * math.log2(1 + SPREAD) + 10  # and the liveliest phrase
+    assert all(0 < voice.pitch - reach and voice.pitch + reach < 99 for voice in train)
 
 
-def test_the_deal_is_for_ever():
+def test_the_voices_are_the_same_for_ever():
     """Weights that come with the book were trained on these voices: the same draws, in the same
-    order, whoever is set aside.
+    order, whoever is left out.
     """
-    dealt = deal_voices(TRAIN_VARIANTS)
+    everybody = invent_all_voices(TRAIN_VARIANTS)
     assert (
-        len(dealt) == 289
-        and hashlib.sha256(repr(dealt).encode()).hexdigest()[:16] == "df19a0392814be14"
+        len(everybody) == 289
+        and hashlib.sha256(repr(everybody).encode()).hexdigest()[:16] == "df19a0392814be14"
     )
-    assert extra_voices(TRAIN_VARIANTS) == [
-        voice for voice in dealt if voice.variant not in UNSTEADY
+    assert invent_voices(TRAIN_VARIANTS) == [
+        voice for voice in everybody if voice.variant not in UNSTEADY
     ]
 
 
-def test_a_draw_takes_one_throw_and_skips_the_unsteady():
-    steady, dealt = extra_voices(TRAIN_VARIANTS), deal_voices(TRAIN_VARIANTS)
+def test_a_draw_takes_one_number_and_skips_the_unsteady():
+    steady, everybody = invent_voices(TRAIN_VARIANTS), invent_all_voices(TRAIN_VARIANTS)
     for seed in range(300):
-        drawn, thrown = np.random.default_rng(seed), np.random.default_rng(seed)
-        voice, place = draw_stranger(drawn), int(thrown.integers(len(dealt)))
-        assert voice in steady and (voice == dealt[place]) == (dealt[place].variant not in UNSTEADY)
-        assert drawn.random() == thrown.random()
+        drawn, counted = np.random.default_rng(seed), np.random.default_rng(seed)
+        voice, place = draw_invented_voice(drawn), int(counted.integers(len(everybody)))
+        assert voice in steady and (voice == everybody[place]) == (
+            everybody[place].variant not in UNSTEADY
+        )
+        assert drawn.random() == counted.random()
 
 
 def test_the_same_sentence_is_the_same_samples():
     voices = [
-        extra_voices([variant])[0]
+        invent_voices([variant])[0]
         for variant in (*TRAIN_VARIANTS[::6], *DEVELOPMENT_VARIANTS)
         if variant not in UNSTEADY
     ]
@@ -72,7 +74,7 @@ def test_the_same_sentence_is_the_same_samples():
         assert np.array_equal(first, speak("She sells shells.", voice).wav), voice.name
 
 
-def test_clips_of_strangers_have_not_changed():
+def test_clips_of_invented_speakers_have_not_changed():
     """What trainings heard: texts and speakers of the first clips."""
     said = [
         (clip.voice, clip.text) for clip in (speak_invented(number, "train") for number in range(6))

@@ -33,7 +33,7 @@ from talker_t2av.codecs.audio.semantic import (
     white_noise,
 )
 from talker_t2av.common.media import data_dir
-from talker_t2av.world.voice.voices import TRAIN_VARIANTS, extra_voices, voice_names
+from talker_t2av.world.voice.voices import TRAIN_VARIANTS, invent_voices, voice_names
 
 SYMBOLS = list(SPOKEN_SYMBOLS)
 
@@ -90,7 +90,7 @@ def test_who_speaks(bank):
     )
     assert set(speech_bank(6, "test_voices", invented=1.0).voices) <= set(voice_names("held-out"))
     assert {voice for voice in bank.voices if voice not in named} <= {
-        voice.name for voice in extra_voices(TRAIN_VARIANTS)
+        voice.name for voice in invent_voices(TRAIN_VARIANTS)
     }
 
 

@@ -341,6 +341,16 @@ def test_resampling_keeps_time_zero():
         box.resample(np.zeros(148))
 
 
+def test_resampling_is_torchaudios():
+    from talker_t2av.common.media import load_torchaudio
+
+    noise = np.random.default_rng(1).standard_normal(147 * 30)
+    theirs = load_torchaudio().functional.resample(
+        torch.from_numpy(noise), 22_050, 24_000, lowpass_filter_width=24 * 0.96, rolloff=0.96
+    )
+    assert np.abs(box.resample(noise) - theirs.numpy()).max() < 1e-9
+
+
 def test_data_under_a_very_long_path(tmp_path, monkeypatch):
     import espeakng_loader
 

@@ -21,7 +21,8 @@ from ..codecs.motion.losses import psnr, ssim
 from ..common.hub import CONFIG, WEIGHTS, find_pretrained, load_weights, read_tensors
 from ..common.media import FRAME_RATE, check_frames
 from ..world.face.drawing import sample_identity
-from ..world.face.rendering import ARTICULATION, POSE, ZOOM, mouth_opening
+from ..world.face.portrait import ARTICULATION, POSE
+from ..world.face.rendering import ZOOM, mouth_opening
 
 # %% ../../nbs/6_evaluation/04_video.ipynb #d840a6cc
 VIEW = 128  # pixels: every video is resized to this before it is measured

@@ -5,18 +5,26 @@
 # %% ../../nbs/5_inference/04_pipeline.ipynb #9d5ea14f
 from __future__ import annotations
 
+import difflib
+import inspect
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
+from functools import wraps
 from pathlib import Path
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelHubMixin, snapshot_download
+from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
+from .. import __version__
 from ..codecs.audio.codec import AUDIO_PRESETS, AudioCodec
 from ..codecs.motion.codec import MotionCodec
 from ..codecs.speaker.encoder import SPEAKER_PRESETS, SpeakerEncoder
@@ -24,14 +32,19 @@ from talker_t2av.common.files import (
     ClipFile,
     check_ending,
     check_heard,
+    film_sound,
     make_label,
+    read_film,
     read_speech,
     read_square,
 )
-from ..common.hub import find_pretrained
+from ..common.hub import SHIPPED
 from talker_t2av.common.media import (
+    FRAME_RATE,
+    PATCH_SIZE,
     SAMPLE_RATE,
     SAMPLES_PER_PATCH,
+    atomic_path,
     check_frames,
     check_wav,
     data_dir,
@@ -39,49 +52,54 @@ from talker_t2av.common.media import (
     play_video,
 )
 from .generate import Latents, Request, Settings, Step, collect, generate
-from talker_t2av.inference.long_text import (
-    generate_long,
-    generate_many,
-    split_sentences,
-    spoken_form,
-)
 from talker_t2av.inference.streaming import (
     Chunk,
     LivePlayer,
     Renderer,
-    ahead,
-    half_the_cores,
+    cut,
+    gather,
+    generate_long,
+    generate_many,
     join,
     render,
+    render_in_threads,
 )
+from .text_normalization import spoken_form
 from ..model.config import PRESETS
 from ..model.fast_heads import FastHeads, FusedHeads
 from ..model.talker import Talker
 from ..model.text import TextTokenizer, load_tokenizer, save_tokenizer
 
 # %% auto #0
-__all__ = ['SAMPLE_TEXT', 'TalkingClip', 'named_voice', 'hear_voice', 'rest_picture', 'see_face', 'Plan', 'PipelineParts',
-           'find_tokenizer', 'TalkerPipeline', 'Stopwatch', 'profile_parts']
+__all__ = ['SAMPLE_TEXT', 'ACCENTS_NAMED', 'SMALLEST', 'LONGEST_GIVEN', 'PATCHES_PER_CHARACTER', 'VOICE', 'FACE', 'OTHER_NAMES',
+           'P', 'R', 'INDEX', 'PARTS', 'TOKENIZER', 'MODEL_CARD', 'TalkingClip', 'voice_lines', 'named_voice',
+           'hear_voice', 'rest_picture', 'square_picture', 'see_face', 'hear_recording', 'see_film', 'film_voice',
+           'Plan', 'Default', 'per_text', 'refuse_unknown', 'takes_parameters_of', 'pipeline_folder', 'read_index',
+           'write_index', 'check_parts', 'check_device', 'TalkerPipeline', 'Stopwatch', 'profile_parts']
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #741d1a23
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TalkingClip:
     "A generated clip. Shows a player in Jupyter."
 
-    wav: np.ndarray  # (T,) float32 at 24 kHz
-    frames: np.ndarray | None  # (N, H, W, 3) uint8, 25 a second; None: sound only
-    report: dict  # how it was made: text, voice, face, seed, knobs, times
-    latents: Latents | None = None
+    audio: np.ndarray  # (T,) float32 samples in [-1, 1]
+    frames: np.ndarray | None  # (N, H, W, 3) uint8; None: sound only
+    report: dict  # how it was made: text, voice, face, seed, settings, times
+    latents: Latents | None = None  # both streams, as the talker made them
+    speaker: Tensor | None = None  # (d_s,) the voice
+    portrait: np.ndarray | None = None  # (H, W, 3) uint8 the face at rest; None: sound only
+    sample_rate: ClassVar[int] = SAMPLE_RATE  # samples a second
+    fps: ClassVar[int] = FRAME_RATE  # frames a second
 
     @property
     def text(self) -> str:
-        "What is said, in spoken form."
+        "What is said, in spoken form; empty when it is not known."
         return self.report["text"]
 
     @property
     def seconds(self) -> float:
         "Length."
-        return len(self.wav) / SAMPLE_RATE
+        return len(self.audio) / self.sample_rate
 
     def save(self, path: str | Path) -> Path:  # ending: .mp4, .gif, .wav, .flac, .ogg
         """Write the clip, labelled as synthetic, whole or not at all.
@@ -90,31 +108,46 @@ class TalkingClip:
         """
         check_ending(path, self.frames is None)
         with ClipFile(path, make_label(self.report)) as file:
-            file.write(self.wav, self.frames)
+            file.write(self.audio, self.frames)
         return Path(path)
 
     def player(self, width: int = 256):  # pixels
         "An object that Jupyter shows."
-        return (
-            play_audio(self.wav)
-            if self.frames is None
-            else play_video(self.frames, self.wav, width)
-        )
+        if self.frames is None:
+            return play_audio(self.audio)
+        return play_video(self.frames, self.audio, width)
 
     def _repr_html_(self) -> str:
         return self.player().data
 
     def __repr__(self) -> str:
-        return (
-            f"TalkingClip({self.seconds:.2f} s, "
-            f"{'no face' if self.frames is None else f'{len(self.frames)} frames'}, {self.text!r})"
-        )
+        what = "no face" if self.frames is None else f"{len(self.frames)} frames"
+        return f"TalkingClip({self.seconds:.2f} s, {what}, {self.text!r})"
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #588ddc3a
 SAMPLE_TEXT = (
     "The visitors asked whether the garden would be open in the morning. Nobody knew, so they "
     "waited by the gate."
 )
+ACCENTS_NAMED = {
+    "en-us": "American English",
+    "en-gb": "British English",
+    "en-rp": "British English, received pronunciation",
+    "en-lancaster": "English of Lancaster",
+}
+
+
+def voice_lines() -> dict[str, str]:  # name -> a line about the voice
+    "The world's voices, in alphabetical order."
+    from talker_t2av.world.voice.voices import VOICES
+
+    lines = {}
+    for name, voice in VOICES.items():
+        accent = ACCENTS_NAMED.get(voice.language, voice.language)
+        known = "in the training data" if voice.split == "train" else "not in the training data"
+        speed = f"{voice.rate:.0f} words a minute"
+        lines[name] = f"{accent}, {speed}, pitch {voice.pitch:.0f} of 99; {known}"
+    return lines
 
 
 def named_voice(name: str) -> np.ndarray:  # (T,) at 24 kHz
@@ -126,28 +159,36 @@ def named_voice(name: str) -> np.ndarray:  # (T,) at 24 kHz
 
     return speak(SAMPLE_TEXT, name).wav
 
+# %% ../../nbs/5_inference/04_pipeline.ipynb #54c21e31
+def _is_file_name(given: str | Path) -> bool:
+    "Whether a voice is named by a file: a path, or a word with an ending that is no voice's name."
+    from talker_t2av.world.voice.voices import VOICES
+
+    return isinstance(given, Path) or (given not in VOICES and Path(given).suffix != "")
+
 
 def hear_voice(encoder: SpeakerEncoder, voice) -> Tensor:  # (d_s,), length 1
-    """A voice from a name, a file of speech, samples (T,) at 24 kHz, or a vector.
+    """A voice from a name, a file of speech, samples (T,) at 24 kHz, a clip, or a vector.
 
     Raises ValueError or FileNotFoundError for what is none.
     """
+    if isinstance(voice, TalkingClip):
+        if voice.speaker is not None:
+            return voice.speaker
+        voice = voice.audio
     if isinstance(voice, Tensor) and voice.ndim == 1 and len(voice) == encoder.embedding_size:
         return F.normalize(voice.float(), dim=0)
     if isinstance(voice, (str, Path)):
-        from talker_t2av.world.voice.voices import VOICES
-
-        wav = (
-            read_speech(voice)
-            if str(voice) not in VOICES and Path(voice).suffix
-            else named_voice(str(voice))
-        )
+        wav = read_speech(voice) if _is_file_name(voice) else named_voice(voice)
     else:
         wav = check_heard(check_wav(voice, "voice"), "voice")
     weight = encoder.embed.weight
     return encoder.encode(torch.from_numpy(wav)[None].to(weight.device))[0].to(weight.dtype)
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #c17c3997
+SMALLEST = 32  # pixels: a picture with a shorter side is no portrait
+
+
 def rest_picture(face: int, size: int) -> np.ndarray:  # (size, size, 3) uint8
     "Person number `face` of the world, silent, looking straight ahead."
     from talker_t2av.world.face.articulation import articulate
@@ -160,11 +201,30 @@ def rest_picture(face: int, size: int) -> np.ndarray:  # (size, size, 3) uint8
     return np.asarray(render_face(sample_identity(face), still, torch.zeros(1, len(POSE)), size))[0]
 
 
+def square_picture(picture: Image.Image, size: int) -> np.ndarray:  # (size, size, 3) uint8
+    "The middle of a wide picture, the upper middle of a tall one, scaled to `size`."
+    width, height = picture.size
+    side = min(width, height)
+    if side < SMALLEST:
+        raise ValueError(
+            f"face: takes a picture of at least {SMALLEST} x {SMALLEST} pixels, got "
+            f"{width} x {height}"
+        )
+    left = (width - side) // 2
+    top = (height - side) // 3 if height > width else 0
+    square = picture.convert("RGB").crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.BOX))
+
+
 def see_face(face, size: int) -> np.ndarray:  # (size, size, 3) uint8
-    """A portrait from a number, a picture or film file, or an array of that size.
+    """A portrait from a number, a picture or film file, a Pillow image, an array (H, W, 3), a clip.
 
     Raises ValueError or FileNotFoundError for what is none.
     """
+    if isinstance(face, TalkingClip):
+        if face.portrait is None:
+            raise ValueError("face: this clip is sound only; take one with a face")
+        face = face.portrait
     if isinstance(face, str) and face.lstrip("-").isdigit():
         face = int(face)
     if isinstance(face, (int, np.integer)) and not isinstance(face, bool):
@@ -173,13 +233,61 @@ def see_face(face, size: int) -> np.ndarray:  # (size, size, 3) uint8
         return rest_picture(int(face), size)
     if isinstance(face, (str, Path)):
         return read_square(face, size)[0]
-    picture = check_frames(np.asarray(face)[None], "face")[0]
-    if picture.shape != (size, size, 3):
+    if isinstance(face, Image.Image):
+        return square_picture(face, size)
+    picture = np.asarray(face)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(
-            f"face: takes a picture ({size}, {size}, 3) uint8, got {picture.shape}; or "
-            "give the file's name"
+            "face: takes a number, a file, a Pillow image, a clip, or an array (H, W, 3) uint8; "
+            f"got {type(face).__name__} {picture.dtype} {picture.shape}"
         )
-    return picture
+    if picture.shape == (size, size, 3):
+        return picture
+    return square_picture(Image.fromarray(picture), size)
+
+# %% ../../nbs/5_inference/04_pipeline.ipynb #a26a2b1d
+LONGEST_GIVEN = 30.0  # seconds of a given recording or film
+
+
+def hear_recording(audio) -> np.ndarray:  # (T,) at 24 kHz, T a multiple of 3,840
+    """A recording from a file of speech, or samples (T,) at 24 kHz.
+
+    Raises ValueError or FileNotFoundError for what is none.
+    """
+    if isinstance(audio, (str, Path)):
+        audio = read_speech(audio)
+    audio = check_heard(check_wav(audio, "audio"), "audio", longest=LONGEST_GIVEN)
+    return np.pad(audio, (0, -len(audio) % SAMPLES_PER_PATCH))
+
+
+def see_film(video, size: int) -> np.ndarray:  # (N, size, size, 3) uint8, N a multiple of 4
+    """A film from a file, or frames (N, H, W, 3) uint8 at 25 a second.
+
+    Raises ValueError or FileNotFoundError for what is none.
+    """
+    if isinstance(video, (str, Path)):
+        return read_film(video, size, longest=LONGEST_GIVEN)
+    frames = check_frames(video, "video")
+    if not PATCH_SIZE <= len(frames) <= LONGEST_GIVEN * FRAME_RATE:
+        raise ValueError(
+            f"video: takes {PATCH_SIZE} to {LONGEST_GIVEN * FRAME_RATE:.0f} frames at "
+            f"{FRAME_RATE} a second, got {len(frames)}"
+        )
+    frames = frames[: len(frames) // PATCH_SIZE * PATCH_SIZE]
+    if frames.shape[1:3] == (size, size):
+        return frames
+    return np.stack([square_picture(Image.fromarray(frame), size) for frame in frames])
+
+
+def film_voice(video) -> np.ndarray | None:  # (T,) at 24 kHz; None: the film is silent
+    """The sound of a film file; frames have none.
+
+    Raises ValueError for sound in which no voice can be heard.
+    """
+    sound = film_sound(video) if isinstance(video, (str, Path)) else None
+    if sound is None:
+        return None
+    return check_heard(sound, f"video: the sound of {video} (another voice can be asked for)")
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #2a5a3004
 @dataclass
@@ -188,19 +296,257 @@ class Plan:
 
     request: Request
     settings: Settings
-    picture: np.ndarray | None  # (size, size, 3) source picture; None: sound only
+    portrait: np.ndarray | None  # (size, size, 3) uint8; None: sound only
     report: dict  # grows while the plan is carried out
-    wav: np.ndarray | None = None  # (T,) given sound, played as it is
+    audio: np.ndarray | None = None  # (T,) given sound, played as it is
     frames: np.ndarray | None = None  # (N, size, size, 3) given pictures, shown as they are
-    carry: str = "pose"  # from sentence to sentence, see `long_text`
+    carry: str = "pose"  # from sentence to sentence, see `generate_long`
     left_out: str = ""  # characters of the text that cannot be spoken
+    callback: Callable[[Step], None] | None = None  # is given every patch
+    progress: bool = False  # show a bar
     steps: list[Step] = field(default_factory=list)  # what has been generated
 
-# %% ../../nbs/5_inference/04_pipeline.ipynb #d23116c2
-class PipelineParts:
-    """The networks of a pipeline: loading, saving, checking that they fit.
+    @property
+    def expected_patches(self) -> int:
+        "About how many patches the clip will have; for a progress bar."
+        given = self.request.given_frames // PATCH_SIZE
+        if self.request.mode in ("A2V", "V2A"):
+            return given
+        return max(1, given + round(PATCHES_PER_CHARACTER * len(self.request.text)))
 
-    Raises ValueError when they do not.
+
+PATCHES_PER_CHARACTER = 0.45  # of unhurried English
+
+# %% ../../nbs/5_inference/04_pipeline.ipynb #0e45384b
+class Default:
+    "A default that gives way to the voice or face of a given recording, film or clip."
+
+    def __init__(self, value):
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+VOICE, FACE = Default("ada"), Default(7)
+
+# %% ../../nbs/5_inference/04_pipeline.ipynb #d9c3b0c7
+def per_text(
+    count: int,  # texts
+    inputs: dict[str, Any],  # parameter -> value, or a list of `count` values
+) -> list[dict[str, Any]]:  # one for each text
+    "What belongs to each text. Raises ValueError for a list of another length."
+    for name, value in inputs.items():
+        if isinstance(value, (list, tuple, range)) and len(value) != count:
+            raise ValueError(
+                f"{name}: holds {len(value)} items for {count} texts; give one for each text, or "
+                "one for all"
+            )
+    found = []
+    for i in range(count):
+        own = {}
+        for name, value in inputs.items():
+            own[name] = value[i] if isinstance(value, (list, tuple, range)) else value
+        found.append(own)
+    return found
+
+# %% ../../nbs/5_inference/04_pipeline.ipynb #7e7e15d9
+OTHER_NAMES = {  # of other libraries, or of common sense -> ours
+    "num_inference_steps": "num_steps",
+    "steps": "num_steps",
+    "guidance": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "wav": "audio",
+    "waveform": "audio",
+    "recording": "audio",
+    "frames": "video",
+    "film": "video",
+    "image": "face",
+    "picture": "face",
+    "portrait": "face",
+    "avatar": "face",
+    "speaker": "voice",
+    "speaker_wav": "voice",
+    "generator": "seed",
+    "prompt": "text",
+    "show_progress": "progress",
+}
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def refuse_unknown(given: Sequence[str], known: Sequence[str]) -> None:
+    "Raise TypeError that names the nearest known name, if a given one is not known."
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = OTHER_NAMES.get(name) or (near[0] if near else None)
+            meant = f"did you mean {hint!r}?" if hint else f"takes {', '.join(known)}"
+            raise TypeError(f"{name!r} is no parameter; {meant}")
+
+
+def takes_parameters_of(written: Callable[P, Any]) -> Callable[[Callable[..., R]], Callable[P, R]]:
+    """Decorator for a method that hands its arguments on to `written`.
+
+    `help` and completion show the parameters of `written`, so that they are written down once.
+    The method raises TypeError with a hint for names that `written` does not have.
+    """
+    signature = inspect.signature(written)
+    known = [name for name in signature.parameters if name != "self"]
+
+    def decorate(method: Callable[..., R]) -> Callable[P, R]:
+        @wraps(method)
+        def checked(self, *args, **kwargs):
+            refuse_unknown(kwargs, known)
+            return method(self, *args, **kwargs)
+
+        result = inspect.signature(method).return_annotation
+        checked.__signature__ = signature.replace(return_annotation=result)
+        return checked
+
+    return decorate
+
+# %% ../../nbs/5_inference/04_pipeline.ipynb #19045a91
+INDEX = "model_index.json"
+PARTS = {  # part of the pipeline -> its class, and its place in the folder
+    "talker": (Talker, "talker"),
+    "audio_codec": (AudioCodec, "audio_codec"),
+    "motion_codec": (MotionCodec, "motion_codec"),
+    "speaker_encoder": (SpeakerEncoder, "speaker"),
+}
+TOKENIZER = "tokenizer.json"
+MODEL_CARD = """---
+{{ card_data }}
+---
+
+A talker of [talker_t2av]({{ repo_url }}), a book about joint generation of speech and face
+([paper]({{ paper_url }})). It turns text into speech and a talking head.
+
+```python
+from talker_t2av import TalkerPipeline
+
+pipe = TalkerPipeline.from_pretrained("owner/name")  # this repository's name
+pipe("Good morning.").save("clip.mp4")
+```
+
+Every file that it writes says in its metadata that it is synthetic. Do not use it to imitate
+people without their consent, or to deceive.
+"""
+
+
+def pipeline_folder(
+    name: str | Path,  # preset with weights, folder, or "owner/name" on the Hub
+    revision: str | None = None,  # branch, tag or commit on the Hub; None: the main branch
+    local_files_only: bool = False,  # take what was downloaded before, ask nobody
+) -> Path:
+    "The folder of a saved pipeline. Raises FileNotFoundError that says where it looked."
+    folder = data_dir() / name if str(name) in SHIPPED else Path(name)
+    if not folder.is_dir() and str(name).count("/") == 1 and str(name)[0] not in "./~":
+        return Path(
+            snapshot_download(
+                str(name),
+                revision=revision,
+                local_files_only=local_files_only,
+                allow_patterns=["*.json", "*.safetensors"],
+            )
+        )
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"from_pretrained: there is no folder {folder}; takes a preset with weights "
+            f"({', '.join(SHIPPED)}), a folder that save_pretrained wrote, or a Hub repository "
+            "'owner/name'"
+        )
+    return folder
+
+
+def read_index(folder: Path) -> dict[str, str]:  # part -> folder or file
+    """Where the parts are: what the folder's `model_index.json` says, or the usual places.
+
+    Raises ValueError for the index of something else.
+    """
+    places = {part: place for part, (_, place) in PARTS.items()} | {"tokenizer": TOKENIZER}
+    if not (folder / INDEX).is_file():
+        return places
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    if index.get("_class_name") != "TalkerPipeline":
+        raise ValueError(
+            f"{folder / INDEX}: describes a {index.get('_class_name')}, takes a TalkerPipeline"
+        )
+    for part in places:
+        if part in index:
+            places[part] = index[part][1]
+    return places
+
+
+def write_index(folder: Path) -> None:
+    "Write `model_index.json`: class and version of the pipeline, class and place of each part."
+    index = {"_class_name": "TalkerPipeline", "_talker_t2av_version": __version__}
+    for part, (kind, place) in PARTS.items():
+        index[part] = [kind.__name__, place]
+    index["tokenizer"] = ["TextTokenizer", TOKENIZER]
+    with atomic_path(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+
+# %% ../../nbs/5_inference/04_pipeline.ipynb #b1391cb7
+def check_parts(
+    talker: Talker,
+    tokenizer: TextTokenizer,
+    audio_codec: AudioCodec,
+    motion_codec: MotionCodec,
+    speaker_encoder: SpeakerEncoder,
+) -> None:
+    "Raise ValueError unless the talker was made for these codecs, this encoder, these tokens."
+    config = talker.config
+    sizes = {  # what -> the talker takes, this part gives
+        "audio latents": (config.audio_dim, audio_codec.config.latent_size),
+        "motion latents": (config.motion_dim, motion_codec.latent_size),
+        "speaker vectors": (config.speaker_dim, speaker_encoder.embedding_size),
+    }
+    for what, (takes, gives) in sizes.items():
+        if takes != gives:
+            raise ValueError(
+                f"pipeline: the talker was made for {what} of size {takes}, got {gives}; these "
+                "parts were not trained together"
+            )
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"pipeline: the talker was made for {config.vocab_size} tokens, the tokenizer has "
+            f"{tokenizer.vocab_size}; these parts were not trained together"
+        )
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    "The device. Raises ValueError for one that is not there."
+    try:
+        device = torch.device(device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: {str(device)!r} cannot be used here ({reason})") from None
+    return device
+
+# %% ../../nbs/5_inference/04_pipeline.ipynb #e18c6a9c
+class TalkerPipeline(
+    ModelHubMixin,
+    library_name="talker-t2av",
+    tags=["text-to-speech", "talking-head"],
+    license="apache-2.0",
+    repo_url="https://github.com/talker-t2av/talker-t2av",
+    paper_url="https://arxiv.org/abs/2604.23586",
+    model_card_template=MODEL_CARD,
+):
+    """From text to talking clips.
+
+    pipe = TalkerPipeline.from_pretrained("small")
+    clip = pipe("Good morning.", voice="ada", face=7)            # sound and face
+    clip.save("morning.mp4")
+    pipe("Good morning.", face=None)                             # sound only
+    pipe("Good morning.", audio="me.wav", face="portrait.png")   # a face that follows a recording
+    pipe("Something else.", video="me.mp4")                      # other words for a film
+    pipe("And then?", start=clip)                                # goes on from a clip
+    pipe(["One.", "Two."], voice=["ada", "ben"])                 # several clips
+    for chunk in pipe.stream("A long story. ..."): ...           # while it is generated
+
+    Raises ValueError for parts that were not trained together.
     """
 
     def __init__(
@@ -214,184 +560,252 @@ class PipelineParts:
         # of the heads; bfloat16 is less exact, and faster only where it is native
         dtype: torch.dtype = torch.float32,
     ):
-        self.talker, self.tokenizer, self.audio_codec, self.motion_codec, self.speaker_encoder = (
-            talker,
-            tokenizer,
-            audio_codec,
-            motion_codec,
-            speaker_encoder,
-        )
-        self.name, self.fast = name, FastHeads(talker, dtype)
-        c = talker.config
-        sizes = {
-            "audio latents": (c.audio_dim, audio_codec.config.latent_size),
-            "motion latents": (c.motion_dim, motion_codec.latent_size),
-            "speaker vectors": (c.speaker_dim, speaker_encoder.embedding_size),
-            "vocabulary": (c.vocab_size, max(c.vocab_size, tokenizer.vocab_size)),
-        }
-        for what, (takes, gets) in sizes.items():
-            if takes != gets:
-                raise ValueError(
-                    f"pipeline: the talker was made for {what} of size {takes}, got {gets}; these "
-                    "parts were not trained together"
-                )
+        check_parts(talker, tokenizer, audio_codec, motion_codec, speaker_encoder)
+        self.talker = talker
+        self.tokenizer = tokenizer
+        self.audio_codec = audio_codec
+        self.motion_codec = motion_codec
+        self.speaker_encoder = speaker_encoder
+        self.name = name
+        self.fast = FastHeads(talker, dtype)
+        self._hub_mixin_config = None  # no config.json: model_index.json takes its place
 
     @classmethod
     def from_pretrained(
         cls,
-        # preset with weights, folder that `save_pretrained` wrote, or "owner/name" on the Hub
-        source: str | Path = "small",
-        dtype: torch.dtype = torch.float32,  # of the heads
-    ):
-        """Load all parts.
+        name: str | Path = "small",  # preset with weights, folder, or "owner/name" on the Hub
+        *,
+        revision: str | None = None,  # branch, tag or commit on the Hub; None: the main branch
+        local_files_only: bool = False,  # take what was downloaded before, ask nobody
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,  # of the heads, see `to`
+    ) -> TalkerPipeline:
+        """A pipeline with stored weights.
 
         Raises FileNotFoundError that says which part is missing, ValueError for weights that do not
-        fit.
+        fit or a device that is not there.
         """
-        folder = find_pretrained(source, "talker")
-        talker = Talker.from_pretrained(folder)
-        codecs = AudioCodec.from_pretrained(source), MotionCodec.from_pretrained(source)
-        return cls(
-            talker,
-            find_tokenizer(source, folder),
-            *codecs,
-            SpeakerEncoder.from_pretrained(source),
-            _named(source),
-            dtype,
-        )
+        device = check_device(device)
+        folder = pipeline_folder(name, revision, local_files_only)
+        places = read_index(folder)
+        parts = {
+            part: kind.from_pretrained(folder / places[part]) for part, (kind, _) in PARTS.items()
+        }
+        tokenizer = load_tokenizer(folder / places["tokenizer"])
+        return cls(tokenizer=tokenizer, name=_named(name), dtype=dtype, **parts).to(device)
 
     @classmethod
-    def untrained(cls, preset: str = "tiny", seed: int = 0):
-        """All parts with random weights: for tests, and for looking at the machinery.
+    def untrained(cls, preset: str = "tiny", seed: int = 0) -> TalkerPipeline:
+        """A pipeline with random weights: for tests, and for looking at the machinery.
 
         What it says is noise.
         """
         tokenizer = load_tokenizer("small")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            codecs = AudioCodec(AUDIO_PRESETS[preset]).eval(), MotionCodec(preset).eval()
-            speaker = SpeakerEncoder(SPEAKER_PRESETS[preset]).eval()
-            sizes = {
-                "audio_dim": codecs[0].config.latent_size,
-                "motion_dim": codecs[1].latent_size,
-                "speaker_dim": speaker.embedding_size,
-            }
-            talker = Talker(
-                replace(PRESETS[preset], vocab_size=tokenizer.vocab_size, **sizes)
-            ).eval()
-        return cls(talker, tokenizer, *codecs, speaker, f"untrained {preset}")
+            audio_codec = AudioCodec(AUDIO_PRESETS[preset]).eval()
+            motion_codec = MotionCodec(preset).eval()
+            speaker_encoder = SpeakerEncoder(SPEAKER_PRESETS[preset]).eval()
+            config = replace(
+                PRESETS[preset],
+                vocab_size=tokenizer.vocab_size,
+                audio_dim=audio_codec.config.latent_size,
+                motion_dim=motion_codec.latent_size,
+                speaker_dim=speaker_encoder.embedding_size,
+            )
+            talker = Talker(config).eval()
+        name = f"untrained {preset}"
+        return cls(talker, tokenizer, audio_codec, motion_codec, speaker_encoder, name)
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        "Write every part into a folder of its own, and the tokenizer beside them."
-        folder = Path(folder)
-        for kind in ("talker", "audio_codec", "motion_codec"):
-            getattr(self, kind).save_pretrained(folder / kind)
-        self.speaker_encoder.save_pretrained(folder / "speaker")
-        save_tokenizer(self.tokenizer, folder / "tokenizer.json")
-        return folder
+    def _save_pretrained(self, folder: Path) -> None:
+        "Write every part into its place, and the index; `save_pretrained` calls this."
+        for part, (_, place) in PARTS.items():
+            getattr(self, part).save_pretrained(folder / place)
+        save_tokenizer(self.tokenizer, folder / TOKENIZER)
+        write_index(folder)
 
+    @property
+    def device(self) -> torch.device:
+        "Where the networks are."
+        return next(self.talker.parameters()).device
 
-def find_tokenizer(source: str | Path, talker_folder: Path) -> TextTokenizer:
-    """The tokenizer beside the talker or its folder; of a Hub repository, its tokenizer.json.
+    @property
+    def dtype(self) -> torch.dtype:
+        "Type of the numbers with which the heads compute."
+        return self.fast.dtype
 
-    Raises FileNotFoundError.
-    """
-    for folder in (talker_folder, talker_folder.parent):
-        if (folder / "tokenizer.json").is_file():
-            return load_tokenizer(folder / "tokenizer.json")
-    if not Path(source).exists() and str(source).count("/") == 1:
-        from huggingface_hub import hf_hub_download
+    @property
+    def voices(self) -> dict[str, str]:
+        "Name -> a line about each of the world's voices."
+        return voice_lines()
 
-        return load_tokenizer(hf_hub_download(str(source), "tokenizer.json"))
-    raise FileNotFoundError(f"from_pretrained: no tokenizer.json in {talker_folder} or beside it")
-
-# %% ../../nbs/5_inference/04_pipeline.ipynb #e18c6a9c
-class TalkerPipeline(PipelineParts):
-    "From text to talking clips: `TalkerPipeline.from_pretrained('small')('Hello.')`."
+    def to(
+        self,
+        device: str | torch.device | torch.dtype | None = None,  # None: stay
+        # of the heads, which take most of the time; all other parts stay in float32. None: stay
+        dtype: torch.dtype | None = None,
+    ) -> TalkerPipeline:
+        "Move all networks; gives the pipeline. Raises ValueError for a device that is not there."
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        if device is not None:
+            device = check_device(device)
+            for part in PARTS:
+                getattr(self, part).to(device)
+        self.fast = FastHeads(self.talker, dtype or self.dtype)
+        return self
 
     def plan(
         self,
-        text: str | None,  # None: not known, which only given sound allows
-        voice="ada",  # a name, a file of speech, samples, or a vector
-        face=7,  # a number, a picture or film, an array; None: sound only
-        seed: int = 0,
+        text: str | None | list[str | None],  # None: not known, which only `audio` allows
+        # a name, a file of speech, samples, a clip, or a vector; default: ada, or who is given
+        voice: str | Path | np.ndarray | Tensor | TalkingClip | list = VOICE,
+        # a number, a picture or film, an image, an array, a clip; None: sound only
+        face: int | str | Path | Image.Image | np.ndarray | TalkingClip | None | list = FACE,
         *,
-        wav: np.ndarray | None = None,  # (T,) given sound: the face follows it
-        frames: np.ndarray | None = None,  # (N, size, size, 3) given film: the sound follows it
-        start: TalkingClip | None = None,  # a clip to go on from
-        carry: str = "pose",  # between sentences, see `long_text`
-        # patches by which the one given stream runs ahead of the other; None: all that the talker
-        # has practised, 0: in step
+        # a recording that the face follows: a file, or samples (T,) at 24 kHz
+        audio: str | Path | np.ndarray | None | list = None,
+        # a film that the sound follows: a file, or frames (N, H, W, 3) uint8 at 25 a second
+        video: str | Path | np.ndarray | None | list = None,
+        start: TalkingClip | None | list = None,  # a clip to go on from
+        seed: int | list[int] = 0,  # another one gives another way of saying it
+        num_steps: int = Settings.num_steps,  # solver steps for a patch: fewer are faster
+        guidance_scale: float = Settings.guidance_scale,  # how closely to follow the text; 1: fast
+        temperature: float = Settings.temperature,  # variety of the sound, 0 to 2
+        motion_temperature: float = Settings.motion_temperature,  # variety of the motion, 0 to 2
+        stop_threshold: float = Settings.stop_threshold,  # stop probability that ends a clip
+        stop_streak: int = Settings.stop_streak,  # patches in a row that have to reach it
+        min_patches: int = Settings.min_patches,  # patches before the stop predictor is asked
+        carry: str = "pose",  # from one sentence to the next: "pose" or "sentence"
+        # patches by which a given stream runs ahead of the other; None: as far as the talker learnt
         lead: int | None = None,
-        **knobs,  # fields of `Settings`
-    ) -> Plan:
-        """Check and prepare everything.
+        callback: Callable[[Step], None] | None = None,  # gets every patch; what it raises ends all
+        progress: bool = False,  # show a bar
+    ) -> Plan | list[Plan]:
+        """Check and prepare everything; `play` and `write` take the plan.
 
         Raises TypeError, ValueError or FileNotFoundError, naming what is wrong, before any patch is
         generated.
         """
-        settings = Settings(**knobs)
-        spoken, left_out = (".", "") if text is None and wav is not None else spoken_form(text)
-        report = {
-            "model": self.name,
-            "mode": "",
-            "text": spoken,
-            "voice": _named(voice),
-            "face": _named(face),
-            "seed": seed,
-            **asdict(settings),
-        }
-        speaker, picture = hear_voice(self.speaker_encoder, voice), None
-        size, given = self.motion_codec.config.image_size, {}
-        if wav is not None:
-            wav = np.pad(
-                check_heard(check_wav(wav, "wav"), "wav", longest=30.0),
-                (0, -len(wav) % SAMPLES_PER_PATCH),
-            )
-            given["audio"] = self.audio_codec.encode(torch.from_numpy(wav)[None])[0]
-        if frames is not None:
-            frames = check_frames(frames)[: len(frames) // 4 * 4]
-            picture, given["motion"] = frames[0], self.motion_codec.encode(frames[None])[0]
-        elif face is not None:
-            picture = see_face(face, size)
-        if start is not None:
-            given = {"audio": start.latents.audio, "motion": start.latents.motion}
-            report["text"] = spoken = f"{start.text} {spoken}"
-        first = None if picture is None else self.motion_codec.encode(picture[None, None])[0, 0]
-        request = Request(spoken, speaker, first, given.get("audio"), given.get("motion"), seed)
-        lead = (self.talker.config.lead_patches if lead is None else lead) * {
-            "A2V": 1,
-            "V2A": -1,
-        }.get(request.mode, 0)
-        return Plan(
-            replace(request, lead=lead),
-            settings,
-            picture,
-            report | {"mode": request.mode, "lead": lead},
-            wav,
-            frames,
-            carry,
-            left_out,
+        settings = Settings(
+            num_steps=num_steps,
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            motion_temperature=motion_temperature,
+            stop_threshold=stop_threshold,
+            stop_streak=stop_streak,
+            min_patches=min_patches,
         )
+        inputs = {
+            "voice": voice,
+            "face": face,
+            "audio": audio,
+            "video": video,
+            "start": start,
+            "seed": seed,
+        }
+        how = {"carry": carry, "callback": callback, "progress": progress}
+        if isinstance(text, (list, tuple)):
+            if not text:
+                raise ValueError("text: is an empty list; give at least one text")
+            each = per_text(len(text), inputs)
+            return [self._plan_one(one, settings, lead, how, **own) for one, own in zip(text, each)]
+        for name, value in inputs.items():
+            if isinstance(value, (list, tuple)):
+                raise TypeError(f"{name}: is a list, but there is one text; give a list of texts")
+        return self._plan_one(text, settings, lead, how, **inputs)
+
+    def _plan_one(self, text, settings, lead, how, voice, face, audio, video, start, seed) -> Plan:
+        "The plan of one clip."
+        if sum(given is not None for given in (audio, video, start)) > 1:
+            raise ValueError("audio, video, start: at most one of them can be given")
+        if text is None and audio is not None:
+            spoken, left_out = "", ""
+        else:
+            spoken, left_out = spoken_form(text)
+        report = {"model": self.name, "mode": "", "text": spoken}
+        speaker, report["voice"] = self._speaker(voice, audio, video, start)
+        portrait, report["face"] = self._portrait(face, video, start)
+        report |= {"seed": seed, **asdict(settings)}
+        frames, given_audio, given_motion = None, None, None
+        if audio is not None:
+            audio = hear_recording(audio)
+            given_audio = self.audio_codec.encode(torch.from_numpy(audio)[None].to(self.device))[0]
+        if video is not None:
+            frames = see_film(video, self.motion_codec.config.image_size)
+            portrait = frames[0]
+            given_motion = self.motion_codec.encode(frames[None])[0]
+        if start is not None:
+            given_audio = start.latents.audio.to(self.device)
+            if portrait is not None:
+                given_motion = start.latents.motion.to(self.device)
+            report["text"] = f"{start.text} {spoken}".strip()
+        first_motion = None
+        if portrait is not None:
+            first_motion = self.motion_codec.encode(portrait[None, None])[0, 0]
+        # a text that is not known is a text without words
+        request = Request(
+            report["text"] or ".", speaker, first_motion, given_audio, given_motion, seed
+        )
+        request = replace(request, lead=self._lead(request.mode, lead))
+        report |= {"mode": request.mode, "lead": request.lead}
+        return Plan(request, settings, portrait, report, audio, frames, left_out=left_out, **how)
+
+    def _speaker(self, voice, audio, video, start) -> tuple[Tensor, Any]:  # (d_s,), its name
+        "The voice vector; a default gives way to the voice of what is given."
+        if not isinstance(voice, Default):
+            return hear_voice(self.speaker_encoder, voice), _named(voice)
+        if start is not None and start.speaker is not None:
+            return start.speaker.to(self.device), start.report["voice"]
+        given = audio if video is None else film_voice(video)
+        voice = voice.value if given is None else given
+        return hear_voice(self.speaker_encoder, voice), _named(voice)
+
+    def _portrait(self, face, video, start) -> tuple[np.ndarray | None, Any]:  # (H, W, 3), its name
+        "The portrait; a default gives way to the face of what is given."
+        if video is not None:
+            return None, None  # the film's first frame
+        if start is not None and start.portrait is None:
+            if face is not None and not isinstance(face, Default):
+                raise ValueError("start: this clip is sound only, so it cannot go on with a face")
+            return None, None
+        if isinstance(face, Default):
+            if start is not None:
+                return start.portrait, start.report["face"]
+            face = face.value
+        if face is None:
+            return None, None
+        return see_face(face, self.motion_codec.config.image_size), _named(face)
+
+    def _lead(self, mode: str, lead: int | None) -> int:
+        "Patches by which the given stream runs ahead: > 0 sound, < 0 motion."
+        if lead is None:
+            lead = self.talker.config.lead_patches
+        return {"A2V": lead, "V2A": -lead}.get(mode, 0)
 
     def steps(self, plan: Plan) -> Iterator[Step]:
         "Patches of a plan: sentence by sentence, or in one go when something is given."
         request = plan.request
         if request.given_frames:
-            stream = (
-                (0, step)
-                for step in generate(
-                    self.talker, self.tokenizer, [request], plan.settings, self.fast.streams()
-                )
+            steps = generate(
+                self.talker, self.tokenizer, [request], plan.settings, self.fast.streams()
             )
+            numbered = ((0, step) for step in steps)
         else:
-            stream = generate_long(
+            numbered = generate_long(
                 self.talker, self.tokenizer, request, plan.settings, self.fast.streams, plan.carry
             )
-        for number, step in stream:
+        for number, step in numbered:
             plan.steps.append(step)
             plan.report |= {"sentences": number + 1, "patches": len(plan.steps)}
+            if plan.callback is not None:
+                plan.callback(step)
             yield step
+
+    def _renderer(self, plan: Plan) -> Renderer:
+        "What turns the latents of a plan into sound and pictures."
+        codec = None if plan.portrait is None else self.motion_codec
+        return Renderer(self.audio_codec, codec, plan.portrait, plan.audio, plan.frames)
 
     def play(
         self,
@@ -400,27 +814,22 @@ class TalkerPipeline(PipelineParts):
     ) -> Iterator[Chunk]:
         """Carry out a plan: chunks of sound and pictures while it is generated.
 
-        Times go into the plan's report.
+        Times go into the plan's report. Raises ValueError for chunks of less than one patch.
         """
+        if patches_per_chunk < 1:
+            raise ValueError(f"patches_per_chunk: takes 1 or more, got {patches_per_chunk}")
         begin = time.perf_counter()
-        codec = None if plan.picture is None else self.motion_codec
-        with half_the_cores() as pool, closing(ahead(self.steps(plan))) as steps:
-            renderer = Renderer(
-                self.audio_codec,
-                codec,
-                plan.picture,
-                patches_per_chunk,
-                plan.wav,
-                plan.frames,
-                pool,
-            )
-            for chunk in render(steps, renderer):
-                plan.report.setdefault("first_chunk_seconds", round(time.perf_counter() - begin, 3))
+        pieces = gather(self.steps(plan), patches_per_chunk)
+        chunks = render_in_threads(pieces, self._renderer(plan))
+        with _progress_bar(plan.progress, plan.expected_patches) as bar, closing(chunks):
+            for chunk in chunks:
+                taken = time.perf_counter() - begin
+                plan.report.setdefault("first_chunk_seconds", round(taken, 3))
+                bar.update(len(plan.steps) - bar.n)
                 yield chunk
-        taken, seconds = (
-            time.perf_counter() - begin,
-            len(plan.steps) * SAMPLES_PER_PATCH / SAMPLE_RATE,
-        )
+            bar.total = bar.n  # it was an estimate
+        taken = time.perf_counter() - begin
+        seconds = len(plan.steps) * SAMPLES_PER_PATCH / SAMPLE_RATE
         plan.report |= {
             "seconds": round(seconds, 2),
             "generated_in_seconds": round(taken, 3),
@@ -430,20 +839,93 @@ class TalkerPipeline(PipelineParts):
     def finish(self, plan: Plan, chunks: Sequence[Chunk]) -> TalkingClip:
         "The clip of a plan that has been carried out."
         whole = join(chunks)
-        return TalkingClip(whole.wav, whole.frames, plan.report, collect(plan.steps)[0])
+        return self._clip(plan, whole, collect(plan.steps)[0])
 
-    def stream(self, text: str, *args, **kwargs) -> Iterator[Chunk]:  # arguments of `plan`
-        "Chunks of sound and pictures, as soon as they are there."
-        return self.play(self.plan(text, *args, **kwargs))
+    def _clip(self, plan: Plan, whole: Chunk, latents: Latents) -> TalkingClip:
+        speaker = plan.request.speaker
+        return TalkingClip(whole.audio, whole.frames, plan.report, latents, speaker, plan.portrait)
 
-    def __call__(self, text: str, *args, **kwargs) -> TalkingClip:  # arguments of `plan`
-        "Generate one clip."
-        plan = self.plan(text, *args, **kwargs)
+    @takes_parameters_of(plan)
+    def __call__(self, *args, **kwargs) -> TalkingClip | list[TalkingClip]:
+        """Generate a clip, or a list of clips for a list of texts.
+
+        `text` alone is enough; `voice` and `face` say who speaks. With `audio` a face follows a
+        recording, with `video` a film gets other words, with `start` a clip goes on. Each
+        parameter is explained at `plan` in the book, notebook 5.4.
+
+        Raises TypeError, ValueError or FileNotFoundError, naming what is wrong, before any patch
+        is generated.
+        """
+        plans = self.plan(*args, **kwargs)
+        if isinstance(plans, list):
+            return self._make_many(plans)
+        return self._make(plans)
+
+    def _make(self, plan: Plan) -> TalkingClip:
+        "The clip of a plan."
         return self.finish(plan, list(self.play(plan, patches_per_chunk=8)))
 
-    def live(self, text: str, *args, **kwargs) -> TalkingClip:  # arguments of `plan`
-        "Generate one clip, and play it in the notebook while it is generated."
-        plan = self.plan(text, *args, **kwargs)
+    def _make_many(self, plans: list[Plan]) -> list[TalkingClip]:
+        "The clips of plans: side by side, or one by one where streams of unlike length are given."
+        clips: dict[int, TalkingClip] = {}
+        for i, plan in enumerate(plans):
+            if plan.request.given_frames:
+                clips[i] = self._make(plan)
+        for with_face in (True, False):
+            together = [
+                i
+                for i, plan in enumerate(plans)
+                if i not in clips and (plan.portrait is not None) == with_face
+            ]
+            if together:
+                clips |= zip(together, self._make_together([plans[i] for i in together]))
+        return [clips[i] for i in range(len(plans))]
+
+    def _make_together(self, plans: list[Plan]) -> list[TalkingClip]:
+        "Clips without given streams, all with a face or all without, generated side by side."
+        first = plans[0]
+        expected = max(plan.expected_patches for plan in plans)
+        with _progress_bar(first.progress, expected) as bar:
+
+            def count(step: Step) -> None:
+                bar.update()
+                if first.callback is not None:
+                    first.callback(step)
+
+            rows = generate_many(
+                self.talker,
+                self.tokenizer,
+                [plan.request for plan in plans],
+                first.settings,
+                self.fast.streams,
+                count,
+            )
+            bar.total = bar.n
+        clips = []
+        for plan, latents in zip(plans, rows):
+            whole = join(render_in_threads(cut(latents, 8), self._renderer(plan)))
+            plan.report |= {
+                "patches": len(latents.stop),
+                "seconds": round(len(whole.audio) / SAMPLE_RATE, 2),
+            }
+            clips.append(self._clip(plan, whole, latents))
+        return clips
+
+    @takes_parameters_of(plan)
+    def stream(self, *args, **kwargs) -> Iterator[Chunk]:
+        """Chunks of sound and pictures, as soon as they are there; parameters as for a clip.
+
+        Raises ValueError for a list of texts, and what `plan` raises.
+        """
+        return self.play(self._plan_single("stream", *args, **kwargs))
+
+    @takes_parameters_of(plan)
+    def live(self, *args, **kwargs) -> TalkingClip:
+        """Generate one clip, and play it in the notebook while it is generated.
+
+        Raises ValueError for a list of texts, and what `plan` raises.
+        """
+        plan = self._plan_single("live", *args, **kwargs)
         player, chunks = LivePlayer(), []
         with closing(self.play(plan)) as playing:
             for chunk in playing:
@@ -453,77 +935,47 @@ class TalkerPipeline(PipelineParts):
         player.finish(clip.player())
         return clip
 
-    def write(
-        self, path: str | Path, plan: Plan, progress: bool = False
-    ) -> dict:  # the plan's report; progress: a bar in a terminal
-        """Generate straight into a file: no clip is kept in memory, and the file appears
-        when it is complete.
+    def _plan_single(self, method: str, *args, **kwargs) -> Plan:
+        plan = self.plan(*args, **kwargs)
+        if isinstance(plan, list):
+            raise ValueError(f"{method}: takes one text, got a list of {len(plan)}")
+        return plan
+
+    def write(self, path: str | Path, plan: Plan) -> dict:  # the plan's report
+        """Carry out a plan straight into a file, which appears when it is complete.
+
+        No clip is kept in memory. Raises ValueError for another ending, OSError when writing fails.
         """
-        check_ending(path, plan.picture is None)
-        bar = tqdm(
-            total=len(split_sentences(plan.request.text)),
-            unit="sentence",
-            disable=None if progress else True,
-        )
+        check_ending(path, plan.portrait is None)
         with (
-            bar,
             closing(self.play(plan, patches_per_chunk=8)) as chunks,
             ClipFile(path, make_label(plan.report)) as file,
         ):
             for chunk in chunks:
-                file.write(chunk.wav, chunk.frames)
-                bar.update(plan.report["sentences"] - 1 - bar.n)
+                file.write(chunk.audio, chunk.frames)
         return plan.report
 
-    def batch(
-        self, texts: Sequence[str], voices=("ada",), faces=(7,), seeds=(0,), **knobs
-    ) -> list[TalkingClip]:
-        """Many clips at once; voices, faces and seeds are repeated as needed.
+    def __repr__(self) -> str:
+        return f"TalkerPipeline({self.name!r}, {self.device}, {str(self.dtype)[6:]})"
 
-        Each clip is what it would be alone, up to rounding. Raises ValueError for anything but a
-        list of texts.
-        """
-        if not texts or isinstance(texts, str):
-            raise ValueError(f"texts: takes a list of texts, got {texts!r}")
-        pick = lambda values, i: values[i % len(values)]
-        plans = [
-            self.plan(text, pick(voices, i), pick(faces, i), pick(seeds, i), **knobs)
-            for i, text in enumerate(texts)
-        ]
-        rows = generate_many(
-            self.talker,
-            self.tokenizer,
-            [plan.request for plan in plans],
-            plans[0].settings,
-            self.fast.streams,
-        )
-        clips = []
-        for plan, row in zip(plans, rows):
-            codec = None if plan.picture is None else self.motion_codec
-            renderer = Renderer(self.audio_codec, codec, plan.picture, patches_per_chunk=8)
-            patches = zip(
-                row.audio.split(4),
-                [None] * len(row.stop) if row.motion is None else row.motion.split(4),
-            )
-            chunks = [
-                chunk
-                for audio, motion in patches
-                if (chunk := renderer.push(audio, motion)) is not None
-            ] + renderer.close()
-            whole = join(chunks)
-            clips.append(
-                TalkingClip(whole.wav, whole.frames, plan.report | {"patches": len(row.stop)}, row)
-            )
-        return clips
+
+def _progress_bar(shown: bool, patches: int) -> tqdm:
+    "A bar that counts patches; it counts without being shown, too."
+    bar = tqdm(total=patches, unit=" patches", desc="generating", disable=not shown)
+    return bar
 
 
 def _named(thing) -> str | int | None:
     """How a voice, face or model is written down in a report: of a path, only the last part,
     since paths tell more than people want to tell.
     """
+    if isinstance(thing, str) and thing.isdigit():
+        return int(thing)
     if isinstance(thing, (str, Path)):
         return Path(thing).name if Path(thing).exists() else str(thing)
-    return thing if thing is None or isinstance(thing, (int, np.integer)) else "given"
+    if thing is None or isinstance(thing, (int, np.integer)):
+        return thing
+    return "given"
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #d0c39136
 class Stopwatch:
@@ -557,21 +1009,25 @@ class Stopwatch:
     def stop(self) -> None:
         "Put all methods back."
         for owner, method, own, call in self.undo:
-            setattr(owner, method, call) if own else delattr(owner, method)
+            if own:
+                setattr(owner, method, call)
+            else:
+                delattr(owner, method)
         self.undo = []
 
-
+# %% ../../nbs/5_inference/04_pipeline.ipynb #717e6697
 def profile_parts(
     pipeline: TalkerPipeline,
     text: str = "The quick brown fox jumps over the lazy dog.",
     patches: int = 12,  # that are generated, whatever the stop predictor says
     output: str | Path | None = None,  # mp4 to write as well; None: nothing is written
-    **knobs,  # fields of `Settings`
+    **settings,  # fields of `Settings`
 ) -> dict[str, float]:  # part -> milliseconds of processor time for one patch
     "Where the time of generation goes, on one thread, one thing after the other."
     watch, threads, talker = Stopwatch(), torch.get_num_threads(), pipeline.talker
-    plan = pipeline.plan(text, stop_threshold=1.0, **knobs)
+    plan = pipeline.plan(text, stop_threshold=1.0, **settings)
     steps = (step for step, _ in zip(pipeline.steps(plan), range(patches)))
+    renderer = Renderer(pipeline.audio_codec, pipeline.motion_codec, plan.portrait)
     torch.set_num_threads(1)
     try:
         for part, owner, method in (
@@ -586,16 +1042,12 @@ def profile_parts(
             watch.wrap(owner, method, part)
         begin = time.thread_time()
         with ExitStack() if output is None else ClipFile(output) as file:
-            for chunk in render(
-                steps, Renderer(pipeline.audio_codec, pipeline.motion_codec, plan.picture, 8)
-            ):
+            for chunk in render(gather(steps, 8), renderer):
                 if output is not None:
-                    file.write(chunk.wav, chunk.frames)
+                    file.write(chunk.audio, chunk.frames)
         total = time.thread_time() - begin
     finally:
         watch.stop()
         torch.set_num_threads(threads)
-    rest = {"everything else": total - sum(watch.seconds.values())}
-    return {
-        part: 1000 * seconds / len(plan.steps) for part, seconds in (watch.seconds | rest).items()
-    }
+    watch.seconds["everything else"] = total - sum(watch.seconds.values())
+    return {part: 1000 * taken / len(plan.steps) for part, taken in watch.seconds.items()}

@@ -37,7 +37,7 @@ from ..world.sentences import SPLITS, hash_share
 from talker_t2av.world.voice.voices import (
     SPREAD,
     PronunciationError,
-    draw_stranger,
+    draw_invented_voice,
     speak,
     voice_names,
 )
@@ -349,7 +349,7 @@ class TextSource:
             voice_names("train"),
         )
         stranger = self.split == "train" and rng.random() < self.invented
-        voice = draw_stranger(rng) if stranger else names[int(rng.integers(len(names)))]
+        voice = draw_invented_voice(rng) if stranger else names[int(rng.integers(len(names)))]
         rate, pitch = 1 + rng.uniform(-SPREAD, SPREAD, size=2)
         try:
             said = speak(

@@ -319,7 +319,7 @@ from talker_t2av.world.voice.voices import (
     TRAIN_VARIANTS,
     VOICES,
     Voice,
-    extra_voices,
+    invent_voices,
     speak,
     voice_names,
 )
@@ -551,10 +551,10 @@ def train_speaker(
     Raises what `check_folder` raises, before any work.
     """
     out = check_folder(out, resume)
-    voices = [VOICES[name] for name in voice_names("train")[: recipe.named]] + extra_voices(
+    voices = [VOICES[name] for name in voice_names("train")[: recipe.named]] + invent_voices(
         recipe.extra_variants
     )
-    development = extra_voices(DEVELOPMENT_VARIANTS)
+    development = invent_voices(DEVELOPMENT_VARIANTS)
     wavs, speaker = cut_trials(
         development, max(3, recipe.trials // 5), seed=21, seconds=2.0, split="validation"
     )
