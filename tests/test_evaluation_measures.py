@@ -10,6 +10,7 @@ from scipy.fft import dct
 
 from talker_t2av.codecs.audio.judge import Judge
 from talker_t2av.codecs.speaker.encoder import SpeakerEncoder
+from talker_t2av.common.measuring import energy_envelope, lag_correlation
 from talker_t2av.evaluation.audio import (
     decibel_spectrogram,
     dtw_path,
@@ -34,9 +35,7 @@ from talker_t2av.evaluation.statistics import (
     rate_interval,
 )
 from talker_t2av.evaluation.sync import (
-    best_lag,
-    energy_envelope,
-    lag_correlation,
+    lip_lag,
     lips_shut,
     offset_distances,
     sync_scores,
@@ -190,7 +189,7 @@ def test_delays_have_the_right_sign():
     rng = np.random.default_rng(0)
     a = rng.standard_normal(60)
     for late in (-7, 0, 5):
-        assert best_lag(a, np.roll(a, late))[0] == late
+        assert lip_lag(a, np.roll(a, late))[0] == late
         seen = torch.nn.functional.normalize(torch.from_numpy(rng.standard_normal((60, 8))), dim=-1)
         assert sync_scores(offset_distances(seen.roll(late, 0), seen)).offset == late
     assert lag_correlation(a, a, 3)[3] == pytest.approx(1)

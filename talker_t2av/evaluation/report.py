@@ -38,8 +38,8 @@ from talker_t2av.evaluation.sync import (
     REACH,
     Heard,
     SyncMetrics,
-    best_lag,
     heard_closures,
+    lip_lag,
     lips_shut,
     listen,
     offset_distances,
@@ -307,8 +307,8 @@ def measure_film(
     }
     if len(produced.frames) > REACH:
         learnt, (lag, _, correlation) = (
-            sync_scores(offset_distances(watched.seen, watched.heard)),
-            best_lag(watched.expected, watched.opening),
+            sync_scores(offset_distances(watched.mouth, watched.sound)),
+            lip_lag(watched.implied, watched.opening),
         )
         numbers |= {
             "sync_offset": abs(learnt.offset),
@@ -329,8 +329,8 @@ def measure_film(
     ):
         numbers |= frame_similarity(produced.frames, item.frames)
     features = {
-        "frames": metric_models.sync.frames(watched.looks),
-        "seconds": metric_models.sync.clips(watched.movement),
+        "frames": metric_models.sync.frame_features(watched.face_features),
+        "seconds": metric_models.sync.movement_features(watched.movement),
         "spectrum": velocity_spectrum(watched.readings),
     }
     return Measured(
@@ -343,7 +343,7 @@ def measure(produced: Produced, item: Item, metric_models: MetricModels) -> Meas
     "All measures of one clip. Raises ValueError when film and sound differ in length."
     heard = listen(metric_models.judge, produced.wav)
     numbers = measure_sound(produced, heard, item, metric_models)
-    features = {"sound": metric_models.sync.ear.stretches(heard.features).numpy()}
+    features = {"sound": metric_models.sync.ear.sound_features(heard.features).numpy()}
     if produced.frames is not None:
         film = measure_film(produced, heard, item, metric_models)
         numbers, features = numbers | film.numbers, features | film.features

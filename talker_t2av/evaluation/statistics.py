@@ -148,7 +148,7 @@ def frechet_interval(
     resamples: int = 200,
     seed: int = 0,
 ) -> Interval:
-    """Squared Fréchet distance of two sets of clips with a basic (mirrored) bootstrap interval over clips.
+    """Squared Fréchet distance of two sets, with a basic (mirrored) bootstrap interval over clips.
 
     Raises ValueError for too few vectors.
     """
