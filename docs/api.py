@@ -263,6 +263,33 @@ def read_package() -> list[Module]:
     ]
 
 
+LETTER = re.compile(r"(?<![A-Za-z_'])([A-Z](?:_kv)?|d(?:_[a-z])?|[hw])(?![A-Za-z_'(])")
+
+
+def letters_of(text: str) -> set[str]:
+    """The letters of all shapes, "(B, N, d)", in comments and docstrings of some source."""
+    found = set()
+    for line in text.split("\n"):
+        notes = [line.partition("#")[2]] + re.findall(r'"([^"]*)"', line)
+        for inside in re.findall(r"\(([^()]*,[^()]*)\)", " ".join(notes)):
+            parts = [part.strip() for part in inside.split(",") if part.strip()]
+            short = all(re.fullmatch(r"[\w .*/+'\-]{1,12}", part) for part in parts)
+            if short and any(re.fullmatch(r"[A-Z]|\d+", part) for part in parts):
+                found |= {letter for part in parts for letter in LETTER.findall(part)}
+    return found
+
+
+def letter_homes() -> dict[str, list[str]]:
+    """Letter of an axis -> the modules in whose shapes it occurs."""
+    homes = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.stem != "_modidx":
+            name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+            for letter in letters_of(path.read_text(encoding="utf-8")):
+                homes.setdefault(letter, []).append(name)
+    return dict(sorted(homes.items()))
+
+
 def prose(text: str) -> str:
     """A docstring or comment as HTML: `names` become code, empty lines paragraphs."""
     parts = [

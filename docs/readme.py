@@ -94,12 +94,14 @@ def heard() -> str:
     def value(row: dict, start: str) -> str:
         return next(text for title, text in row.items() if title.startswith(start)).split(" ")[0]
 
+    words, phonemes = value(talker, "word error"), value(talker, "phoneme error")
+    lips = value(talker, "lips within a frame (exact)")
     return (
-        "*In sentences that nobody was trained on, a recogniser gets "
-        f"{value(talker, 'word error')}% of the talker's words wrong ({value(truth, 'word error')}% in the speech of the world "
-        f"that it learnt from), and {value(talker, 'phoneme error')}% of its phonemes. Lips and "
-        f"sound agree within one frame in {value(talker, 'lips within a frame (exact)')}% of the "
-        "clips. [How it compares](#how-it-compares-and-what-it-does-not-claim) has all numbers.*"
+        f"*In sentences that nobody was trained on, a recogniser gets {words}% of the talker's "
+        f"words wrong ({value(truth, 'word error')}% in the speech of the world that it learnt "
+        f"from), and {phonemes}% of its phonemes. Lips and sound agree within one frame in {lips}% "
+        "of the clips. [How it compares](#how-it-compares-and-what-it-does-not-claim) has all "
+        "numbers.*"
     )
 
 

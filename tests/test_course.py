@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 
+import api  # noqa: E402
 import course  # noqa: E402
 
 BOOKS = course.notebooks()
@@ -229,23 +230,6 @@ def test_a_bad_table_is_refused(name, change, words):
         course.check_table(table, names)
 
 
-LETTER = re.compile(r"(?<![A-Za-z_'])([A-Z](?:_kv)?|d(?:_[a-z])?|[hw])(?![A-Za-z_'(])")
-
-
-def letters_of(text: str) -> set[str]:
-    """The letters of all shapes, "(B, N, d)", in comments and docstrings of some source."""
-    found = set()
-    for line in text.split("\n"):
-        notes = [line.partition("#")[2]] + re.findall(r'"([^"]*)"', line)
-        for inside in re.findall(r"\(([^()]*,[^()]*)\)", " ".join(notes)):
-            parts = [part.strip() for part in inside.split(",") if part.strip()]
-            if all(re.fullmatch(r"[\w .*/+'\-]{1,12}", part) for part in parts) and any(
-                re.fullmatch(r"[A-Z]|\d+", part) for part in parts
-            ):
-                found |= {letter for part in parts for letter in LETTER.findall(part)}
-    return found
-
-
 def test_one_legend_for_all_axes():
     """Every letter that the package uses for an axis is in the glossary."""
     rows = [
@@ -257,12 +241,6 @@ def test_one_legend_for_all_axes():
     legend = {
         letter for row in rows for letter in re.findall(r"`([A-Za-z_]+)`", row.split("|")[1])
     } | {"d_a", "d_v", "d_s"}
-    assert letters_of("x: Tensor,  # (B, Q, d_a)") == {"B", "Q", "d_a"}, "the search works"
-    used = {
-        path.name: letters_of(path.read_text(encoding="utf-8")) - legend
-        for path in (ROOT / "talker_t2av").rglob("*.py")
-        if path.name != "_modidx.py"
-    }
-    assert not {name: lost for name, lost in used.items() if lost}, (
-        "say in the glossary what these letters count"
-    )
+    assert api.letters_of("x: Tensor,  # (B, Q, d_a)") == {"B", "Q", "d_a"}, "the search works"
+    lost = {letter: homes for letter, homes in api.letter_homes().items() if letter not in legend}
+    assert not lost, "say in the glossary what these letters count"
