@@ -41,18 +41,18 @@ MOTION_TEMPERATURES = (0.4, 0.7, 1.0, 1.3)
 def measure(pipeline: TalkerPipeline, judge: Judge, clips: list, knobs: dict) -> dict:
     """Speak all texts in one batch; count what the judge hears."""
     start = time.perf_counter()
-    said = pipeline.batch(
+    said = pipeline(
         [clip.text for clip in clips],
         [clip.voice for clip in clips],
-        faces=(None,),
-        seeds=range(len(clips)),
+        None,
+        seed=range(len(clips)),
         **knobs,
     )
     taken = time.perf_counter() - start
     errors, phonemes, length = [], [], []
     for clip, spoken in zip(clips, said):
         heard = (
-            listen(judge, torch.from_numpy(spoken.wav))
+            listen(judge, torch.from_numpy(spoken.audio))
             .log_probabilities.argmax(-1)
             .unique_consecutive()
         )
@@ -63,7 +63,7 @@ def measure(pipeline: TalkerPipeline, judge: Judge, clips: list, knobs: dict) ->
         (
             errors.append(found.errors),
             phonemes.append(found.phonemes),
-            length.append(len(spoken.wav) / len(clip.wav)),
+            length.append(len(spoken.audio) / len(clip.wav)),
         )
     return {
         "phoneme_error": rate_interval(errors, phonemes)._asdict(),
@@ -100,13 +100,13 @@ def turn_motion(pipeline: TalkerPipeline, films: int) -> list[dict]:
     ]
     for value in MOTION_TEMPERATURES:
         said = [
-            pipeline(item.text, item.voice, item.face, item.seed, motion_temperature=value)
+            pipeline(item.text, item.voice, item.face, seed=item.seed, motion_temperature=value)
             for item in items
         ]
         faces.append(
             {"motion_temperature": value}
             | measure_faces(
-                [Produced(torch.from_numpy(clip.wav), clip.frames) for clip in said],
+                [Produced(torch.from_numpy(clip.audio), clip.frames) for clip in said],
                 items,
                 metric_models,
             )

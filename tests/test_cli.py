@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from talker_t2av.cli import COMMANDS
+from talker_t2av.cli import COMMANDS, GROUPS
 from talker_t2av.common.media import read_video
 
 PROGRAM = Path(sys.executable).parent / "talker-t2av"
@@ -23,6 +23,18 @@ def run(*words, cwd=None):
 def test_help_lists_every_command():
     done = run("--help")
     assert done.returncode == 0 and all(name in done.stdout for name in COMMANDS)
+
+
+def test_every_command_stands_in_one_group():
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(COMMANDS) and len(set(grouped)) == len(grouped)
+    assert all(heading in run("--help").stdout for heading in GROUPS)
+
+
+def test_half_of_a_name_says_what_may_follow():
+    done = run("train")
+    assert done.returncode == 2 and "semantic, judge, audio-codec" in done.stderr
+    assert run().returncode == 2
 
 
 def test_help_imports_no_torch():

@@ -14,9 +14,9 @@ from talker_t2av.common import files
 from talker_t2av.common.files import ClipFile, make_label, read_label, read_square
 from talker_t2av.common.media import read_video, write_audio, write_video
 from talker_t2av.inference.generate import Request, RowNoise, Settings, collect, generate
-from talker_t2av.inference.long_text import generate_long, split_sentences, spoken_form
 from talker_t2av.inference.pipeline import TalkerPipeline, profile_parts
-from talker_t2av.inference.streaming import ahead, join
+from talker_t2av.inference.streaming import ahead, generate_long, join
+from talker_t2av.inference.text_normalization import split_sentences, spoken_form
 from talker_t2av.model.fast_heads import FastHeads, FusedHeads
 from talker_t2av.model.flow import sample_flow
 from talker_t2av.model.talker import Sampling, Stream
@@ -207,7 +207,7 @@ def test_a_pipeline_lets_given_streams_lead(pipeline):
     size = leading.motion_codec.config.image_size
     wav = 0.3 * np.sin(np.arange(960 * 16) * 0.05).astype(np.float32)
     film = np.random.default_rng(0).integers(0, 256, (16, size, size, 3), dtype=np.uint8)
-    for given, lead in (({"wav": wav}, 2), ({"frames": film, "face": None}, -2)):
+    for given, lead in (({"audio": wav}, 2), ({"video": film}, -2)):
         plan = leading.plan("Hi.", voice=wav, num_steps=2, **given)
         assert plan.request.lead == lead == plan.report["lead"]
         assert [
@@ -317,15 +317,15 @@ def test_a_stream_is_the_clip_in_pieces(pipeline):
         pipeline("Good morning.", num_steps=2, seed=2),
         join(pipeline.stream("Good morning.", num_steps=2, seed=2)),
     )
-    assert len(clip.wav) == 960 * len(clip.frames) == 960 * len(
+    assert len(clip.audio) == 960 * len(clip.frames) == 960 * len(
         clip.latents.audio
     ) and clip.latents.motion.shape[0] == len(clip.frames)
     assert (
-        np.abs(clip.wav - pieces.wav).max() < 1e-3
+        np.abs(clip.audio - pieces.audio).max() < 1e-3
         and np.abs(clip.frames.astype(int) - pieces.frames).max() <= 2
     )
     again = pipeline("Good morning.", num_steps=2, seed=2)
-    assert np.array_equal(clip.wav, again.wav) and np.array_equal(clip.frames, again.frames)
+    assert np.array_equal(clip.audio, again.audio) and np.array_equal(clip.frames, again.frames)
 
 
 def test_closing_a_stream_ends_its_thread(pipeline):
@@ -348,7 +348,7 @@ def test_voices_and_faces_of_all_kinds(pipeline, tmp_path):
     from talker_t2av.inference.pipeline import named_voice
 
     write_audio(tmp_path / "ada.wav", named_voice("ada"))
-    heard = pipeline.plan("Hi.", tmp_path / "ada.wav", named.picture)
+    heard = pipeline.plan("Hi.", tmp_path / "ada.wav", named.portrait)
     assert torch.cosine_similarity(named.request.speaker, heard.request.speaker, dim=0) > 0.999
     assert torch.equal(named.request.first_motion, heard.request.first_motion)
     assert torch.equal(

@@ -64,33 +64,35 @@ class Calls:
 
     def speak(self, text: str, voice: str, face: int | None, seed: int, start=None):
         """A clip from text, with a face or without; `start`: a clip to go on from."""
-        return self.pipe(text, voice, face, seed, start=start)
+        return self.pipe(text, voice, face, seed=seed, start=start)
 
     def drive(self, text: str | None, wav: np.ndarray, face: int, seed: int):
         """A clip of a face that follows a recording; the voice is that of the recording."""
-        return self.pipe(text, wav, face, seed, wav=wav)
+        return self.pipe(text, wav, face, seed=seed, audio=wav)
 
     def dub(self, text: str, voice: np.ndarray, frames: np.ndarray, seed: int):
         """A clip of sound that follows a film, in the voice of a recording."""
-        return self.pipe(text, voice, None, seed, frames=frames)
+        return self.pipe(text, voice, None, seed=seed, video=frames)
 
     def batch(self, texts: list[str], voices: list[str], faces: list[int], seeds: list[int]):
         """Several clips at once."""
-        return self.pipe.batch(texts, voices, faces, seeds)
+        return self.pipe(texts, voices * len(texts), faces, seed=seeds)
 
     def stream(self, text: str, voice: str, face: int, seed: int) -> list:
         """The chunks of a clip."""
-        return list(self.pipe.stream(text, voice, face, seed))
+        chunks = self.pipe.stream(text, voice, face, seed=seed)
+        return [Made(None, None, chunk.audio, chunk.frames) for chunk in chunks]
 
     def join(self, chunks: list):
         """One chunk of all."""
-        from talker_t2av.inference.streaming import join
+        from talker_t2av.inference.streaming import Chunk, join
 
-        return join(chunks)
+        whole = join(Chunk(chunk.wav, chunk.frames) for chunk in chunks)
+        return Made(None, None, whole.audio, whole.frames)
 
     def made(self, clip) -> Made:
         """What is compared of a clip."""
-        return Made(clip.latents.audio, clip.latents.motion, clip.wav, clip.frames)
+        return Made(clip.latents.audio, clip.latents.motion, clip.audio, clip.frames)
 
 
 def text_to_both(calls: Calls) -> list[Made]:

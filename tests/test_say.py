@@ -1,6 +1,8 @@
 """say, speak, drive and dub as a user meets them, with a tiny pipeline of random weights."""
 
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,10 +12,10 @@ from talker_t2av import cli
 from talker_t2av.common import files
 from talker_t2av.common.files import read_label
 from talker_t2av.common.media import read_audio, read_video, write_audio, write_video
+from talker_t2av.inference.generate import Settings
 from talker_t2av.inference.pipeline import TalkerPipeline
 from talker_t2av.world.corpus import compose_clip
-
-NAMES = ("say", "speak", "drive", "dub")
+from talker_t2av.world.voice.voices import VOICES
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,9 @@ def material(tmp_path_factory):
     write_audio(folder / "silent.wav", np.zeros(48_000, np.float32))
     (folder / "shopping.mp4").write_text("eggs, milk, bread")
     (folder / "shopping.wav").write_text("eggs, milk, bread")
+    (folder / "story.txt").write_text("\ufeffGood morning.\n\nIs it 7?\n", encoding="utf-8")
+    (folder / "foreign.txt").write_text("Hi.\n\nДоброе утро\n", encoding="utf-8")
+    (folder / "blank.txt").write_text("\n \n")
     write_video(folder / "tall.mp4", np.full((4, 3840, 2160, 3), 90, np.uint8), quality=40)
     return folder
 
@@ -39,10 +44,6 @@ def talk(material, tmp_path, monkeypatch, capsys):
     """Run a command in this process: (exit code, standard output, standard error);
     files go to tmp_path.
     """
-    for name in NAMES:
-        monkeypatch.setitem(
-            cli.COMMANDS, name, (f"talker_t2av.inference.commands:{name}_command", name)
-        )
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
@@ -52,7 +53,7 @@ def talk(material, tmp_path, monkeypatch, capsys):
             else str(word)
             for word in words
         ]
-        code = cli.main([*words, "--model", str(material / "model"), "--steps", "2"])
+        code = cli.main([*words, "--model", str(material / "model"), "--num-steps", "2"])
         caught = capsys.readouterr()
         return code, caught.out, caught.err
 
@@ -95,6 +96,64 @@ def test_the_other_jobs(talk, tmp_path):
     assert all(read_label(path)["synthetic"] for path in tmp_path.glob("?.*"))
 
 
+def test_text_comes_from_a_file_or_from_another_program(talk, tmp_path, monkeypatch):
+    code, out, err = talk("speak", "--text-file", "story.txt", "-o", "a.wav", "--json")
+    assert code == 0 and json.loads(out)["text"] == "Good morning. Is it seven?", err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Good morning.\n\nIs it 7?\n"))
+    assert talk("speak", "-", "-o", "b.wav")[0] == 0
+    assert talk("speak", "Good morning. Is it 7?", "-o", "c.wav")[0] == 0
+    made = {path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(list(tmp_path.iterdir())) == 3 and len(made) == 1
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert talk("speak", "-", "-o", "d.wav")[0] == 2
+    assert talk("drive", "me.wav", "--text-file", "story.txt", "-o", "e.mp4")[0] == 0
+    assert read_label(tmp_path / "e.mp4")["text"] == "Good morning. Is it seven?"
+
+
+def test_each_line_becomes_the_clip_that_it_would_be_alone(talk, tmp_path):
+    code, out, err = talk("speak", "--lines", "story.txt", "-o", "clips", "--seed", 2, "--json")
+    assert code == 0, err
+    reports = [json.loads(line) for line in out.splitlines()]
+    assert [report["text"] for report in reports] == ["Good morning.", "Is it seven?"]
+    assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["001.wav", "003.wav"]
+    assert talk("speak", "Is it 7?", "-o", "alone.wav", "--seed", 2)[0] == 0
+    assert (tmp_path / "alone.wav").read_bytes() == (tmp_path / "clips" / "003.wav").read_bytes()
+    assert talk("say", "--lines", "story.txt")[0] == 0  # into the default folder
+    assert read_label(tmp_path / "out" / "say" / "001.mp4")["text"] == "Good morning."
+
+
+def test_standard_and_older_names_of_options(talk, tmp_path, capsys):
+    """`--num-steps` and `--guidance-scale` are shown; `--steps` and `--guidance` still work."""
+    new = talk("speak", "Hi.", "-o", "a.wav", "--num-steps", 3, "--guidance-scale", 1, "--json")
+    old = talk("speak", "Hi.", "-o", "b.wav", "--guidance", 1, "--json")
+    assert new[0] == old[0] == 0
+    assert json.loads(old[1])["guidance_scale"] == json.loads(new[1])["guidance_scale"] == 1
+    args = cli.command_parser("say").parse_args(["Hi.", "--steps", "5"])
+    assert args.num_steps == 5 and "--steps" not in cli.command_parser("say").format_help()
+    assert cli.command_parser("say").parse_args(["Hi."]).num_steps == Settings().num_steps
+
+
+def test_voices_lists_them_with_a_line_each(capsys):
+    assert cli.main(["voices"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(VOICES)
+    assert all(len(line.split()) > 5 and len(line) < 100 for line in lines)
+    assert cli.main(["voices", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == list(VOICES)
+
+
+def test_a_recording_and_a_film_keep_their_voices(talk, tmp_path):
+    """`drive` and `dub` write down that the voice was given, and `dub --voice` takes another."""
+    for words, voice in (
+        (["drive", "me.wav"], "given"),
+        (["dub", "me.mp4", "Other words."], "given"),
+        (["dub", "mute.mp4", "Other words."], "ada"),
+        (["dub", "me.mp4", "Other words.", "--voice", "ben"], "ben"),
+    ):
+        code, out, err = talk(*words, "--json", "-o", "a.mp4")
+        assert code == 0 and json.loads(out)["voice"] == voice, err
+
+
 def test_demo_writes_both_films(material, tmp_path, capsys):
     """The talker's film, and beside it the world's own with what the codecs keep."""
     words = [
@@ -120,7 +179,18 @@ def test_demo_writes_both_films(material, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
+        (["say"], "is missing"),
         (["say", ""], "empty"),
+        (["say", "Hi.", "--text-file", "story.txt"], "twice"),
+        (["say", "--text-file", "none.txt"], "none.txt"),
+        (["say", "--text-file", "me.wav"], "UTF-8"),
+        (["say", "--lines", "none.txt"], "none.txt"),
+        (["say", "Hi.", "--lines", "story.txt"], "takes the place"),
+        (["say", "--lines", "story.txt", "-o", "a.mp4"], "should be a folder"),
+        (["speak", "--lines", "foreign.txt"], "line 3: text: this talker reads English"),
+        (["speak", "--lines", "blank.txt"], "holds no text"),
+        (["say", "Hi.", "--device", "cuda:99"], "device: 'cuda:99'"),
+        (["dub", "me.mp4"], "is missing"),
         (["say", "🙂🙂"], "can be spoken"),
         (["say", "Доброе утро"], "cyrillic"),
         (["say", "你好"], "cjk"),

@@ -211,12 +211,12 @@ def produce(system: str, item: Item, model: str = "small") -> Produced:
             frames = motion.render(item.frames[0], motion.encode(item.frames[None])[0]).numpy()
         return Produced(decoded, frames)
     job, _, how = system.partition(" ")
-    given = {"A2V": {"wav": item.wav}, "V2A": {"frames": item.frames}}.get(job, {})
+    given = {"A2V": {"audio": item.wav}, "V2A": {"video": item.frames}}.get(job, {})
     given |= {"lead": 0} if "in step" in how else {}
     text = None if "wordless" in how else item.text
     face = item.face if job in ("T2AV", "A2V") else None
-    clip = pipeline_of(model)(text, item.voice, face, item.seed, **given)
-    return Produced(torch.from_numpy(clip.wav), clip.frames)
+    clip = pipeline_of(model)(text, item.voice, face, seed=item.seed, **given)
+    return Produced(torch.from_numpy(clip.audio), clip.frames)
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #16e7a002
 # not the text from which the talker hears a voice

@@ -10,202 +10,379 @@ import json
 import sys
 from pathlib import Path
 
+from ..common.files import FILMS, check_ending, read_speech
 from .generate import Settings
-from .long_text import spoken_form
+from .text_normalization import MAX_CHARACTERS, spoken_form
 
 # %% auto #0
-__all__ = ['add_options', 'knobs_of', 'check_early', 'report_done', 'load_pipeline', 'run_say', 'run_drive', 'run_dub',
-           'run_demo', 'demo_command', 'say_command', 'speak_command', 'drive_command', 'dub_command']
+__all__ = ['add_text', 'text_of', 'lines_of', 'add_model', 'add_settings', 'add_options', 'settings_of', 'check_early',
+           'load_pipeline', 'write_clip', 'run_say', 'voice_of', 'run_lines', 'run_drive', 'run_dub', 'run_voices',
+           'say_command', 'speak_command', 'drive_command', 'dub_command', 'voices_command', 'run_demo', 'demo_command']
+
+# %% ../../nbs/5_inference/05_commands.ipynb #487d2173
+def add_text(
+    parser: argparse.ArgumentParser,
+    about: str,  # what the text is
+    lines: bool = False,  # also take a file of lines
+) -> None:
+    "Add the argument `text` and its companions."
+    where = parser.add_argument_group("text, given in one of these ways")
+    where.add_argument("text", nargs="?", default=None, help=f"{about}; '-' reads standard input")
+    where.add_argument("--text-file", metavar="FILE", help="read the text from a file (UTF-8)")
+    if lines:
+        where.add_argument(
+            "--lines",
+            metavar="FILE",
+            help=(
+                "one clip for each line of a file; --output is then a folder, in which they are "
+                "called 001, 002, ..."
+            ),
+        )
+
+
+def _read_text(path: str, option: str) -> str:
+    "A text file. Raises FileNotFoundError, or ValueError for what is no text."
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{option}: no file at {path}")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")  # -sig: also from Windows
+    except UnicodeDecodeError:
+        raise ValueError(f"{option}: {path} is no text in UTF-8") from None
+
+
+def text_of(args: argparse.Namespace, needed: bool = True) -> str | None:
+    """The text that a command was given, wherever it comes from.
+
+    Raises ValueError for no text or two, FileNotFoundError for a file that is not there.
+    """
+    if args.text is not None and args.text_file is not None:
+        raise ValueError("text: is given twice, on the command line and as --text-file")
+    if args.text_file is not None:
+        return _read_text(args.text_file, "--text-file")
+    if args.text == "-":
+        return sys.stdin.read()
+    if args.text is None and needed:
+        raise ValueError(
+            "text: is missing; give it in quotes, as --text-file FILE, or - to read it"
+        )
+    return args.text
+
+
+def lines_of(path: str) -> list[tuple[int, str]]:
+    """Number and text of each line of a file that is not empty.
+
+    Raises FileNotFoundError, or ValueError that names the line that cannot be spoken.
+    """
+    numbered = enumerate(_read_text(path, "--lines").splitlines(), start=1)
+    found = [(number, line) for number, line in numbered if line.strip()]
+    if not found:
+        raise ValueError(f"--lines: {path} holds no text")
+    for number, line in found:
+        try:
+            spoken_form(line)
+        except ValueError as error:
+            raise ValueError(f"--lines: {path}, line {number}: {error}") from None
+    return found
 
 # %% ../../nbs/5_inference/05_commands.ipynb #9a92a428
-def add_options(
-    parser: argparse.ArgumentParser, output: str, voice: str | None = None, face: bool = True
-) -> None:
-    "The options that the four commands share. `voice`: the default's name, None: no such option."
-    parser.add_argument(
-        "-o",
-        "--output",
-        default=output,
-        metavar="FILE",
-        help=f"file to write; the ending decides the kind (default {output})",
-    )
-    if voice is not None:
-        parser.add_argument(
-            "--voice",
-            default=None,
-            metavar="WHO",
-            help=f"a voice's name, or a recording or film of a voice to imitate (default {voice})",
-        )
-    knobs = Settings()
-    if face:
-        parser.add_argument(
-            "--face",
-            default="7",
-            metavar="WHO",
-            help="a number (any is a face), or a picture or film to animate (default 7)",
-        )
-        parser.add_argument(
-            "--motion-temperature",
-            type=float,
-            default=knobs.motion_temperature,
-            metavar="X",
-            help=f"how lively the face, 0 to 2 (default {knobs.motion_temperature:g})",
-        )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="another one gives another way of saying it (default 0)"
-    )
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=knobs.num_steps,
-        metavar="N",
-        help=f"solver steps for a patch: fewer are faster (default {knobs.num_steps})",
-    )
-    parser.add_argument(
-        "--guidance",
-        type=float,
-        default=knobs.guidance_scale,
-        metavar="X",
-        help=(
-            "how closely to follow the text; 1 is plain and faster (default "
-            f"{knobs.guidance_scale:g})"
-        ),
-    )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=knobs.temperature,
-        metavar="X",
-        help=f"how adventurous the voice, 0 to 2 (default {knobs.temperature:g})",
-    )
-    parser.add_argument(
+def add_model(parser: argparse.ArgumentParser) -> None:
+    "Add the options that say which networks run, and where."
+    group = parser.add_argument_group("model")
+    group.add_argument(
         "--model",
         default="small",
         metavar="NAME",
         help="a preset, a folder, or owner/name on the Hugging Face Hub (default small)",
     )
-    parser.add_argument("--json", action="store_true", help="print a report as JSON")
-
-
-def knobs_of(args: argparse.Namespace) -> dict:
-    "The fields of `Settings` that the command line sets."
-    face = (
-        {"motion_temperature": args.motion_temperature}
-        if hasattr(args, "motion_temperature")
-        else {}
+    group.add_argument(
+        "--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1, mps (default cpu)"
     )
-    return {
-        "num_steps": args.steps,
-        "guidance_scale": args.guidance,
-        "temperature": args.temperature,
-    } | face
+
+
+def add_settings(parser: argparse.ArgumentParser, face: bool) -> None:
+    "Add the settings of the sampler; `face`: those of the motion, too."
+    group, default = parser.add_argument_group("sampling"), Settings()
+
+    def add(name: str, kind: type, metavar: str, about: str, synonym: str | None = None) -> None:
+        field = name.removeprefix("--").replace("-", "_")
+        value = getattr(default, field)
+        about = f"{about} (default {value:g})"
+        group.add_argument(name, type=kind, default=value, metavar=metavar, help=about)
+        if synonym is not None:  # an older name, which still works
+            group.add_argument(
+                synonym, dest=field, type=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+            )
+
+    group.add_argument(
+        "--seed", type=int, default=0, help="another one gives another way of saying it (default 0)"
+    )
+    about = "solver steps for each patch: fewer are faster"
+    add("--num-steps", int, "N", about, "--steps")
+    about = "how closely to follow the text; 1 is plain and faster"
+    add("--guidance-scale", float, "X", about, "--guidance")
+    add("--temperature", float, "X", "how varied the sound, 0 to 2")
+    if face:
+        add("--motion-temperature", float, "X", "how varied the motion, 0 to 2")
+
+
+def add_options(
+    parser: argparse.ArgumentParser,
+    output: str,
+    voice: str | None = None,  # the default's name; None: no such option
+    face: bool = True,
+) -> None:
+    "Add the options that the four commands share."
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "-o",
+        "--output",
+        default=None,
+        metavar="FILE",
+        help=f"file to write; the ending decides the kind (default {output})",
+    )
+    group.add_argument("--json", action="store_true", help="print a report as JSON")
+    if voice is not None or face:
+        group = parser.add_argument_group("who speaks")
+    if voice is not None:
+        group.add_argument(
+            "--voice",
+            default=None,
+            metavar="WHO",
+            help=(
+                "a name (see talker-t2av voices), or a recording or film of a voice to imitate "
+                f"(default {voice})"
+            ),
+        )
+    if face:
+        group.add_argument(
+            "--face",
+            default="7",
+            metavar="WHO",
+            help="a number (any is a face), or a picture or film to animate (default 7)",
+        )
+    add_settings(parser, face)
+    add_model(parser)
+    parser.set_defaults(default_output=output)
+
+
+def settings_of(args: argparse.Namespace) -> dict:
+    "The fields of `Settings` that the command line sets."
+    names = ("num_steps", "guidance_scale", "temperature", "motion_temperature")
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 # %% ../../nbs/5_inference/05_commands.ipynb #6aefbc63
 def check_early(args: argparse.Namespace, text: str | None, sound_only: bool = False) -> None:
     "Raise ValueError or FileNotFoundError for what can be seen without loading anything."
-    from talker_t2av.common.files import FILMS, check_ending
-
     if text is not None:
         spoken_form(text)
-    Settings(**knobs_of(args))
+    Settings(**settings_of(args))
     if args.seed < 0:
         raise ValueError(f"--seed: takes a whole number from 0 up, got {args.seed}")
     check_ending(args.output, sound_only)
-    for name in ("voice", "face", "wav", "video"):
-        given = getattr(args, name, None)
-        if (
-            isinstance(given, str)
-            and given
-            and (Path(given).suffix or name in ("wav", "video"))
-            and not Path(given).is_file()
-        ):
-            raise FileNotFoundError(f"{name}: no file at {given}")
-    if getattr(args, "video", None) and Path(args.video).suffix.lower() not in FILMS:
-        raise ValueError(f"video: {args.video} should end in one of {', '.join(FILMS)}")
+    for name in ("voice", "face"):  # a name, a number, or a file: a file has an ending
+        _check_there(name, getattr(args, name, None), only_with_ending=True)
+    for name in ("wav", "video"):
+        _check_there(name, getattr(args, name, None))
+    video = getattr(args, "video", None)
+    if video and Path(video).suffix.lower() not in FILMS:
+        raise ValueError(f"video: {video} should end in one of {', '.join(FILMS)}")
 
 
-def report_done(args: argparse.Namespace, plan, report: dict) -> int:  # exit code
-    "Say what was written, to a reader or to a program."
+def _check_there(name: str, given: str | None, only_with_ending: bool = False) -> None:
+    "Raise FileNotFoundError for the name of a file that is not there."
+    if not isinstance(given, str) or not given:
+        return
+    if only_with_ending and not Path(given).suffix:
+        return
+    if not Path(given).is_file():
+        raise FileNotFoundError(f"{name}: no file at {given}")
+
+
+def load_pipeline(args: argparse.Namespace):
+    "The pipeline that `--model` names, where `--device` says."
+    from talker_t2av.inference.pipeline import TalkerPipeline
+
+    return TalkerPipeline.from_pretrained(args.model, device=args.device)
+
+
+def write_clip(args: argparse.Namespace, pipeline, text: str | None, **given) -> None:
+    "Generate one clip into `args.output`, and say so: to a reader, or to a program."
+    plan = pipeline.plan(
+        text, seed=args.seed, progress=sys.stderr.isatty(), **given, **settings_of(args)
+    )
+    report = pipeline.write(args.output, plan)
     if plan.left_out:
         print(f"left out, because it cannot be spoken: {plan.left_out}", file=sys.stderr)
     if args.json:
-        print(json.dumps(report | {"output": str(args.output)}, ensure_ascii=False))
+        print(json.dumps(report | {"output": str(args.output)}, ensure_ascii=False), flush=True)
     else:
         print(
             f"{args.output}: {report['seconds']:.1f} s of {report['mode']}, made in "
             f"{report['generated_in_seconds']:.1f} s "
-            f"({report['times_real_time']:.1f} times real time)"
+            f"({report['times_real_time']:.1f} times real time)",
+            flush=True,
         )
+
+# %% ../../nbs/5_inference/05_commands.ipynb #0caf5c0e
+def run_say(args: argparse.Namespace) -> int:  # exit code
+    "`say` and `speak`: text to a clip, with or without a face."
+    if args.lines is not None:
+        return run_lines(args)
+    text = text_of(args)
+    args.output = args.output or args.default_output
+    check_early(args, text, args.face is None)
+    write_clip(args, load_pipeline(args), text, face=args.face, **voice_of(args))
     return 0
 
 
-def load_pipeline(args: argparse.Namespace):
-    "The pipeline that `--model` names."
-    from talker_t2av.inference.pipeline import TalkerPipeline
+def voice_of(args: argparse.Namespace) -> dict:
+    "The voice, if one is asked for."
+    return {} if args.voice is None else {"voice": args.voice}
 
-    return TalkerPipeline.from_pretrained(args.model)
 
-# %% ../../nbs/5_inference/05_commands.ipynb #0caf5c0e
-def run_say(args: argparse.Namespace) -> int:
-    "`say` and `speak`: text to a clip, with or without a face."
-    check_early(args, args.text, args.face is None)
+def run_lines(args: argparse.Namespace) -> int:  # exit code
+    "`say --lines` and `speak --lines`: a clip for each line of a file, in a folder."
+    if args.text is not None or args.text_file is not None:
+        raise ValueError("--lines: takes the place of the text; give one of them")
+    lines = lines_of(args.lines)
+    default = Path(args.default_output)
+    folder = Path(args.output or default.with_suffix(""))
+    if folder.suffix or folder.is_file():
+        raise ValueError(f"output: {folder} should be a folder, since --lines makes many clips")
+    digits = max(3, len(str(lines[-1][0])))
+    paths = [folder / f"{number:0{digits}}{default.suffix}" for number, _ in lines]
+    args.output = paths[0]
+    check_early(args, None, args.face is None)
     pipeline = load_pipeline(args)
-    plan = pipeline.plan(args.text, args.voice or "ada", args.face, args.seed, **knobs_of(args))
-    return report_done(args, plan, pipeline.write(args.output, plan, progress=True))
+    for path, (_, text) in zip(paths, lines):
+        args.output = path
+        write_clip(args, pipeline, text, face=args.face, **voice_of(args))
+    return 0
 
 
-def run_drive(args: argparse.Namespace) -> int:
+def run_drive(args: argparse.Namespace) -> int:  # exit code
     "`drive`: a recording gets a face."
-    from talker_t2av.common.files import read_speech
+    text = text_of(args, needed=False)
+    args.output = args.output or args.default_output
+    check_early(args, text)
+    recording = read_speech(args.wav)
+    write_clip(args, load_pipeline(args), text, audio=recording, face=args.face)
+    return 0
 
-    check_early(args, args.text)
-    wav = read_speech(args.wav)
-    pipeline = load_pipeline(args)
-    plan = pipeline.plan(args.text, wav, args.face, args.seed, wav=wav, **knobs_of(args))
-    return report_done(args, plan, pipeline.write(args.output, plan, progress=True))
 
-
-def run_dub(args: argparse.Namespace) -> int:
+def run_dub(args: argparse.Namespace) -> int:  # exit code
     "`dub`: a film gets other words, in its own voice unless another one is asked for."
-    from talker_t2av.common.files import check_heard, film_sound, read_film
+    text = text_of(args)
+    args.output = args.output or args.default_output
+    check_early(args, text)
+    write_clip(args, load_pipeline(args), text, video=args.video, **voice_of(args))
+    return 0
 
-    check_early(args, args.text)
-    pipeline = load_pipeline(args)
-    frames = read_film(args.video, pipeline.motion_codec.config.image_size)
-    voice = args.voice
-    if voice is None:
-        sound = film_sound(args.video)
-        voice = (
-            "ada"
-            if sound is None
-            else check_heard(sound, f"{args.video} (its sound; --voice takes another)")
-        )
-    plan = pipeline.plan(args.text, voice, None, args.seed, frames=frames, **knobs_of(args))
-    return report_done(args, plan, pipeline.write(args.output, plan, progress=True))
+
+def run_voices(args: argparse.Namespace) -> int:  # exit code
+    "`voices`: the names that --voice takes, and a line about each."
+    from talker_t2av.inference.pipeline import voice_lines
+
+    lines = voice_lines()
+    if args.json:
+        print(json.dumps(lines, indent=1))
+    else:
+        for name, line in lines.items():
+            print(f"{name:8}{line}")
+    return 0
+
+# %% ../../nbs/5_inference/05_commands.ipynb #dbfbdd93
+def _examples(parser: argparse.ArgumentParser, *lines: str) -> None:
+    "Show examples below the help."
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "examples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def say_command(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `say` to `parser`; the parsed namespace gets `func`, which takes it and
+    returns an exit code.
+    """
+    add_text(parser, f"what is said: English, up to {MAX_CHARACTERS:,} characters", lines=True)
+    add_options(parser, "out/say.mp4", "ada")
+    parser.set_defaults(func=run_say)
+    _examples(
+        parser,
+        'talker-t2av say "Good morning." -o morning.mp4',
+        'talker-t2av say "Good morning." --voice me.wav --face portrait.png',
+        "talker-t2av say --text-file story.txt --voice ben -o story.mp4",
+        "talker-t2av say --lines sentences.txt -o clips",
+    )
+
+
+def speak_command(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `speak` to `parser`; the parsed namespace gets `func`, which takes it
+    and returns an exit code.
+    """
+    add_text(parser, f"what is said: English, up to {MAX_CHARACTERS:,} characters", lines=True)
+    add_options(parser, "out/speak.wav", "ada", face=False)
+    parser.set_defaults(func=run_say, face=None)
+    _examples(
+        parser,
+        'talker-t2av speak "Good morning." -o morning.wav',
+        "fortune | talker-t2av speak - -o a.flac",
+    )
+
+
+def drive_command(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `drive` to `parser`; the parsed namespace gets `func`, which takes it
+    and returns an exit code.
+    """
+    parser.add_argument(
+        "wav",
+        metavar="recording",
+        help="speech: wav, flac, mp3, ogg, or a film with sound; 0.5 to 30 s",
+    )
+    add_text(parser, "its words, if you have them: then the lips know what comes next")
+    add_options(parser, "out/drive.mp4")
+    parser.set_defaults(func=run_drive)
+    _examples(
+        parser,
+        'talker-t2av drive me.wav "What I say in it." --face portrait.png',
+        "talker-t2av drive me.wav",
+    )
+
+
+def dub_command(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `dub` to `parser`; the parsed namespace gets `func`, which takes it and
+    returns an exit code.
+    """
+    parser.add_argument(
+        "video",
+        metavar="film",
+        help="a film of one person, up to 30 s; the middle square of the picture is used",
+    )
+    add_text(parser, "what is said instead")
+    add_options(parser, "out/dub.mp4", "the film's own voice, or ada if it is silent", face=False)
+    parser.set_defaults(func=run_dub, face=None)
+    _examples(parser, 'talker-t2av dub me.mp4 "Something that I never said."')
+
+
+def voices_command(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `voices` to `parser`; the parsed namespace gets `func`, which takes it
+    and returns an exit code.
+    """
+    parser.add_argument("--json", action="store_true", help="print them as JSON")
+    parser.set_defaults(func=run_voices)
 
 # %% ../../nbs/5_inference/05_commands.ipynb #9fa7519a
-def run_demo(args: argparse.Namespace) -> int:
+def run_demo(args: argparse.Namespace) -> int:  # exit code
     "`demo`: the talker's film, and the world's beside what the codecs keep of it."
     from talker_t2av.codecs.round_trip import write_round_trip
     from talker_t2av.world.corpus import compose_clip
 
     check_early(args, args.text)
     pipeline = load_pipeline(args)
-    plan = pipeline.plan(args.text, args.voice, args.face, args.seed, **knobs_of(args))
-    report_done(args, plan, pipeline.write(args.output, plan, progress=True))
-    clip = compose_clip(
-        plan.request.text,
-        args.voice,
-        args.face,
-        args.seed,
-        size=pipeline.motion_codec.config.image_size,
-    )
-    write_round_trip(
-        Path(args.output).with_name(f"{Path(args.output).stem}_codecs.mp4"),
-        clip,
-        pipeline.audio_codec,
-        pipeline.motion_codec,
-    )
+    write_clip(args, pipeline, args.text, voice=args.voice, face=args.face)
+    spoken, _ = spoken_form(args.text)
+    size = pipeline.motion_codec.config.image_size
+    clip = compose_clip(spoken, args.voice, args.face, args.seed, size=size)
+    beside = Path(args.output).with_name(f"{Path(args.output).stem}_codecs.mp4")
+    write_round_trip(beside, clip, pipeline.audio_codec, pipeline.motion_codec)
     return 0
 
 
@@ -233,61 +410,5 @@ def demo_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="another one gives another way of saying it (default 0)"
     )
-    parser.add_argument(
-        "--model",
-        default="small",
-        metavar="NAME",
-        help="a preset, a folder, or owner/name on the Hugging Face Hub (default small)",
-    )
-    knobs = Settings()
-    parser.set_defaults(
-        func=run_demo,
-        json=False,
-        steps=knobs.num_steps,
-        guidance=knobs.guidance_scale,
-        temperature=knobs.temperature,
-    )
-
-
-def say_command(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `say` to `parser`; the parsed namespace gets `func`, which takes it and
-    returns an exit code.
-    """
-    parser.add_argument("text", help="what is said: English, up to 5,000 characters")
-    add_options(parser, "out/say.mp4", "ada")
-    parser.set_defaults(func=run_say)
-
-
-def speak_command(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `speak` to `parser`; the parsed namespace gets `func`, which takes it
-    and returns an exit code.
-    """
-    parser.add_argument("text", help="what is said: English, up to 5,000 characters")
-    add_options(parser, "out/speak.wav", "ada", face=False)
-    parser.set_defaults(func=run_say, face=None)
-
-
-def drive_command(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `drive` to `parser`; the parsed namespace gets `func`, which takes it
-    and returns an exit code.
-    """
-    parser.add_argument(
-        "wav", help="speech: wav, flac, mp3, ogg, or a film with sound; 0.5 to 30 s"
-    )
-    parser.add_argument(
-        "text", nargs="?", default=None, help="its words: with them, lips know what comes next"
-    )
-    add_options(parser, "out/drive.mp4")
-    parser.set_defaults(func=run_drive)
-
-
-def dub_command(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `dub` to `parser`; the parsed namespace gets `func`, which takes it and
-    returns an exit code.
-    """
-    parser.add_argument(
-        "video", help="a film of one person, up to 30 s; the middle square of the picture is used"
-    )
-    parser.add_argument("text", help="what is said instead")
-    add_options(parser, "out/dub.mp4", "the film's own voice, or ada if it is silent", face=False)
-    parser.set_defaults(func=run_dub, face=None)
+    add_model(parser)
+    parser.set_defaults(func=run_demo, json=False)

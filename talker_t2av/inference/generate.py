@@ -32,7 +32,7 @@ class Request:
     Latents are normalised, N frames at 25 a second, N a multiple of the patch size.
     """
 
-    text: str  # as the talker was trained on it, see `long_text.spoken_form`
+    text: str  # as the talker was trained on it, see `text_normalization.spoken_form`
     speaker: Tensor  # (d_s,) speaker embedding
     first_motion: Tensor | None = None  # (d_v,) motion of the first frame; None: sound only
     audio: Tensor | None = None  # (N, d_a) given sound

@@ -132,7 +132,7 @@ SAMPLE_TEXT = (
 ACCENTS_NAMED = {
     "en-us": "American English",
     "en-gb": "British English",
-    "en-rp": "British English, received pronunciation",
+    "en-rp": "British English (RP)",
     "en-lancaster": "English of Lancaster",
 }
 

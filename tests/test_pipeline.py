@@ -1,0 +1,449 @@
+"""The pipeline as a program uses it: what it takes, what it gives, what it keeps and what it
+leaves alone. With random weights of the size `tiny`: nothing here is about quality.
+"""
+
+import inspect
+import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import huggingface_hub.hub_mixin
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from talker_t2av.common.media import write_audio, write_video
+from talker_t2av.inference import pipeline as module
+from talker_t2av.inference.generate import Settings
+from talker_t2av.inference.pipeline import INDEX, TalkerPipeline, TalkingClip, see_face
+from talker_t2av.inference.streaming import Chunk, in_a_new_thread, join, limit_threads
+
+TEXT = "Good morning."
+LONG = "A long sentence that nobody wants to hear to its end. And another one."
+
+
+@pytest.fixture(scope="module")
+def pipe() -> TalkerPipeline:
+    return TalkerPipeline.untrained("tiny", seed=1)
+
+
+@pytest.fixture(scope="module")
+def make(pipe):
+    """A clip with few steps."""
+
+    def call(*args, **kwargs):
+        return pipe(*args, **({"num_steps": 2} | kwargs))
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def tone() -> np.ndarray:
+    """0.64 s of sound, (15360,)."""
+    return 0.3 * np.sin(np.arange(960 * 16) * 0.05).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def film(pipe) -> np.ndarray:
+    """(12, H, W, 3) random pictures of the right size."""
+    size = pipe.motion_codec.config.image_size
+    return np.random.default_rng(0).integers(0, 256, (12, size, size, 3), dtype=np.uint8)
+
+
+def same(a: TalkingClip, b: TalkingClip) -> bool:
+    return np.array_equal(a.audio, b.audio) and np.array_equal(a.frames, b.frames)
+
+
+# What it takes
+
+
+@pytest.mark.parametrize("method", ["__call__", "stream", "live", "plan"])
+def test_parameters_are_written_out(pipe, method):
+    """`help` and completion show the same names everywhere, with the defaults of `Settings`."""
+    parameters = inspect.signature(getattr(pipe, method)).parameters
+    names = list(parameters)
+    assert names[:3] == ["text", "voice", "face"]
+    assert {"audio", "video", "start", "seed", "callback", "progress"} < set(names)
+    assert repr(parameters["voice"].default) == "'ada'" and repr(parameters["face"].default) == "7"
+    kinds = {parameter.kind for parameter in parameters.values()}
+    assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+    assert all(parameter.annotation for parameter in parameters.values())
+    for name, default in vars(Settings()).items():
+        assert parameters[name].default == default, name
+
+
+@pytest.mark.parametrize(
+    "wrong, right",
+    [
+        ("num_inference_steps", "num_steps"),
+        ("guidence_scale", "guidance_scale"),
+        ("wav", "audio"),
+        ("frames", "video"),
+        ("image", "face"),
+        ("sede", "seed"),
+    ],
+)
+@pytest.mark.parametrize("method", ["__call__", "stream", "live"])
+def test_an_unknown_name_gets_the_nearest(pipe, method, wrong, right):
+    with pytest.raises(TypeError, match=rf"'{wrong}' is no parameter; did you mean '{right}'\?"):
+        getattr(pipe, method)(TEXT, **{wrong: 3})
+
+
+def test_a_name_that_is_near_to_none_gets_them_all(pipe):
+    with pytest.raises(TypeError, match="takes text, voice, face"):
+        pipe(TEXT, xyzzy=1)
+
+
+def test_recordings_and_films_come_as_files_or_arrays(pipe, make, tone, film, tmp_path):
+    write_audio(tmp_path / "me.wav", tone)
+    write_video(tmp_path / "me.mp4", film, tone[: 960 * 12], quality=0)
+    from_file, from_samples = make(TEXT, audio=tmp_path / "me.wav"), make(TEXT, audio=tone)
+    assert np.abs(from_file.audio - from_samples.audio).max() < 1e-4  # 16 bits in the file
+    assert len(from_samples.frames) == 16 and from_samples.report["mode"] == "A2V"
+    dubbed = make(TEXT, video=str(tmp_path / "me.mp4"))
+    assert len(dubbed.frames) == 12 and dubbed.report["mode"] == "V2A"
+    assert np.array_equal(make(TEXT, video=film).frames, film)
+    heard = pipe.plan(TEXT, video=tmp_path / "me.mp4")
+    assert heard.report["voice"] == "given"  # the film's own
+    assert pipe.plan(TEXT, video=film).report["voice"] == "ada"  # frames are silent
+    larger = np.repeat(np.repeat(film, 2, axis=1), 2, axis=2)
+    assert np.array_equal(pipe.plan(TEXT, video=larger).frames, film)
+
+
+def test_what_cannot_be_given_is_refused(pipe, tone, film):
+    clip = TalkingClip(tone, None, {"text": "Hi."})
+    for wrong, message in (
+        ({"audio": tone, "video": film}, "at most one"),
+        ({"audio": np.zeros(24_000, np.float32), "voice": "ada"}, "audio: holds only silence"),
+        ({"audio": np.tile(tone, 60)}, "audio: holds 38.40 s"),
+        ({"video": film[:3]}, "video: takes 4 to 750 frames"),
+        ({"video": film[0]}, "video"),
+        ({"face": clip}, "sound only"),
+        ({"face": np.zeros((8, 8, 3), np.uint8)}, "at least 32"),
+        ({"face": 0.5}, "face: takes"),
+        ({"voice": "adda"}, "ada"),
+        ({"carry": "nothing"}, "carry"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(pipe.stream(TEXT, num_steps=2, **wrong))
+    with pytest.raises(FileNotFoundError):
+        pipe(TEXT, audio="nowhere.wav")
+    with pytest.raises(TypeError, match="takes a string"):
+        pipe(None)
+
+
+def test_faces_of_all_kinds(pipe, make, tmp_path):
+    size = pipe.motion_codec.config.image_size
+    picture = see_face(3, size)
+    Image.fromarray(picture).save(tmp_path / "me.png")
+    for face in (picture, Image.fromarray(picture), tmp_path / "me.png", np.int64(3), "3"):
+        assert np.array_equal(see_face(face, size), picture), type(face)
+    assert np.array_equal(see_face(make(TEXT, face=3), size), picture)
+    wide = np.zeros((64, 200, 3), np.uint8)
+    wide[:, 68:132] = 200  # the square in the middle
+    assert (see_face(wide, 32) == 200).all()
+    tall = np.zeros((160, 64, 3), np.uint8)
+    tall[32:96] = 200  # a third from above: faces are in the upper half
+    assert (see_face(Image.fromarray(tall), 32) == 200).all()
+
+
+def test_voices_have_a_line_each(pipe):
+    from talker_t2av.world.voice.voices import VOICES
+
+    assert list(pipe.voices) == list(VOICES)
+    assert all(line and "\n" not in line for line in pipe.voices.values())
+    assert "American" in pipe.voices["ada"] and "British" in pipe.voices["gwen"]
+    assert "not in the training data" in pipe.voices["quinn"]
+
+
+# What it gives
+
+
+def test_a_clip_tells_what_it_is(make):
+    clip = make(TEXT, seed=3)
+    assert clip.audio.dtype == np.float32 and clip.frames.dtype == np.uint8
+    assert (clip.sample_rate, clip.fps) == (24_000, 25)
+    assert len(clip.audio) == 960 * len(clip.frames) and clip.seconds == len(clip.frames) / 25
+    assert clip.text == TEXT and len(repr(clip)) < 100 and TEXT in repr(clip)
+    assert make(TEXT, face=None).frames is None
+
+
+def test_a_chunk_is_short_on_the_console(pipe):
+    chunks = list(pipe.stream(TEXT, num_steps=2))
+    assert all(isinstance(chunk, Chunk) for chunk in chunks)
+    assert max(len(repr(chunk)) for chunk in chunks) < 60 and "4 frames" in repr(chunks[1])
+    assert len(repr(chunks)) < 60 * len(chunks)
+
+
+def test_a_list_of_texts_gives_a_list_of_clips_in_every_mode(make, tone, film):
+    texts = ["No.", "Good morning. Yes?"]
+    modes = {
+        "T2AV": {},
+        "TTS": {"face": None},
+        "A2V": {"audio": [tone, np.tile(tone, 2)]},
+        "V2A": {"video": film},
+    }
+    for mode, given in modes.items():
+        clips = make(texts, voice=["ada", "ben"], seed=[4, 5], **given)
+        assert [clip.report["mode"] for clip in clips] == [mode] * 2
+        assert [clip.report["voice"] for clip in clips] == ["ada", "ben"]
+        assert [clip.text for clip in clips] == texts
+        assert len({len(clip.audio) for clip in clips}) == (1 if mode == "V2A" else 2)
+    starts = make(texts, seed=[4, 5])
+    on = make(["Why?", "Come in."], start=starts)
+    assert [clip.text for clip in on] == ["No. Why?", "Good morning. Yes? Come in."]
+
+
+def test_a_list_may_mix_clips_with_and_without_a_face(make):
+    mixed = make(["No.", "Yes.", "Why?"], face=[3, None, 4], seed=range(3))
+    assert [clip.frames is None for clip in mixed] == [False, True, False]
+    for i, (text, face) in enumerate((("No.", 3), ("Yes.", None), ("Why?", 4))):
+        alone = make(text, face=face, seed=i)
+        torch.testing.assert_close(
+            mixed[i].latents.audio[:8], alone.latents.audio[:8], atol=1e-3, rtol=0
+        )
+        assert mixed[i].report["face"] == face
+
+
+def test_lists_have_to_fit(pipe):
+    for texts, wrong, message in (
+        (["No.", "Yes."], {"voice": ["ada"]}, "voice: holds 1 items for 2 texts"),
+        (["No."], {"seed": [1, 2]}, "seed: holds 2 items for 1 texts"),
+        ([], {}, "empty list"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipe(texts, **wrong)
+    with pytest.raises(TypeError, match="face: is a list, but there is one text"):
+        pipe("No.", face=[1, 2])
+    for method in (pipe.stream, pipe.live):
+        with pytest.raises(ValueError, match="takes one text"):
+            method(["No.", "Yes."])
+
+
+# Whose voice, whose face
+
+
+def test_driving_a_recording_takes_its_voice(pipe, tone):
+    heard = pipe.plan(TEXT, audio=tone)
+    assert torch.equal(heard.request.speaker, pipe.plan(TEXT, tone).request.speaker)
+    assert heard.report["voice"] == "given"
+    asked = pipe.plan(TEXT, "ada", audio=tone)
+    assert torch.equal(asked.request.speaker, pipe.plan(TEXT, "ada").request.speaker)
+    assert asked.report["voice"] == "ada"
+
+
+def test_going_on_keeps_voice_and_face(pipe, make):
+    first = make("No.", "ben", 11)
+    on = make("Yes.", start=first)
+    assert torch.equal(on.speaker, first.speaker) and np.array_equal(on.portrait, first.portrait)
+    assert (on.report["voice"], on.report["face"]) == ("ben", 11)
+    assert torch.equal(on.latents.audio[: len(first.latents.audio)], first.latents.audio)
+    assert same(on, make("Yes.", "ben", 11, start=first))
+    other = pipe.plan("Yes.", "ada", 3, start=first)
+    assert (other.report["voice"], other.report["face"]) == ("ada", 3)
+    assert torch.equal(other.request.speaker, pipe.plan("Yes.", "ada").request.speaker)
+    sound = make("No.", "ben", None)
+    assert make("Yes.", start=sound).frames is None
+    assert make("Yes.", "ada", None, start=first).frames is None
+    with pytest.raises(ValueError, match="sound only"):
+        pipe.plan("Yes.", face=3, start=sound)
+
+
+def test_unknown_words_are_no_text(make, tone):
+    clip = make(None, audio=tone)
+    assert clip.text == "" and clip.report["mode"] == "A2V"
+    assert same(make(None, audio=tone), clip)
+
+
+def test_the_voice_of_a_clip(pipe, make):
+    clip = make("No.", "ben")
+    assert torch.equal(pipe.plan("Yes.", clip).request.speaker, clip.speaker)
+
+
+# While it works
+
+
+def test_the_callback_gets_every_patch_and_may_end_it(pipe, make):
+    seen = []
+    clip = make(LONG, callback=lambda step: seen.append(step.index))
+    assert seen == list(range(clip.report["patches"]))
+
+    def enough(step):
+        if step.index == 2:
+            raise RuntimeError("that is enough")
+
+    before = threading.active_count()
+    for text in (LONG, [LONG, TEXT]):
+        with pytest.raises(RuntimeError, match="that is enough"):
+            make(text, callback=enough)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("text", [TEXT, ["No.", "Yes."]])
+def test_a_bar_is_shown_when_asked_for(make, capsys, text):
+    make(text)
+    assert "patches" not in capsys.readouterr().err
+    make(text, progress=True)
+    assert "generating" in capsys.readouterr().err
+
+
+@pytest.fixture
+def two_threads():
+    """Tensor operations use two processor threads, also in threads to come; as before, later."""
+    before, later = torch.get_num_threads(), in_a_new_thread(torch.get_num_threads)
+    torch.set_num_threads(2)
+    yield
+    in_a_new_thread(torch.set_num_threads, later)
+    torch.set_num_threads(before)
+
+
+def thread_counts() -> tuple[int, int]:
+    return torch.get_num_threads(), in_a_new_thread(torch.get_num_threads)
+
+
+def test_a_thread_limits_only_itself(two_threads):
+    def limited() -> int:
+        limit_threads(1)
+        return torch.get_num_threads()
+
+    assert in_a_new_thread(limited) == 1 and thread_counts() == (2, 2)
+
+
+def test_a_stream_computes_on_half_of_the_threads(pipe, two_threads):
+    inside = []
+    steps = pipe.stream(
+        TEXT, num_steps=2, callback=lambda _: inside.append(torch.get_num_threads())
+    )
+    list(steps)
+    assert set(inside) == {1} and thread_counts() == (2, 2)
+
+
+def test_overlapping_streams_do_not_disturb_each_other(pipe, two_threads):
+    """Two streams of one pipeline, taken in turns and closed in the order in which they began,
+    are what they are alone; and the program's threads are as before, all the time.
+    """
+    orders = [{"seed": 1, "num_steps": 2}, {"seed": 2, "num_steps": 3}]
+    alone = [join(pipe.stream(LONG, **order)) for order in orders]
+    streams = [pipe.stream(LONG, **order) for order in orders]
+    chunks = [[], []]
+    while streams[0] is not None or streams[1] is not None:
+        for i in (0, 1):
+            chunk = None if streams[i] is None else next(streams[i], None)
+            if chunk is None:
+                streams[i] = None
+            else:
+                chunks[i].append(chunk)
+            assert thread_counts() == (2, 2)
+    for i in (0, 1):
+        whole = join(chunks[i])
+        assert np.array_equal(whole.audio, alone[i].audio)
+        assert np.array_equal(whole.frames, alone[i].frames)
+
+
+def test_an_abandoned_stream_changes_nothing(pipe, make, two_threads):
+    """Half-read and forgotten, but still held: others get the same bytes, and the program's
+    threads stay; when it is let go, its own threads end.
+    """
+    expected, before = make(TEXT), threading.active_count()
+    abandoned = pipe.stream(LONG, num_steps=2)
+    next(abandoned)
+    assert thread_counts() == (2, 2)
+    assert same(make(TEXT), expected)
+    assert thread_counts() == (2, 2) and threading.active_count() > before
+    del abandoned
+    assert threading.active_count() == before and thread_counts() == (2, 2)
+
+
+def test_two_pipelines_in_two_threads(pipe, make, two_threads):
+    """At the same time, one pipeline twice and another one: what each gives alone."""
+    other = TalkerPipeline.untrained("tiny", seed=2)
+    jobs = [(pipe, 1), (other, 1), (pipe, 2)]
+    alone = [one("No. Yes?", seed=seed, num_steps=2) for one, seed in jobs]
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(one, "No. Yes?", seed=seed, num_steps=2) for one, seed in jobs]
+        together = [future.result() for future in futures]
+    for a, b in zip(alone, together):
+        assert len(a.audio) == len(b.audio)
+        assert np.abs(a.audio - b.audio).max() < 1e-3
+    assert thread_counts() == (2, 2)
+
+
+# On disk, on the Hub, on a device
+
+
+def test_the_index_says_what_is_where(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    index = json.loads((tmp_path / "model" / INDEX).read_text())
+    assert index["_class_name"] == "TalkerPipeline" and index["_talker_t2av_version"]
+    assert index["talker"] == ["Talker", "talker"] and index["tokenizer"][1] == "tokenizer.json"
+    assert not (tmp_path / "model" / "config.json").exists()
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "synthetic" in card and "license: apache-2.0" in card and "{{" not in card
+    loaded = TalkerPipeline.from_pretrained(tmp_path / "model")
+    assert same(loaded("No.", num_steps=2), pipe("No.", num_steps=2))
+    # the parts are found where the index says
+    (tmp_path / "model" / "speaker").rename(tmp_path / "model" / "ears")
+    with pytest.raises(FileNotFoundError):
+        TalkerPipeline.from_pretrained(tmp_path / "model")
+    index["speaker_encoder"][1] = "ears"
+    (tmp_path / "model" / INDEX).write_text(json.dumps(index))
+    TalkerPipeline.from_pretrained(tmp_path / "model")
+    index["_class_name"] = "StableDiffusionPipeline"
+    (tmp_path / "model" / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="describes a StableDiffusionPipeline"):
+        TalkerPipeline.from_pretrained(tmp_path / "model")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        TalkerPipeline.from_pretrained(tmp_path / "nowhere")
+
+
+def test_the_shipped_folder_has_an_index():
+    from talker_t2av.common.media import data_dir
+
+    assert module.read_index(data_dir() / "small")["talker"] == "talker"
+    assert (data_dir() / "small" / INDEX).is_file()
+
+
+def test_to_the_hub_and_back(pipe, tmp_path, monkeypatch):
+    """The Hub is a folder here: what is pushed is kept, what is asked for is written down."""
+    asked = {}
+
+    class Hub:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, repo_id, **_):
+            return type("Repository", (), {"repo_id": repo_id})
+
+        def upload_folder(self, repo_id, folder_path, revision, **_):
+            shutil.copytree(folder_path, tmp_path / repo_id / revision)
+            return f"https://hub/{repo_id}"
+
+    def snapshot_download(repo_id, revision, local_files_only, allow_patterns):
+        asked.update(revision=revision, local_files_only=local_files_only)
+        assert "*.safetensors" in allow_patterns and "*.json" in allow_patterns
+        return str(tmp_path / repo_id / (revision or "main"))
+
+    monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Hub)
+    monkeypatch.setattr(module, "snapshot_download", snapshot_download)
+    assert pipe.push_to_hub("me/talker", branch="v1") == "https://hub/me/talker"
+    loaded = TalkerPipeline.from_pretrained("me/talker", revision="v1", local_files_only=True)
+    assert asked == {"revision": "v1", "local_files_only": True}
+    assert loaded.name == "me/talker" and same(loaded("No.", num_steps=2), pipe("No.", num_steps=2))
+
+
+def test_device_and_type(pipe):
+    fresh = TalkerPipeline.untrained("tiny", seed=1)
+    assert fresh.device == torch.device("cpu") and fresh.dtype == torch.float32
+    assert fresh.to("cpu", torch.bfloat16) is fresh and fresh.dtype == torch.bfloat16
+    rough, exact = fresh("No.", num_steps=2), pipe("No.", num_steps=2)
+    assert not np.array_equal(rough.audio, exact.audio)  # the heads do compute in 16 bits
+    first = rough.latents.audio[:4] - exact.latents.audio[:4]
+    assert first.abs().max() < 0.2
+    assert same(fresh.to(torch.float32)("No.", num_steps=2), exact)
+    for wrong in ("cuda:99", "tpu", "gpu"):
+        with pytest.raises(ValueError, match="device"):
+            fresh.to(wrong)
+        with pytest.raises(ValueError, match="device"):
+            TalkerPipeline.from_pretrained("small", device=wrong)
