@@ -1,6 +1,7 @@
 """The training loop survives SIGKILL at random moments, and two processes do what one would do."""
 
 import argparse
+import itertools
 import json
 import random
 import signal
@@ -21,6 +22,7 @@ from talker_t2av.common.trainer import (
     TrainConfig,
     check_folder,
     command_text,
+    every_step,
     fit,
     learning_rate_at,
     load_checkpoint,
@@ -37,7 +39,8 @@ import torch
 from torch import nn
 from talker_t2av.common.trainer import TrainConfig, fit, shuffled_batches
 
-out, resume, steps, pause, dropout = sys.argv[1], sys.argv[2] == "1", int(sys.argv[3]), float(sys.argv[4]), float(sys.argv[5])
+out, resume, steps = sys.argv[1], sys.argv[2] == "1", int(sys.argv[3])
+pause, dropout = float(sys.argv[4]), float(sys.argv[5])
 torch.set_num_threads(1)
 torch.manual_seed(3)
 x = torch.randn(64, 8)
@@ -97,9 +100,9 @@ def test_sigkill_and_resume_is_bit_exact(script, tmp_path):
     assert whole.wait(120) == 0, whole.stdout.read()
     rng, out = random.Random(0), tmp_path / "killed"
     for attempt in range(3):
-        steps_seen = {path.name for path in out.glob("checkpoint-*")}
+        seen = set(out.glob("checkpoint-*"))
         process = run_script(script, out, attempt > 0, pause=0.01)
-        wait_for(lambda: {path.name for path in out.glob("checkpoint-*")} - steps_seen, process)
+        wait_for(lambda seen=seen: set(out.glob("checkpoint-*")) - seen, process)
         time.sleep(0.1 * rng.random())
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -164,6 +167,22 @@ def test_sampler_covers_every_epoch_exactly():
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs) and epochs[0] != epochs[1]
 
 
+def test_sampler_starts_anywhere():
+    """Also in the middle of an epoch, and on each of two processes."""
+    for rank, num_processes in ((0, 1), (0, 2), (1, 2)):
+        whole = StepSampler(11, 4, 5, 0, rank, num_processes)
+        steps = list(itertools.islice(whole, 9))
+        for start in range(9):
+            late = StepSampler(11, 4, 5, start, rank, num_processes)
+            assert list(itertools.islice(late, 9 - start)) == steps[start:]
+
+
+def test_batches_from_a_function_of_the_step():
+    batches = every_step(lambda step, rank, num_processes: (step, rank, num_processes))
+    assert list(itertools.islice(batches(3), 2)) == [(3, 0, 1), (4, 0, 1)]
+    assert next(batches(5, 1, 2)) == (5, 1, 2)
+
+
 def test_a_loss_that_is_no_number_stops_the_run():
     with pytest.raises(FloatingPointError, match="step 0"):
         data = torch.utils.data.TensorDataset(torch.randn(8, 2))
@@ -177,17 +196,20 @@ def test_a_loss_that_is_no_number_stops_the_run():
 
 
 @pytest.mark.parametrize(
-    "kwargs",
+    "wrong",
     [
         {"steps": 0},
-        {"steps": 5, "learning_rate": 0},
-        {"steps": 5, "ema_decay": 1.0},
-        {"steps": 5, "save_every": 0},
+        {"warmup_steps": -1},
+        {"learning_rate": 0},
+        {"final_fraction": 1.1},
+        {"ema_decay": 1.0},
+        {"save_every": 0},
+        {"validate_every": 0},
     ],
 )
-def test_bad_settings(kwargs):
-    with pytest.raises(ValueError):
-        TrainConfig(**kwargs)
+def test_bad_settings_are_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        TrainConfig(**{"steps": 5} | wrong)
 
 
 def test_one_step_schedule():
@@ -278,7 +300,7 @@ def test_run_trains_everywhere_and_writes_once(tmp_path, monkeypatch, capsys, ma
         and (tmp_path / "r.json").exists() == main
     )
     if main:
-        assert capsys.readouterr().out == f"{tmp_path / 'out' / 'model.safetensors'}: done\n"
+        assert capsys.readouterr().out == f"{tmp_path / 'out'}: done\n"
         record = json.loads((tmp_path / "r.json").read_text())
         assert (
             record["values"] == {"trained": 7, "size": 1, "out": "out", "timed": True}
