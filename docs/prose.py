@@ -11,10 +11,11 @@ The file is data of a training: renewing it is harmless, but a talker trained on
 another talker.
 """
 
+import json
 import re
 from pathlib import Path
 
-from course import notebooks, source
+from course import NBS, notebooks, source
 from readme import SAID
 
 from talker_t2av.common.media import atomic_path
@@ -53,9 +54,10 @@ def sentences_of(text: str) -> list[str]:
 
 def main() -> None:
     texts = [(ROOT / "README.md").read_text(encoding="utf-8")]
+    index = json.loads((NBS / "index.ipynb").read_text(encoding="utf-8"))
     texts += [
         source(cell)
-        for notebook in notebooks("*.ipynb").values()
+        for notebook in [index, *notebooks().values()]
         for cell in notebook["cells"]
         if cell["cell_type"] == "markdown"
     ]
