@@ -1,4 +1,4 @@
-"""Measures the shipped motion codec on people whom it has not met: pictures, mouths, code, one
+"""Measures the shipped motion codec on people who are in no training: frames, mouths, code, one
 person driving another.
 With --speed, how fast it is.
 
@@ -15,7 +15,7 @@ threads and on an idle machine.
 import argparse
 
 from talker_t2av.codecs.motion.codec import MotionCodec
-from talker_t2av.codecs.motion.reader import world_talks
+from talker_t2av.codecs.motion.reader import spoken_clips
 from talker_t2av.codecs.motion.training import codec_speed, evaluate_motion
 from talker_t2av.common.media import data_dir, write_result
 from talker_t2av.evaluation.statistics import rate_interval
@@ -37,7 +37,7 @@ def main() -> None:
     out = args.out or data_dir() / "results" / f"motion_{'speed' if args.speed else 'quality'}.json"
     if args.speed:
         speed = codec_speed(
-            MotionCodec.from_pretrained(args.model), world_talks(1, 128)[0], repeats=20
+            MotionCodec.from_pretrained(args.model), spoken_clips(1, 128)[0], repeats=20
         )
         write_result(out, speed, "python benchmarks/motion_quality.py --speed")
         print(
@@ -54,7 +54,8 @@ def main() -> None:
     write_result(out, values, f"python benchmarks/motion_quality.py --clips {args.clips}")
     own = values["self"]
     print(
-        f"strangers {own['psnr']:.2f} dB, mouth {own['mouth_psnr']:.2f} dB, SSIM {own['ssim']:.4f}"
+        f"unseen people {own['psnr']:.2f} dB, mouth {own['mouth_psnr']:.2f} dB, "
+        f"SSIM {own['ssim']:.4f}"
     )
 
 

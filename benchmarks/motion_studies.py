@@ -1,7 +1,7 @@
 """Trains the motion codec with one decision changed at a time: size of the code, dictionary, terms
 of the loss.
 
-Measures each on strangers.
+Measures each on unseen people.
 
     python benchmarks/motion_studies.py --out DIR [--only NAME ...] [--results
     data/results/motion_studies.json]
