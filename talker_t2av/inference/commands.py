@@ -241,7 +241,10 @@ def voice_of(args: argparse.Namespace) -> dict:
 
 
 def run_lines(args: argparse.Namespace) -> int:  # exit code
-    "`say --lines` and `speak --lines`: a clip for each line of a file, in a folder."
+    """`say --lines` and `speak --lines`: a clip for each line of a file, in a folder.
+
+    Raises ValueError for a text beside the lines, or an output that is no folder.
+    """
     if args.text is not None or args.text_file is not None:
         raise ValueError("--lines: takes the place of the text; give one of them")
     lines = lines_of(args.lines)

@@ -71,11 +71,12 @@ from ..model.talker import Talker
 from ..model.text import TextTokenizer, load_tokenizer, save_tokenizer
 
 # %% auto #0
-__all__ = ['SAMPLE_TEXT', 'ACCENTS_NAMED', 'SMALLEST', 'LONGEST_GIVEN', 'PATCHES_PER_CHARACTER', 'VOICE', 'FACE', 'OTHER_NAMES',
-           'P', 'R', 'INDEX', 'PARTS', 'TOKENIZER', 'MODEL_CARD', 'TalkingClip', 'voice_lines', 'named_voice',
-           'hear_voice', 'rest_picture', 'square_picture', 'see_face', 'hear_recording', 'see_film', 'film_voice',
-           'Plan', 'Default', 'per_text', 'refuse_unknown', 'takes_parameters_of', 'pipeline_folder', 'read_index',
-           'write_index', 'check_parts', 'check_device', 'TalkerPipeline', 'Stopwatch', 'profile_parts']
+__all__ = ['SAMPLE_TEXT', 'ACCENTS_NAMED', 'SMALLEST', 'LONGEST_GIVEN', 'PATCHES_PER_CHARACTER', 'VOICE', 'FACE', 'FileOrArray',
+           'VoiceLike', 'FaceLike', 'OTHER_NAMES', 'P', 'R', 'INDEX', 'PARTS', 'TOKENIZER', 'MODEL_CARD', 'TalkingClip',
+           'voice_lines', 'named_voice', 'hear_voice', 'rest_picture', 'square_picture', 'see_face', 'hear_recording',
+           'see_film', 'film_voice', 'Plan', 'Default', 'per_text', 'refuse_unknown', 'takes_parameters_of',
+           'pipeline_folder', 'read_index', 'write_index', 'check_parts', 'check_device', 'TalkerPipeline', 'Stopwatch',
+           'profile_parts']
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #741d1a23
 @dataclass(frozen=True, eq=False, repr=False)
@@ -202,7 +203,10 @@ def rest_picture(face: int, size: int) -> np.ndarray:  # (size, size, 3) uint8
 
 
 def square_picture(picture: Image.Image, size: int) -> np.ndarray:  # (size, size, 3) uint8
-    "The middle of a wide picture, the upper middle of a tall one, scaled to `size`."
+    """The middle of a wide picture, the upper middle of a tall one, scaled to `size`.
+
+    Raises ValueError for one with a side under 32 pixels.
+    """
     width, height = picture.size
     side = min(width, height)
     if side < SMALLEST:
@@ -329,6 +333,9 @@ class Default:
 
 
 VOICE, FACE = Default("ada"), Default(7)
+FileOrArray = str | Path | np.ndarray
+VoiceLike = str | Path | np.ndarray | Tensor | TalkingClip
+FaceLike = int | str | Path | Image.Image | np.ndarray | TalkingClip
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #d9c3b0c7
 def per_text(
@@ -657,17 +664,17 @@ class TalkerPipeline(
 
     def plan(
         self,
-        text: str | None | list[str | None],  # None: not known, which only `audio` allows
+        text: str | list[str] | None,  # None: not known, which only `audio` allows
         # a name, a file of speech, samples, a clip, or a vector; default: ada, or who is given
-        voice: str | Path | np.ndarray | Tensor | TalkingClip | list = VOICE,
+        voice: VoiceLike | list[VoiceLike] = VOICE,
         # a number, a picture or film, an image, an array, a clip; None: sound only
-        face: int | str | Path | Image.Image | np.ndarray | TalkingClip | None | list = FACE,
+        face: FaceLike | list[FaceLike] | None = FACE,
         *,
         # a recording that the face follows: a file, or samples (T,) at 24 kHz
-        audio: str | Path | np.ndarray | None | list = None,
+        audio: FileOrArray | list[FileOrArray] | None = None,
         # a film that the sound follows: a file, or frames (N, H, W, 3) uint8 at 25 a second
-        video: str | Path | np.ndarray | None | list = None,
-        start: TalkingClip | None | list = None,  # a clip to go on from
+        video: FileOrArray | list[FileOrArray] | None = None,
+        start: TalkingClip | list[TalkingClip] | None = None,  # a clip to go on from
         seed: int | list[int] = 0,  # another one gives another way of saying it
         num_steps: int = Settings.num_steps,  # solver steps for a patch: fewer are faster
         guidance_scale: float = Settings.guidance_scale,  # how closely to follow the text; 1: fast
@@ -849,9 +856,26 @@ class TalkerPipeline(
     def __call__(self, *args, **kwargs) -> TalkingClip | list[TalkingClip]:
         """Generate a clip, or a list of clips for a list of texts.
 
-        `text` alone is enough; `voice` and `face` say who speaks. With `audio` a face follows a
-        recording, with `video` a film gets other words, with `start` a clip goes on. Each
-        parameter is explained at `plan` in the book, notebook 5.4.
+        Who speaks:
+            voice: a name (see `voices`), a file of speech, samples (T,) at 24 kHz, a clip, a vector
+            face: a number, a picture or film, a Pillow image, an array (H, W, 3), a clip;
+                None: sound only
+        What is given, at most one of these:
+            audio: a recording that the face follows: a file, or samples (T,) at 24 kHz
+            video: a film that the sound follows: a file, or frames (N, H, W, 3) uint8
+            start: a clip to go on from, with its voice and its face
+        How:
+            seed: another one gives another way of saying it
+            num_steps: solver steps for a patch; fewer are faster
+            guidance_scale: how closely to follow the text; 1 is plain, and twice as fast
+            temperature, motion_temperature: variety of the sound and of the motion, 0 to 2
+            stop_threshold, stop_streak, min_patches: when a clip ends, see `Settings`
+            carry: what one sentence hands to the next, "pose" or "sentence"
+            lead: patches by which a given stream runs ahead; None: as far as the talker learnt
+            callback: is called with every `Step`; what it raises ends the generation
+            progress: show a bar
+
+        For a list of texts, who speaks, what is given and `seed` may be lists, too.
 
         Raises TypeError, ValueError or FileNotFoundError, naming what is wrong, before any patch
         is generated.
