@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WORD_FILES', 'SPLITS', 'HELD_OUT_WORDS', 'SENTENCE_SHARES', 'ONSETS', 'NUCLEI', 'FINAL_CODAS', 'INNER_ONSETS',
            'INNER_NUCLEI', 'INNER_CODAS', 'INVENTED', 'OPEN_LISTS', 'MAX_WORDS', 'read_sections', 'with_ending',
-           'noun_forms', 'verb_forms', 'plain_forms', 'hash_share', 'Lexicon', 'split_words', 'parse_rule',
-           'sentence_words', 'lexicon', 'random_word', 'is_pronounceable', 'is_held_out', 'invent_word', 'Writer',
-           'tidy', 'split_of_sentence', 'sample_sentence']
+           'noun_forms', 'verb_forms', 'plain_forms', 'hash_share', 'Lexicon', 'split_words', 'RuleToken', 'parse_rule',
+           'sentence_words', 'read_words', 'read_grammar', 'lexicon', 'pick', 'random_word', 'is_pronounceable',
+           'is_held_out', 'invent_word', 'Writer', 'tidy', 'split_of_sentence', 'sample_sentence']
 
 # %% ../../nbs/1_world/06_sentences.ipynb #cd3dddf5
 import functools
@@ -15,6 +15,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,18 +31,19 @@ def read_sections(path: Path) -> dict[str, list[str]]:
         raise FileNotFoundError(
             f"word list {path} is missing; the project keeps its lists in data/words"
         )
-    sections, lines = {}, None
+    sections: dict[str, list[str]] = {}
+    name = None
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         line = line.split("#")[0].strip()
         if line.startswith("["):
             name = line.strip("[]")
             if name in sections:
                 raise ValueError(f"{path}:{number}: section [{name}] appears twice")
-            lines = sections[name] = []
+            sections[name] = []
+        elif line and name is None:
+            raise ValueError(f"{path}:{number}: {line!r} stands before any [section]")
         elif line:
-            if lines is None:
-                raise ValueError(f"{path}:{number}: {line!r} stands before any [section]")
-            lines.append(line)
+            sections[name].append(line)
     return sections
 
 # %% ../../nbs/1_world/06_sentences.ipynb #dc7a0233
@@ -49,23 +51,25 @@ def with_ending(word: str, ending: str) -> str:
     """`word` with a regular -s, -ed or -ing, spelled as English spells it (a final star
     doubles the last letter).
     """
-    doubles = (
-        word.endswith("*") or re.fullmatch(r"(?:qu|[^aeiou])*[aeiou][^aeiouwxy]", word) is not None
-    )
+    # one short vowel between consonants doubles the last letter: stop, stopping
+    short = re.fullmatch(r"(?:qu|[^aeiou])*[aeiou][^aeiouwxy]", word) is not None
+    doubles = word.endswith("*") or short
     word = word.rstrip("*")
+    after_consonant = re.search(r"[^aeiou]y$", word) is not None  # a y after a consonant: berry
     if ending == "s":
-        if re.search(r"[^aeiou]y$", word):
+        if after_consonant:
             return word[:-1] + "ies"
-        return word + (
-            "es" if re.search(r"(s|x|z|ch|sh)$", word) or word in ("go", "echo") else "s"
-        )
-    if re.search(r"[^aeiouy]?e$", word) and not (
-        ending == "ing" and re.search(r"(ee|oe|ye)$", word)
-    ):
+        if re.search(r"(s|x|z|ch|sh)$", word) or word in ("go", "echo"):
+            return word + "es"
+        return word + "s"
+    keeps_e = ending == "ing" and re.search(r"(ee|oe|ye)$", word)  # agree, agreeing
+    if word.endswith("e") and not keeps_e:
         return word[:-1] + ending
-    if ending == "ed" and re.search(r"[^aeiou]y$", word):
+    if ending == "ed" and after_consonant:
         return word[:-1] + "ied"
-    return word + (word[-1] if doubles else "") + ending
+    if doubles:
+        return word + word[-1] + ending
+    return word + ending
 
 # %% ../../nbs/1_world/06_sentences.ipynb #4c8b6e24
 def noun_forms(entry: str) -> dict[str, str]:
@@ -127,8 +131,8 @@ class Lexicon:
 
     seen: dict[str, list[dict[str, str]]]  # list name -> words that every split may use
     held_out: dict[str, list[dict[str, str]]]  # list name -> words for test_words only
-    # rule name -> alternatives, each a list of (literal, symbol, form)
-    rules: dict[str, list[list[tuple]]]
+    # rule name -> alternatives, each a list of RuleToken; one of weight 3 stands there three times
+    rules: "dict[str, list[list[RuleToken]]]"
     known: frozenset[str]  # every spelling, lower case
     unseen: frozenset[str]  # spellings of held-out words, lower case
 
@@ -137,7 +141,7 @@ def split_words(words: list[dict[str, str]], fixed: set[str]) -> set[str]:
     """Base forms that are held out: chosen by hash, then given back while a spelling is shared
     with `fixed` or a word in use.
     """
-    spellings = {}
+    spellings: dict[str, set[str]] = {}
     for forms in words:
         spellings.setdefault(forms[""].lower(), set()).update(s.lower() for s in forms.values())
     held = {word for word in spellings if hash_share(word, "word") < HELD_OUT_WORDS}
@@ -152,12 +156,19 @@ def split_words(words: list[dict[str, str]], fixed: set[str]) -> set[str]:
 _TOKEN = re.compile(r"([^{}]+)|\{(\w+)(?::([\w*]+))?\}")
 
 
-def parse_rule(line: str) -> tuple[int, list[tuple]]:
-    """One line of the grammar -> (weight, tokens); a token is (literal, symbol, form), literal
-    or symbol being empty.
-    """
+class RuleToken(NamedTuple):
+    "A piece of a rule: text as it stands (`literal`), or a `symbol` to be rewritten in a form."
+
+    literal: str
+    symbol: str
+    form: str
+
+
+def parse_rule(line: str) -> tuple[int, list[RuleToken]]:
+    "One line of the grammar -> (weight, tokens)."
     weight, text = re.fullmatch(r"(?:(\d+) )?(.*)", line).groups()
-    return int(weight or 1), [(m[1] or "", m[2] or "", m[3] or "") for m in _TOKEN.finditer(text)]
+    tokens = [RuleToken(m[1] or "", m[2] or "", m[3] or "") for m in _TOKEN.finditer(text)]
+    return int(weight or 1), tokens
 
 # %% ../../nbs/1_world/06_sentences.ipynb #121d9e03
 def sentence_words(text: str) -> list[str]:
@@ -165,6 +176,33 @@ def sentence_words(text: str) -> list[str]:
     return [re.sub(r"'s$", "", w) for w in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*", text.lower())]
 
 
+def read_words(folder: Path) -> dict[str, dict[str, list[dict[str, str]]]]:
+    "file -> list name -> words, each a dict of forms."
+    return {
+        file: {
+            name: [forms_of(word) for word in dict.fromkeys(" ".join(lines).split())]
+            for name, lines in read_sections(folder / f"{file}.txt").items()
+        }
+        for file, forms_of in WORD_FILES.items()
+    }
+
+
+def read_grammar(folder: Path) -> dict[str, list[list[RuleToken]]]:
+    "rule name -> alternatives; one of weight 3 stands there three times."
+    rules: dict[str, list[list[RuleToken]]] = {}
+    for name, lines in read_sections(folder / "grammar.txt").items():
+        rules[name] = []
+        for line in lines:
+            weight, tokens = parse_rule(line)
+            rules[name] += [tokens] * weight
+    return rules
+
+
+def _spellings(words: list[dict[str, str]]) -> set[str]:
+    "Every form of every word, in lower case."
+    return {spelling.lower() for forms in words for spelling in forms.values()}
+
+# %% ../../nbs/1_world/06_sentences.ipynb #19b022ed
 @functools.cache
 def lexicon(folder: Path | None = None) -> Lexicon:
     """Read all word files and the grammar of `folder` (default: data/words), once, and sort the
@@ -173,58 +211,30 @@ def lexicon(folder: Path | None = None) -> Lexicon:
     Raises FileNotFoundError, ValueError.
     """
     folder = Path(folder or data_dir() / "words")
-    words = {
-        file: {
-            name: [make(w) for w in dict.fromkeys(" ".join(lines).split())]
-            for name, lines in read_sections(folder / f"{file}.txt").items()
-        }
-        for file, make in WORD_FILES.items()
-    }
-    rules = {
-        name: [
-            tokens for line in lines for weight, tokens in [parse_rule(line)] for _ in range(weight)
-        ]
-        for name, lines in read_sections(folder / "grammar.txt").items()
-    }
+    words, rules = read_words(folder), read_grammar(folder)
     lists = {name: entries for part in words.values() for name, entries in part.items()}
-    missing = sorted(
-        {s for alternatives in rules.values() for tokens in alternatives for _, s, _ in tokens}
-        - {*rules, *lists, "coined", ""}
-    )
-    if missing or set(rules) & set(lists):
+    tokens = [token for alternatives in rules.values() for rule in alternatives for token in rule]
+    missing = sorted({token.symbol for token in tokens} - {*rules, *lists, "coined", ""})
+    twice = sorted(set(rules) & set(lists))
+    if missing or twice:
         raise ValueError(
             f"{folder}: the grammar asks for {missing}, which no list has; both a rule and a list: "
-            f"{sorted(set(rules) & set(lists))}"
+            f"{twice}"
         )
-    literals = {
-        w
-        for alternatives in rules.values()
-        for tokens in alternatives
-        for literal, _, _ in tokens
-        for w in sentence_words(literal)
-    }
-    closed = {
-        s.lower()
-        for entries in words["closed"].values()
-        for forms in entries
-        for s in forms.values()
-    }
-    held = split_words(
-        [forms for entries in lists.values() for forms in entries], literals | closed
-    )
-    spell = lambda entries: {s.lower() for forms in entries for s in forms.values()}
-    held_out = {
-        name: [f for f in entries if f[""].lower() in held] for name, entries in lists.items()
-    }
+    literals = {word for token in tokens for word in sentence_words(token.literal)}
+    closed = {spelling for entries in words["closed"].values() for spelling in _spellings(entries)}
+    every_word = [forms for entries in lists.values() for forms in entries]
+    held = split_words(every_word, literals | closed)
+    seen, held_out = {}, {}
+    for name, entries in lists.items():
+        seen[name] = [forms for forms in entries if forms[""].lower() not in held]
+        held_out[name] = [forms for forms in entries if forms[""].lower() in held]
     return Lexicon(
-        seen={
-            name: [f for f in entries if f[""].lower() not in held]
-            for name, entries in lists.items()
-        },
+        seen=seen,
         held_out=held_out,
         rules=rules,
-        known=frozenset(literals.union(*map(spell, lists.values()))),
-        unseen=frozenset().union(*map(spell, held_out.values())),
+        known=frozenset(literals | _spellings(every_word)),
+        unseen=frozenset(_spellings([f for entries in held_out.values() for f in entries])),
     )
 
 # %% ../../nbs/1_world/06_sentences.ipynb #93bbbf96
@@ -241,11 +251,10 @@ FINAL_CODAS = [
         "rt sk sp st t t th"
     ).split(),
 ]
-INNER_ONSETS, INNER_NUCLEI, INNER_CODAS = (
-    [*"bdfgjklmnprstvz"],
-    [*"aeiou"],
-    ["", "", "", "", *"lmnnr"],
-)
+# between syllables: single letters, mostly without a coda
+INNER_ONSETS = list("bdfgjklmnprstvz")
+INNER_NUCLEI = list("aeiou")
+INNER_CODAS = ["", "", "", "", *"lmnnr"]
 _GIGGLES = re.compile(
     r"sh[ie]t|f[ua]c?k|f[ua]g|cu?nt|co?c?k$|dic?k|tit|n[ie]g|ra[pb]e|s[ea]x|por[nk]|wan[kg]|pis|"
     r"slu|hor|jew|god$|kik|coon|spic|cum|an[au]l|ars|as+$|poo|crap|turd|twa|pen[ie]|bit?ch|stup|"
@@ -253,27 +262,36 @@ _GIGGLES = re.compile(
 )
 
 
+def pick(rng: np.random.Generator, options: list):
+    "One of `options`, all equally likely."
+    return options[int(rng.random() * len(options))]
+
+
 def random_word(rng: np.random.Generator) -> str:
     """One to three syllables of onset, nucleus and coda; may break a rule that
     `is_pronounceable` checks.
     """
-    pick = lambda options: options[int(rng.random() * len(options))]
-    count = pick([1, 1, 1, 2, 2, 2, 2, 3])
-    word = pick(ONSETS)
-    for _ in range(count - 1):
-        word += pick(INNER_NUCLEI) + pick(INNER_CODAS) + pick(INNER_ONSETS)
-    return word + pick(NUCLEI) + pick(FINAL_CODAS)
+    syllables = pick(rng, [1, 1, 1, 2, 2, 2, 2, 3])
+    word = pick(rng, ONSETS)
+    for _ in range(syllables - 1):
+        word += pick(rng, INNER_NUCLEI) + pick(rng, INNER_CODAS) + pick(rng, INNER_ONSETS)
+    return word + pick(rng, NUCLEI) + pick(rng, FINAL_CODAS)
+
+# %% ../../nbs/1_world/06_sentences.ipynb #5540da47
+# letters thrice, rr after some vowels, clusters nobody can say, less than three letters, ...
+_CLUMSY = re.compile(
+    r"(.)\1\1|r[rl]|[aeo]rr|kc|c[eiy]|quu|qu[^aeio]|oir|[aeiou]{3}|[^aeiou]{5}|y[iy]|wu|s$|"
+    r"([ao]i|ou|oo|ee|ea|oa)$|^.{1,2}$"
+)
 
 
 def is_pronounceable(word: str) -> bool:
     """Whether an invented word keeps the rules above (three letters or more, no clumsy
     clusters, no real word).
     """
-    clumsy = (
-        r"(.)\1\1|r[rl]|[aeo]rr|kc|c[eiy]|quu|qu[^aeio]|oir|[aeiou]{3}|[^aeiou]{5}|y[iy]|wu|s$|"
-        r"([ao]i|ou|oo|ee|ea|oa)$|^.{1,2}$"
-    )
-    return not (re.search(clumsy, word) or _GIGGLES.search(word) or word in lexicon().known)
+    if _CLUMSY.search(word) or _GIGGLES.search(word):
+        return False
+    return word not in lexicon().known
 
 # %% ../../nbs/1_world/06_sentences.ipynb #8862aec2
 def is_held_out(word: str) -> bool:
@@ -299,7 +317,7 @@ def invent_word(
             return word
 
 # %% ../../nbs/1_world/06_sentences.ipynb #accf8768
-# chance that an open slot gets an invented word: gives about 12% of all words, measured below
+# chance that a word of an open list is invented: gives about 12% of all words, measured below
 INVENTED = 0.48
 OPEN_LISTS = frozenset(
     (
@@ -315,25 +333,22 @@ class Writer:
     rng: np.random.Generator
     held_out: bool = False  # use held-out words too
 
-    def pick(self, options: list):
-        "One of `options`, all equally likely."
-        return options[int(self.rng.random() * len(options))]
-
     def word(self, name: str, form: str) -> str:
         """A word of list `name` in the form asked for; open lists are sometimes answered with an
         invented word.
 
         Raises ValueError for a form that the list has not.
         """
-        words, unseen = lexicon().seen.get(name, []), self.held_out and self.rng.random() < 0.5
+        words = lexicon().seen.get(name, [])
+        unseen = self.held_out and self.rng.random() < 0.5
         if name == "coined" or (name in OPEN_LISTS and self.rng.random() < INVENTED):
             word = invent_word(self.rng, unseen)
-            return (
-                word + "s" * (form == "plural")
-                if not words or words[0][""].islower()
-                else word.capitalize()
-            )
-        forms = self.pick(unseen and lexicon().held_out[name] or words)
+            if words and not words[0][""].islower():
+                return word.capitalize()  # a list of names
+            return word + "s" if form == "plural" else word
+        if unseen and lexicon().held_out[name]:
+            words = lexicon().held_out[name]
+        forms = pick(self.rng, words)
         if form not in forms:
             raise ValueError(
                 f"the grammar asks for {{{name}:{form}}}, but a word of that list has "
@@ -345,10 +360,13 @@ class Writer:
         "Text for one symbol: a rule is rewritten, a list gives a word."
         if symbol not in lexicon().rules:
             return self.word(symbol, form)
-        return "".join(
-            literal or self.expand(name, form if wanted == "*" else wanted)
-            for literal, name, wanted in self.pick(lexicon().rules[symbol])
-        )
+        text = ""
+        for token in pick(self.rng, lexicon().rules[symbol]):
+            if token.literal:
+                text += token.literal
+            else:
+                text += self.expand(token.symbol, form if token.form == "*" else token.form)
+        return text
 
 # %% ../../nbs/1_world/06_sentences.ipynb #065ecd12
 _AN = re.compile(r"\b([Aa]) (?=(?!uni|use|eu|one|ew)[aeiou]|hour|honest|AE)", flags=re.I)

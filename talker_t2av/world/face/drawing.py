@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EXTENT', 'SKIN', 'HAIR', 'HAIR_ODDS', 'IRIS', 'CLOTH', 'WALL', 'HAIR_STYLES', 'FRINGES', 'CLOTHES', 'BEARDS',
            'sdf_ellipse', 'sdf_capsule', 'sdf_convex', 'smooth_union', 'cut', 'mix', 'shade', 'hex_colour', 'coverage',
-           'Canvas', 'with_captions', 'contact_sheet', 'Identity', 'sample_colours', 'sample_style', 'sample_shape',
-           'sample_identity']
+           'Canvas', 'with_captions', 'contact_sheet', 'palette', 'Identity', 'sample_colours', 'sample_style',
+           'sample_shape', 'sample_identity']
 
 # %% ../../../nbs/1_world/02_drawing.ipynb #4d448cf9
 import io
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from IPython.display import Image
 from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
@@ -33,7 +34,7 @@ def sdf_ellipse(
     / |gradient of |p||.
     """
     u, v = ((x - cx) / rx).abs(), ((y - cy) / ry).abs()
-    if power == 2.0:
+    if power == 2.0:  # the common case, without slow powers
         inside = torch.sqrt(u * u + v * v + 1e-9)
         slope = torch.sqrt((u / rx) ** 2 + (v / ry) ** 2 + 1e-9 / (rx * ry)) / inside
     else:
@@ -59,9 +60,8 @@ def sdf_capsule(
     rb = ra if rb is None else rb
     dx, dy = bx - ax, by - ay
     along = (((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy)).clamp(0, 1)
-    return torch.sqrt((x - ax - along * dx) ** 2 + (y - ay - along * dy) ** 2 + 1e-9) - (
-        ra + (rb - ra) * along
-    )
+    distance = torch.sqrt((x - ax - along * dx) ** 2 + (y - ay - along * dy) ** 2 + 1e-9)
+    return distance - (ra + (rb - ra) * along)
 
 
 def sdf_convex(x, y, corners):
@@ -115,7 +115,7 @@ def coverage(sdf, pixel):
     t = (0.5 - sdf / (1.4 * pixel)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
-
+# %% ../../../nbs/1_world/02_drawing.ipynb #11eacfaa
 class Canvas:
     """A square RGBA picture, colours premultiplied by alpha, with the
     coordinates x, y of its pixels.
@@ -136,7 +136,8 @@ class Canvas:
         opacity alpha (R, R).
         """
         colour = torch.as_tensor(colour, dtype=torch.float32)
-        colour = colour.view(3, 1, 1) if colour.ndim == 1 else colour
+        if colour.ndim == 1:
+            colour = rearrange(colour, "c -> c 1 1")
         self.rgba[:3].lerp_(colour.expand_as(self.rgba[:3]), alpha.expand_as(self.rgba[:3]))
         self.rgba[3].lerp_(torch.ones(()), alpha)
 
@@ -147,10 +148,8 @@ class Canvas:
     def soft(self, centre, radii, colour, opacity, inside=1.0):
         """Airbrush: a Gaussian spot of colour, kept inside a mask."""
         (cx, cy), (rx, ry) = centre, radii
-        self.tint(
-            opacity * torch.exp(-(((self.x - cx) / rx) ** 2) - ((self.y - cy) / ry) ** 2) * inside,
-            colour,
-        )
+        spot = torch.exp(-(((self.x - cx) / rx) ** 2) - ((self.y - cy) / ry) ** 2)
+        self.tint(opacity * spot * inside, colour)
 
 # %% ../../../nbs/1_world/02_drawing.ipynb #36cee282
 def with_captions(pictures, captions):
@@ -190,57 +189,36 @@ def contact_sheet(
         pictures = with_captions(pictures, captions)
     n, height, width, _ = pictures.shape
     rows = -(-n // columns)
-    sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
-    sheet[:n] = pictures
-    sheet = (
-        sheet.reshape(rows, columns, height, width, 3)
-        .swapaxes(1, 2)
-        .reshape(rows * height, columns * width, 3)
-    )
+    padded = np.full((rows * columns, height, width, 3), 255, np.uint8)
+    padded[:n] = pictures
+    sheet = rearrange(padded, "(row column) h w c -> (row h) (column w) c", row=rows)
     jpeg = io.BytesIO()
     Picture.fromarray(sheet).save(jpeg, "JPEG", quality=88)
     return Image(jpeg.getvalue(), format="jpeg")
 
 # %% ../../../nbs/1_world/02_drawing.ipynb #ead74267
-SKIN = [
-    hex_colour(h)
-    for h in "fbe3d4 f6d3bd eec1a2 e3ac88 d29a73 c08660 a86f4b 8c5a3c 6f4630 54352a".split()
-]
-HAIR = [
-    hex_colour(h)
-    for h in (
-        "17130f 2a1c14 3d281b 5a3a22 7b4e2b a36c3a c99852 e2c07e b5502a 8c3320 9a9792 "
-        "d9d4cc 3b4a78 8a3f6b"
-    ).split()
-]
+def palette(codes):
+    """A list of colours from their hexadecimal codes, separated by spaces."""
+    return [hex_colour(code) for code in codes.split()]
+
+
+SKIN = palette("fbe3d4 f6d3bd eec1a2 e3ac88 d29a73 c08660 a86f4b 8c5a3c 6f4630 54352a")
+HAIR = palette(
+    "17130f 2a1c14 3d281b 5a3a22 7b4e2b a36c3a c99852 e2c07e b5502a 8c3320 9a9792 d9d4cc 3b4a78 "
+    "8a3f6b"
+)
 HAIR_ODDS = [0.16, 0.15, 0.13, 0.11, 0.09, 0.07, 0.06, 0.05, 0.04, 0.04, 0.04, 0.03, 0.015, 0.015]
-IRIS = [hex_colour(h) for h in "4a2c17 6b4423 8a6a35 6f7f3f 4f7f6a 4b83b5 3f669c 6d7f8e".split()]
-CLOTH = [
-    hex_colour(h)
-    for h in (
-        "2f4858 33658a 86bbd8 f6ae2d f26419 a23b4a 5b8e7d 8e6c8a f2efe9 3a3a44 d9b8a3 6a7f4f "
-        "b5838d 264653 e9c46a 577590"
-    ).split()
-]
-WALL = [
-    hex_colour(h)
-    for h in (
-        "dfe7ee f3e9dc e3efe4 efe1ea d5e4e6 f5e3c9 dcd9ec c9d8c5 e9ecef cfe0f3 f1d9d0 bcccdc"
-    ).split()
-]
+IRIS = palette("4a2c17 6b4423 8a6a35 6f7f3f 4f7f6a 4b83b5 3f669c 6d7f8e")
+CLOTH = palette(
+    "2f4858 33658a 86bbd8 f6ae2d f26419 a23b4a 5b8e7d 8e6c8a f2efe9 3a3a44 d9b8a3 6a7f4f b5838d "
+    "264653 e9c46a 577590"
+)
+WALL = palette(
+    "dfe7ee f3e9dc e3efe4 efe1ea d5e4e6 f5e3c9 dcd9ec c9d8c5 e9ecef cfe0f3 f1d9d0 bcccdc"
+)
 HAIR_STYLES = (
-    "bald",
-    "buzz",
-    "short",
-    "quiff",
-    "curly",
-    "bob",
-    "long",
-    "wavy",
-    "bun",
-    "ponytail",
-    "afro",
-    "scarf",
+    *("bald", "buzz", "short", "quiff", "curly", "bob"),
+    *("long", "wavy", "bun", "ponytail", "afro", "scarf"),
 )
 FRINGES = ("none", "side", "straight", "curtain")
 CLOTHES = ("crew", "vneck", "shirt", "turtleneck", "hoodie", "blazer")
@@ -315,7 +293,7 @@ def sample_colours(rng, feminine):
         odds[5:10] *= 0.1
     hair = HAIR[rng.choice(len(HAIR), p=odds / odds.sum())]
     hair = shade(hair, rng.uniform(0.88, 1.15))
-    eye = IRIS[rng.integers(len(IRIS)) if tone < 4.5 else rng.integers(3)]
+    eye = IRIS[rng.integers(len(IRIS) if tone < 4.5 else 3)]
     rouge = (0.74, 0.26, 0.30) if feminine else (0.68, 0.34, 0.32)
     lip = mix(
         shade(skin, 0.90),
@@ -336,22 +314,23 @@ def sample_colours(rng, feminine):
         wall2=wall2,
     )
 
-
+# %% ../../../nbs/1_world/02_drawing.ipynb #ba167c21
 def sample_style(rng, feminine):
     """Hair, fringe, beard, glasses, clothes of one person.
 
     The odds are ours; beards come with one set of odds, earrings and scarves with the other.
     """
-    names = HAIR_STYLES
     if feminine:
         odds = [0.01, 0.02, 0.08, 0.02, 0.09, 0.16, 0.20, 0.16, 0.10, 0.08, 0.05, 0.05]
+        fringe_odds = [0.3, 0.3, 0.2, 0.2]
     else:
         odds = [0.10, 0.12, 0.36, 0.15, 0.13, 0.02, 0.02, 0.03, 0.01, 0.01, 0.05, 0.0]
-    hair = str(rng.choice(names, p=np.array(odds) / sum(odds)))
-    fringe = str(
-        rng.choice(FRINGES, p=[0.3, 0.3, 0.2, 0.2] if feminine else [0.5, 0.4, 0.03, 0.07])
-    )
-    beard = "none" if feminine else str(rng.choice(BEARDS, p=[0.5, 0.17, 0.15, 0.09, 0.09]))
+        fringe_odds = [0.5, 0.4, 0.03, 0.07]
+    hair = str(rng.choice(HAIR_STYLES, p=np.array(odds) / sum(odds)))
+    fringe = str(rng.choice(FRINGES, p=fringe_odds))
+    beard = "none"
+    if not feminine:
+        beard = str(rng.choice(BEARDS, p=[0.5, 0.17, 0.15, 0.09, 0.09]))
     glasses = str(rng.choice(["none", "round", "square"], p=[0.76, 0.12, 0.12]))
     return dict(
         hair=hair,
@@ -363,7 +342,7 @@ def sample_style(rng, feminine):
         earrings=bool(feminine and rng.random() < 0.4),
     )
 
-
+# %% ../../../nbs/1_world/02_drawing.ipynb #9a545873
 def sample_shape(rng, feminine):
     """Face, eyes, brows, nose, mouth of one person: uniform draws between limits that
     keep a face pleasant.
@@ -408,7 +387,7 @@ def sample_shape(rng, feminine):
         hair_length=u(0.62, 1.05),
     )
 
-
+# %% ../../../nbs/1_world/02_drawing.ipynb #d9b5a50c
 def sample_identity(face: int) -> Identity:
     """The person with this number, always the same one.
 
