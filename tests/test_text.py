@@ -330,6 +330,23 @@ def test_no_tokenizer_at_all(tmp_path, content):
         load_tokenizer(tmp_path / "nowhere")
 
 
+def test_a_hub_repository_gives_its_tokenizer(tmp_path, small, monkeypatch):
+    import huggingface_hub
+
+    save_tokenizer(small, tmp_path / "tokenizer.json")
+    asked = {}
+
+    def download(name, **how):
+        asked.update(how, name=name)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    found = Tokenizer.from_pretrained("owner/name", revision="v2", local_files_only=True)
+    assert found.merges == small.merges
+    assert asked["name"] == "owner/name" and asked["allow_patterns"] == ["tokenizer.json"]
+    assert asked["revision"] == "v2" and asked["local_files_only"] is True
+
+
 def test_bad_training_and_decoding(small):
     with pytest.raises(ValueError, match="260"):
         train_tokenizer(LINES, 260)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as LibraryTokenizer
 
+from ..common.hub import local_folder
 from ..common.media import atomic_path, data_dir
 
 # %% ../../nbs/3_model/01_text.ipynb #0aafb2da
@@ -28,9 +29,9 @@ def byte_alphabet() -> dict[int, str]:
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = sorted(set(range(256)) - set(visible))
-    return {byte: chr(byte) for byte in visible} | {
-        byte: chr(256 + i) for i, byte in enumerate(hidden)
-    }
+    alphabet = {byte: chr(byte) for byte in visible}
+    alphabet |= {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+    return alphabet
 
 
 BYTE_TO_CHAR = byte_alphabet()
@@ -45,9 +46,9 @@ PATTERN = "|".join(
         r"(?:[^\r\n\w]|_)?[^\W\d_]+",  # a word, with one space or sign in front of it
         r"\d",  # one digit
         r" ?(?:[^\s\w]|_)+[\r\n]*",  # punctuation
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",
-        r"\s+",  # line ends; spaces, all but the last of which stay behind
+        r"\s*[\r\n]+",  # line ends
+        r"\s+(?!\S)",  # several spaces: all but the last, which goes with the word after it
+        r"\s+",  # what is left of white space
     ]
 )
 _PIECES = re.compile(PATTERN)
@@ -60,7 +61,7 @@ def split_pieces(text: str) -> list[str]:
 # %% ../../nbs/3_model/01_text.ipynb #f47ac908
 def merge_pair(
     ids: list[int],  # tokens of one piece
-    pair: tuple[int, int],  # the neighbours to glue
+    pair: tuple[int, int],  # the neighbours to merge
     new: int,  # the token that replaces them
 ) -> list[int]:
     "Replace every occurrence of `pair` by `new`, left to right, without overlaps."
@@ -113,7 +114,8 @@ def train_merges(
     heap = [(-count, pair) for pair, count in counts.items()]
     heapq.heapify(heap)
     spelling = [bytes([byte]) for byte in BYTE_IDS]
-    known, merges = {s: i for i, s in enumerate(spelling)}, []
+    known = {s: i for i, s in enumerate(spelling)}
+    merges = []
     while heap and len(spelling) < 256 + num_tokens:
         count, pair = heapq.heappop(heap)
         if -count != counts[pair]:
@@ -138,10 +140,11 @@ def encode_piece(
 ) -> list[int]:
     "Apply merges to one piece, earliest learnt first, until none applies."
     while len(ids) > 1:
-        pair = min(pairwise(ids), key=lambda p: ranks[p][0] if p in ranks else len(ranks))
-        if pair not in ranks:
+        known = [pair for pair in pairwise(ids) if pair in ranks]
+        if not known:
             break
-        ids = merge_pair(ids, pair, ranks[pair][1])
+        first = min(known, key=lambda pair: ranks[pair])
+        ids = merge_pair(ids, first, ranks[first][1])
     return ids
 
 # %% ../../nbs/3_model/01_text.ipynb #7e8e8591
@@ -234,11 +237,16 @@ class TextTokenizer:
         return b"".join(self.token_bytes(int(i)) for i in ids).decode("utf-8", errors="replace")
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> "TextTokenizer":  # as `load_tokenizer` takes it
+    def from_pretrained(
+        cls,
+        name: str | Path,  # this and the others as `load_tokenizer` takes them
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> "TextTokenizer":
         """`load_tokenizer(name)`, and ValueError when what is there is of another
         kind than this class.
         """
-        tokenizer = load_tokenizer(name)
+        tokenizer = load_tokenizer(name, revision, local_files_only)
         if not isinstance(tokenizer, cls):
             raise ValueError(
                 f"name: {name} holds a {type(tokenizer).__name__}, not a {cls.__name__}; "
@@ -256,10 +264,11 @@ def merge_tables(
 
     Raises ValueError for a merge of tokens that do not exist yet.
     """
-    spelling, ranks = [bytes([byte]) for byte in BYTE_IDS], {}
+    spelling = [bytes([byte]) for byte in BYTE_IDS]
     known = {s: i for i, s in enumerate(spelling)}
+    ranks = {}
     for rank, (left, right) in enumerate(merges):
-        if not (0 <= left < len(spelling) and 0 <= right < len(spelling)):
+        if min(left, right) < 0 or max(left, right) >= len(spelling):
             raise ValueError(
                 f"merges: number {rank} is {(left, right)}, but only ids 0 to {len(spelling) - 1} "
                 "exist at that point"
@@ -283,18 +292,17 @@ class Tokenizer(TextTokenizer):
     """
 
     def __init__(
-        self, merges: list[tuple[int, int]]
-    ):  # as from `train_merges`: ids without special tokens
+        self,
+        merges: list[tuple[int, int]],  # as from `train_merges`: ids without special tokens
+    ):
         self.merges = [(int(left), int(right)) for left, right in merges]
         spelling, self._ranks = merge_tables(self.merges)
         self._spelling = [name.encode() for name in SPECIAL_TOKENS] + spelling
         self._cache: dict[str, list[int]] = {}
         self.special_ids = {name: i for i, name in enumerate(SPECIAL_TOKENS)}
         self.vocab_size = len(self._spelling)
-        self.pad_id, self.placeholder_id = (
-            self.special_ids["<PAD>"],
-            self.special_ids["<SPEECH_FRAME>"],
-        )
+        self.pad_id = self.special_ids["<PAD>"]
+        self.placeholder_id = self.special_ids["<SPEECH_FRAME>"]
 
     def _encode_piece(self, piece: str) -> list[int]:
         if piece not in self._cache:
@@ -409,7 +417,8 @@ def _parse_tokenizer(content: dict, path: Path) -> Tokenizer:
             f"tokenizer: {path} was made with another pattern or other special tokens "
             f"than {SPECIAL_TOKENS}"
         )
-    ids, merges = {char: i for i, char in enumerate(BYTE_TO_CHAR.values())}, []
+    ids = {char: i for i, char in enumerate(BYTE_TO_CHAR.values())}
+    merges = []
     for number, line in enumerate(content.get("merges", [])):
         parts = line.split(" ") if isinstance(line, str) else []
         if len(parts) != 2 or not all(part in ids for part in parts):
@@ -492,9 +501,10 @@ class ReleasedTokenizer(TextTokenizer):
 
     def _opening(self, text: str) -> list[int]:
         start, end, think, unthink = (self.special_ids[name] for name in self.NEEDED)
-        user, newline, assistant, gap = (
-            self.encode(part) for part in (f"user\n{text}", "\n", "assistant\n", "\n\n")
-        )
+        user = self.encode(f"user\n{text}")
+        assistant = self.encode("assistant\n")
+        newline = self.encode("\n")
+        gap = self.encode("\n\n")
         return [start, *user, end, *newline, start, *assistant, think, *gap, unthink, *gap]
 
     def _closing(self) -> list[int]:
@@ -502,15 +512,21 @@ class ReleasedTokenizer(TextTokenizer):
 
 # %% ../../nbs/3_model/01_text.ipynb #c2d60fa4
 def load_tokenizer(
+    # preset ("small", "tiny"), folder, Hub repository "owner/name", or a tokenizer.json
     name: str | Path,
-) -> TextTokenizer:  # preset ("small", "tiny"), folder, or tokenizer.json
+    revision: str | None = None,  # branch, tag or commit on the Hub
+    local_files_only: bool = False,  # of the Hub only what was downloaded before
+) -> TextTokenizer:
     """Load either kind of tokenizer; the file tells which.
 
     Raises FileNotFoundError, or ValueError for a file that is neither.
     """
-    # tiny shares small's vocabulary
-    preset = data_dir() / "small" if name in ("tiny", "small") else None
-    path = Path(preset or name)
-    path = path / "tokenizer.json" if path.is_dir() or preset else path
+    path = Path(name)
+    if not path.is_file():
+        source = "small" if name == "tiny" else name  # tiny shares small's vocabulary
+        folder = local_folder(source, ("tokenizer.json",), revision, local_files_only)
+        path = folder / "tokenizer.json"
     content = _read_json(path)
-    return _parse_tokenizer(content, path) if "format" in content else ReleasedTokenizer(path)
+    if "format" in content:
+        return _parse_tokenizer(content, path)
+    return ReleasedTokenizer(path)
