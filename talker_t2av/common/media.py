@@ -56,23 +56,32 @@ def _umask() -> int:
 def load_torchaudio():
     "Import torchaudio, also beside a CPU-only torch, where its compiled part cannot be loaded."
     import sys
-    from types import ModuleType
 
     try:
         import torchaudio
-    except (
-        OSError
-    ):  # libc10_cuda.so is not there: a CUDA build of torchaudio beside a CPU build of torch
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
-            del sys.modules[name]
-        extension = ModuleType("torchaudio._extension")
-        extension._IS_TORCHAUDIO_EXT_AVAILABLE = extension._IS_RIR_AVAILABLE = (
-            extension._IS_ALIGN_AVAILABLE
-        ) = False
-        extension.fail_if_no_align = extension.lazy_import_sox_ext = lambda *args: None
-        sys.modules["torchaudio._extension"] = extension
+    except OSError:  # libc10_cuda.so is missing: torchaudio for CUDA beside a torch for CPUs
+        for name in list(sys.modules):
+            if name.split(".")[0] == "torchaudio":
+                del sys.modules[name]
+        sys.modules["torchaudio._extension"] = _extension_stand_in()
         import torchaudio
     return torchaudio
+
+
+def _extension_stand_in():
+    "A module that says: none of torchaudio's compiled functions is there."
+    from types import ModuleType
+
+    def nothing(*arguments):
+        "Takes anything, does nothing."
+
+    extension = ModuleType("torchaudio._extension")
+    extension._IS_TORCHAUDIO_EXT_AVAILABLE = False
+    extension._IS_RIR_AVAILABLE = False
+    extension._IS_ALIGN_AVAILABLE = False
+    extension.fail_if_no_align = nothing
+    extension.lazy_import_sox_ext = nothing
+    return extension
 
 # %% ../../nbs/0_start/02_media.ipynb #544fecff
 def check_wav(wav, name="wav") -> np.ndarray:  # (T,) float samples in [-1, 1]
@@ -176,7 +185,7 @@ def check_frames(frames, name="frames") -> np.ndarray:  # (N, H, W, 3) uint8
         )
     return frames
 
-
+# %% ../../nbs/0_start/02_media.ipynb #d67e4b79
 def write_video(
     path: str | Path,  # ends in .mp4
     frames,  # (N, H, W, 3) uint8, 25 a second
@@ -194,28 +203,17 @@ def write_video(
     if Path(path).suffix.lower() != ".mp4":
         raise ValueError(f"write_video: {path} should end in .mp4")
     height, width = frames.shape[1:3]
-    pictures = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {FRAME_RATE} -i -".split()
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
+    command += f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {FRAME_RATE} -i -".split()
     coding = (
         f"-c:v libx264 -preset veryfast -threads 1 -crf {quality} -pix_fmt yuv420p -fflags "
         "+bitexact -flags:v +bitexact -movflags +faststart"
     ).split()
     with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
-        sound = []
         if wav is not None:
-            sound = ["-i", str(write_audio(Path(folder) / "sound.wav", wav))]
+            command += ["-i", str(write_audio(Path(folder) / "sound.wav", wav))]
             coding += "-c:a aac -b:a 128k -flags:a +bitexact".split()
-        command = [
-            imageio_ffmpeg.get_ffmpeg_exe(),
-            "-y",
-            "-loglevel",
-            "error",
-            *pictures,
-            *sound,
-            *coding,
-            "-metadata",
-            f"comment={comment}",
-            str(temporary),
-        ]
+        command += [*coding, "-metadata", f"comment={comment}", str(temporary)]
         done = subprocess.run(command, input=frames.tobytes(), capture_output=True)
         if done.returncode:
             raise OSError(
@@ -277,11 +275,9 @@ def data_dir() -> Path:
 
     Raises FileNotFoundError if it is nowhere.
     """
-    places = (
-        [Path(os.environ["TALKER_T2AV_DATA"])]
-        if "TALKER_T2AV_DATA" in os.environ
-        else [project_dir() / "talker_t2av" / "data", project_dir() / "data"]
-    )
+    places = [project_dir() / "talker_t2av" / "data", project_dir() / "data"]
+    if "TALKER_T2AV_DATA" in os.environ:
+        places = [Path(os.environ["TALKER_T2AV_DATA"])]
     for folder in places:
         if folder.is_dir():
             return folder
@@ -290,40 +286,42 @@ def data_dir() -> Path:
         "project's data folder"
     )
 
-
+# %% ../../nbs/0_start/02_media.ipynb #7fc7467f
 def machine_facts() -> dict:
     """What a reader needs to judge a timing: processor, cores, memory (GB),
     Python and torch versions.
     """
     import torch
 
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        names = [
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        model = names[0] if names else model
-    memory = (
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-        if hasattr(os, "sysconf")
-        else None
-    )
-    facts = {
-        "processor": model,
+    return {
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_gb": memory and round(memory),
+        "memory_gb": _memory_gb(),
         "system": platform.system(),
-    }
-    return facts | {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 
+def _processor() -> str:
+    "The name of the processor."
+    listing = Path("/proc/cpuinfo")
+    if listing.is_file():
+        for line in listing.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gb() -> int | None:
+    "Memory in 10^9 bytes, rounded; None where the system does not tell."
+    if not hasattr(os, "sysconf"):
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9)
+
+# %% ../../nbs/0_start/02_media.ipynb #7c6c6331
 def write_result(
     path: str | Path,  # of the JSON file, usually under data/results/
     values,  # anything JSON can hold
