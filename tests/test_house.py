@@ -127,25 +127,36 @@ def map_key(cells: list) -> str | None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=notebook_name)
 def test_notebook_is_a_chapter(path):
-    """One title, today's map, three exercises with hidden answers, and stored outputs.
+    """One title, three exercises with hidden answers, and stored outputs.
 
     The index and what is only looked up have no exercises.
     """
-    from talker_t2av.common.figures import overview
-
     nb = nbformat.read(path, 4)
     prose = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
     code = [cell for cell in nb.cells if cell.cell_type == "code"]
     assert len(re.findall(r"^# ", prose, flags=re.M)) == 1
     assert any(cell.outputs for cell in code), "no stored outputs: run `make refresh`"
-    drawn = overview(map_key(nb.cells))._repr_svg_()
-    shown = [out.get("data", {}).get("image/svg+xml") for cell in code for out in cell.outputs]
-    assert drawn in shown, "the stored map is not today's: python docs/refresh.py --map"
     name = notebook_name(path)
     if name != "index" and name not in course.REFERENCE:
         assert prose.count("<details><summary>Answer</summary>") >= 3, (
             "fewer than three exercises with hidden answers"
         )
+
+
+def shows_todays_map(path: Path) -> bool:
+    """Does a notebook draw the map, and is the stored one what it would draw today?"""
+    from talker_t2av.common.figures import overview
+
+    nb = nbformat.read(path, 4)
+    outputs = [output for cell in nb.cells for output in cell.get("outputs", [])]
+    shown = [output.get("data", {}).get("image/svg+xml") for output in outputs]
+    return overview(map_key(nb.cells))._repr_svg_() in shown
+
+
+def test_maps_are_todays():
+    """Every notebook draws the map; the stored ones show what exists today."""
+    stale = [notebook_name(path) for path in NOTEBOOKS if not shows_todays_map(path)]
+    assert not stale, f"python docs/refresh.py --map renews {len(stale)}: {', '.join(stale)}"
 
 
 def unresolved_names(module: types.ModuleType) -> set[str]:
@@ -334,8 +345,33 @@ def test_book_and_package_have_the_same_parts():
     assert not misplaced
 
 
+HOMES = {name: written_in(file) for name, file in MODULES.items()}
+NUMBERED = [
+    notebook_name(path)
+    for path in NOTEBOOKS
+    if path.parent != NBS and path.parent.name != course.WORKSHOP
+]
+
+
+@pytest.mark.parametrize("name", NUMBERED)
+def test_no_notebook_imports_what_a_later_one_defines(name):
+    """Nor what it defines itself. The workshop is background that anything may use."""
+    later = {}
+    for i, cell in enumerate(nbformat.read(NBS / f"{name}.ipynb", 4).cells):
+        if cell["cell_type"] == "code":
+            for module in re.findall(
+                r"^\s*(?:from|import) talker_t2av\.([\w.]+)", cell.source, re.M
+            ):
+                home = HOMES.get(module, "")
+                if home in NUMBERED and NUMBERED.index(home) >= NUMBERED.index(name):
+                    later[f"cell {i}"] = f"{module} of {home}"
+    assert not later
+
+
 def test_every_public_name_means_one_thing():
-    """No two modules export the same name; the door hands out those of others."""
+    """No two modules export a function or a class of the same name; the door hands out those of
+    others.
+    """
     homes = {}
     for name, file in MODULES.items():
         if not name:
@@ -343,6 +379,8 @@ def test_every_public_name_means_one_thing():
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                 for public in ast.literal_eval(node.value):
+                    if public.isupper():
+                        continue
                     homes.setdefault(public, []).append(name)
     assert not {public: found for public, found in homes.items() if len(found) > 1}
 
