@@ -1,21 +1,31 @@
-"""Which decoder, and do critics help?
+"""Which decoder, and do discriminators help?
 
 The audio codec trained several ways for equal processor time, one seed.
 
     python benchmarks/audio_decoders.py [--seconds 90] [--out data/results/audio_decoders.json]
 
 Three decoders from fresh weights (all with the encoder of `small`), then two ways to go on from the
-shipped codec: without critics and with them. Every variant gets `--seconds` of processor time on
-one thread, so a slower one gets fewer steps. About 15 minutes with the default.
+shipped codec: without discriminators and with them. Every variant gets `--seconds` of processor
+time on one thread, so a slower one gets fewer steps. About 15 minutes with the default.
 """
 
 import argparse
 import copy
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
+from talker_t2av.codecs.audio.codec import (
+    DESIGNS,
+    DacCodec,
+    DacCodecConfig,
+    SourceFilterCodecConfig,
+    SpectralCodec,
+    SpectralCodecConfig,
+)
+from talker_t2av.codecs.audio.layers import PitchedEncoder
 from talker_t2av.codecs.audio.training import (
     AUDIO_RECIPES,
     AudioRecipe,
@@ -30,28 +40,56 @@ from talker_t2av.codecs.audio.training import (
 from talker_t2av.common.media import data_dir, write_result
 from talker_t2av.common.trainer import fit
 
+
+@dataclass(frozen=True)
+class PitchedSpectralConfig(SpectralCodecConfig):
+    """The first design, with the encoder of `small`."""
+
+    design: ClassVar[str] = "pitched_spectral"
+
+
+@dataclass(frozen=True)
+class PitchedDacConfig(DacCodecConfig):
+    """DAC's decoder, with the encoder of `small`."""
+
+    design: ClassVar[str] = "pitched_dac"
+
+
+class PitchedSpectralCodec(SpectralCodec):
+    def make_encoder(self) -> PitchedEncoder:
+        return PitchedEncoder(160, 3, self.config.semantic.hidden_size)
+
+
+class PitchedDacCodec(DacCodec):
+    def make_encoder(self) -> PitchedEncoder:
+        return PitchedEncoder(160, 3, self.config.semantic.hidden_size)
+
+
+DESIGNS["pitched_spectral"] = (PitchedSpectralConfig, PitchedSpectralCodec)
+DESIGNS["pitched_dac"] = (PitchedDacConfig, PitchedDacCodec)
+
 SMALL = AUDIO_RECIPES["small"]
 # to go on from trained weights
 SLOW = replace(SMALL.train, learning_rate=3e-4, warmup_steps=20, ema_decay=0.99)
-CRITICS = ((16, 32, 64, 128), 16)
+DISCRIMINATORS = ((16, 32, 64, 128), 16)
 VARIANTS = {
     "source-filter": SMALL,
     "inverse STFT": replace(
         SMALL,
-        config=replace(SMALL.config, decoder="istft"),
+        config=PitchedSpectralConfig(semantic=SMALL.config.semantic),
         weights=replace(SMALL.weights, pitch=0.0),
     ),
     "DAC": replace(
         SMALL,
-        config=replace(SMALL.config, decoder="dac", decoder_channels=512),
+        config=PitchedDacConfig(decoder_channels=512, semantic=SMALL.config.semantic),
         weights=replace(SMALL.weights, pitch=0.0),
     ),
     "shipped, longer": replace(SMALL, start="small", train=SLOW),
-    "shipped, with critics": replace(
+    "shipped, with discriminators": replace(
         SMALL,
         start="small",
         train=SLOW,
-        critics=CRITICS,
+        discriminators=DISCRIMINATORS,
         weights=replace(SMALL.weights, adversarial=1.0, feature=2.0),
     ),
 }
@@ -59,11 +97,9 @@ VARIANTS = {
 
 def processor_time(recipe: AudioRecipe, material: Material, steps: int) -> float:
     """Seconds that so many training steps take, on a trainer that is thrown away."""
-    trainer, train, start = (
-        build_trainer(recipe),
-        replace(recipe.train, steps=steps, warmup_steps=1, ema_decay=0.9),
-        time.process_time(),
-    )
+    trainer = build_trainer(recipe)
+    train = replace(recipe.train, steps=steps, warmup_steps=1, ema_decay=0.9)
+    start = time.process_time()
     fit(trainer, audio_loss, material.crops.batches(recipe.batch_size), train, progress=False)
     return time.process_time() - start
 
@@ -71,8 +107,8 @@ def processor_time(recipe: AudioRecipe, material: Material, steps: int) -> float
 def measure(name: str, recipe: AudioRecipe, material: Material, seconds: float) -> dict:
     """Train one variant for so long and measure it on the validation clips."""
     crops = copy.copy(material.crops)
-    if recipe.config.decoder != "source":
-        crops.pitch = None  # nobody to tell it to
+    if not isinstance(recipe.config, SourceFilterCodecConfig):
+        crops.pitch = None  # the decoder has no use for it
     material = material._replace(crops=crops)
     step = (processor_time(recipe, material, 30) - processor_time(recipe, material, 5)) / 25
     steps = max(20, round(seconds / step))

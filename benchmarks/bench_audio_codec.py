@@ -40,7 +40,7 @@ def run() -> list[dict]:
     generator = torch.Generator().manual_seed(0)
     seconds, threads = 4, f"{torch.get_num_threads()} threads, fastest of 3"
     wav = 0.1 * torch.randn(1, seconds * SAMPLE_RATE, generator=generator)
-    codec = AudioCodec(AUDIO_PRESETS["small"]).eval()
+    codec = AudioCodec.from_config(AUDIO_PRESETS["small"]).eval()
     latent = codec.encode(wav)
     rows = [
         {
@@ -95,7 +95,7 @@ def run() -> list[dict]:
                 "note": "of sound, fastest of 2",
             }
         )
-    learner, crops = CodecLearner(AudioCodec(AUDIO_PRESETS["small"])), wav.view(10, -1)
+    learner, crops = CodecLearner(AudioCodec.from_config(AUDIO_PRESETS["small"])), wav.view(10, -1)
     step = fastest(
         lambda: learner(crops, torch.Generator().manual_seed(0))[0]["loss"].backward(), 2
     )

@@ -1,4 +1,4 @@
-"""Training of the audio codec by its command, resume, faults; the rulers that measure it;
+"""Training of the audio codec by its command, resume, faults; the metrics;
 the shipped weights.
 """
 
@@ -18,9 +18,9 @@ from talker_t2av.codecs.audio.semantic import speech_bank
 from talker_t2av.codecs.audio.training import (
     AUDIO_RECIPES,
     SpeechCrops,
+    audio_latent_statistics,
     build_trainer,
     compare,
-    latent_statistics,
     pass_through,
     pitch_errors,
     track_pitch,
@@ -140,10 +140,10 @@ def test_crops_depend_on_seed_and_step_and_share_out_the_batch(bank):
         SpeechCrops(bank, build_trainer(TINY).learner.codec, frames=10_000)
 
 
-def test_frozen_ear_and_no_critics():
+def test_frozen_encoder_and_no_discriminators():
     trainer = build_trainer(TINY)
     assert not any(p.requires_grad for p in trainer.learner.codec.semantic.parameters())
-    assert build_trainer(replace(TINY, critics=None)).critics is None
+    assert build_trainer(replace(TINY, discriminators=None)).discriminators is None
 
 
 @settings(max_examples=15, deadline=None)
@@ -210,12 +210,12 @@ needs_weights = pytest.mark.skipif(
 def test_shipped_codec_keeps_speech_and_its_latents_are_normal(bank):
     codec = AudioCodec.from_pretrained("small")
     wavs = [item["wav"] for item in bank]
-    found, stats = compare(pass_through(codec, wavs), wavs), latent_statistics(codec, wavs)
+    found, stats = compare(pass_through(codec, wavs), wavs), audio_latent_statistics(codec, wavs)
     assert found["log_mel"] < 0.5 and found["stft"] < 1.5
     # it has a melody
     assert found["pitch_gross"] < 0.1 and found["pitch_cents"] < 60 and found["voicing"] < 0.15
     assert (
         torch.tensor(stats["mean"]).abs().mean() < 0.5
-        and 0.5 < torch.tensor(stats["deviation"]).mean() < 1.3
+        and 0.5 < torch.tensor(stats["std"]).mean() < 1.3
     )
     assert (data_dir() / "small" / "audio_codec" / "model.safetensors").stat().st_size < 10 * 2**20

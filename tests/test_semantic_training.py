@@ -22,9 +22,9 @@ from talker_t2av.codecs.audio.semantic import (
     SelfAttention,
     SpeechBank,
     count_errors,
-    in_rows,
     join_clips,
-    semantic_loss,
+    joined_bank,
+    recogniser_loss,
     speech_bank,
     speech_batches,
     spoken_clip,
@@ -160,7 +160,7 @@ def test_joined_rows_hold_what_their_clips_hold(bank):
     )
     assert batch["phonemes"] == [bank.phonemes[0] + bank.phonemes[1], bank.phonemes[2]]
     assert not batch["wav"][1, batch["samples"][1] :].any()
-    four = in_rows(bank, 4)
+    four = joined_bank(bank, 4)
     assert len(four) == 6 and torch.equal(four.wavs[1], torch.cat(bank.wavs[4:8]))
 
 
@@ -179,7 +179,7 @@ def test_padding_does_not_move_the_loss(bank):
         "phonemes": one["phonemes"],
     }
     losses = [
-        semantic_loss(model, batch, torch.Generator().manual_seed(1))["loss"]
+        recogniser_loss(model, batch, torch.Generator().manual_seed(1))["loss"]
         for batch in (one, wide)
     ]
     torch.testing.assert_close(*losses, rtol=0.03, atol=0)  # a step more or less, by rounding
@@ -269,7 +269,7 @@ def quick(**train):
 def test_resume_is_exact(tmp_path):
     build = lambda: PhonemeRecogniser(SEMANTIC_PRESETS["tiny"], SYMBOLS)
     whole, history = train_recogniser(
-        build, semantic_loss, quick(), tmp_path / "whole", progress=False
+        build, recogniser_loss, quick(), tmp_path / "whole", progress=False
     )
     calls = []
 
@@ -277,12 +277,12 @@ def test_resume_is_exact(tmp_path):
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return semantic_loss(*args)
+        return recogniser_loss(*args)
 
     with pytest.raises(KeyboardInterrupt):
         train_recogniser(build, interrupted, quick(), tmp_path / "part", progress=False)
     resumed, again = train_recogniser(
-        build, semantic_loss, quick(), tmp_path / "part", resume=True, progress=False
+        build, recogniser_loss, quick(), tmp_path / "part", resume=True, progress=False
     )
     assert all(
         torch.equal(a, b)
@@ -290,10 +290,10 @@ def test_resume_is_exact(tmp_path):
     )
     assert again == history and 0 <= history[-1]["validation"]["error"]
     with pytest.raises(FileExistsError):
-        train_recogniser(build, semantic_loss, quick(), tmp_path / "whole", progress=False)
+        train_recogniser(build, recogniser_loss, quick(), tmp_path / "whole", progress=False)
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train_recogniser(
-            build, semantic_loss, quick(), tmp_path / "none", resume=True, progress=False
+            build, recogniser_loss, quick(), tmp_path / "none", resume=True, progress=False
         )
 
 

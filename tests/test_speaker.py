@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from talker_t2av.cli import main
+from talker_t2av.codecs.audio.spectrogram import SPEAKER_MEL, log_mel
 from talker_t2av.codecs.speaker import encoder as speaker_training
 from talker_t2av.codecs.speaker.encoder import (
     SPEAKER_PRESETS,
@@ -26,17 +27,16 @@ from talker_t2av.codecs.speaker.encoder import (
     SpeakerEncoder,
     SpeakerModel,
     all_trials,
+    augment_mel,
     bootstrap_eer,
+    confusion_matrix,
     crop_batches,
     cut_trials,
     equal_error_rate,
     measure,
-    name_strangers,
     recordings,
-    roughen,
     speaker_loss,
     train_speaker,
-    voice_mel,
 )
 from talker_t2av.common import trainer as training_loop
 from talker_t2av.common.media import data_dir
@@ -65,7 +65,7 @@ def wavs():
 @settings(max_examples=12, deadline=None)
 def test_any_length_gives_unit_vectors(tiny, samples, size):
     wav = 0.1 * torch.randn(size, samples, generator=rng(samples))
-    assert voice_mel(wav).shape == (size, 80, samples // 240)
+    assert log_mel(wav, SPEAKER_MEL).shape == (size, 80, samples // 240)
     vector = tiny.encode(wav)
     assert vector.shape == (size, 16) and vector.dtype == torch.float32
     torch.testing.assert_close(vector.norm(dim=1), torch.ones(size))
@@ -271,7 +271,7 @@ def test_trials_and_interval():
     rate = equal_error_rate(scores, same)[0]
     assert low - 0.02 <= rate <= high + 0.02 and 0 < high - low < 0.3
     assert bootstrap_eer(vectors, speaker, resamples=60) == (low, high)
-    counts = name_strangers(vectors, speaker)
+    counts = confusion_matrix(vectors, speaker)
     assert counts.sum(1).tolist() == [8] * 5 and counts.trace() > 30
 
 
@@ -293,13 +293,15 @@ def test_recordings_are_a_function_of_their_arguments():
     )
 
 
-def test_roughen_changes_and_repeats(wavs):
-    mel = voice_mel(wavs)
-    once = roughen(mel, rng(1))
-    assert torch.equal(once, roughen(mel, rng(1))) and not torch.equal(once, roughen(mel, rng(2)))
+def test_augmentation_changes_and_repeats(wavs):
+    mel = log_mel(wavs, SPEAKER_MEL)
+    once = augment_mel(mel, rng(1))
+    assert torch.equal(once, augment_mel(mel, rng(1))) and not torch.equal(
+        once, augment_mel(mel, rng(2))
+    )
     assert once.shape == mel.shape and torch.isfinite(once).all()
     torch.testing.assert_close(
-        roughen(mel, rng(1), tilt=0, bumps=0, noise=(-200, -200)), mel, atol=0.02, rtol=0
+        augment_mel(mel, rng(1), tilt=0, bumps=0, noise=(-200, -200)), mel, atol=0.02, rtol=0
     )
 
 

@@ -14,7 +14,7 @@ __all__ = ['REGRESSED', 'REGRESSION_REACH', 'SHUT', 'SYNC_PRESETS', 'REACH', 'MA
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #c0f35dcf
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,13 +29,14 @@ from torch import Tensor, nn
 from ..codecs.audio.judge import JUDGE_PRESETS, Judge
 from ..codecs.audio.spectrogram import JUDGE_MEL, SPEAKER_MEL, log_mel
 from ..codecs.audio.training import training_curves
-from ..codecs.speaker.encoder import roughen
+from ..codecs.speaker.encoder import augment_mel
 from ..common.hub import load_pretrained, save_pretrained
 from ..common.measuring import lag_correlation, peak_lag
 from ..common.media import FRAME_RATE, SAMPLES_PER_FRAME
 from talker_t2av.common.trainer import (
     TrainConfig,
     check_folder,
+    every_step,
     fit,
     run_training,
     seed_of,
@@ -485,16 +486,11 @@ def sync_batches(
             f"sync_batches: no clip has {n_frames} frames; take shorter windows or more clips"
         )
 
-    def batches(
-        start_step: int, rank: int = 0, num_processes: int = 1
-    ) -> Iterator[dict[str, Tensor]]:
-        step = start_step
-        while True:
-            rng = np.random.default_rng([seed, step, rank])
-            yield sync_batch(rng, bank, long, batch_size // num_processes, n_frames)
-            step += 1
+    def batch_at(step: int, rank: int, num_processes: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([seed, step, rank])
+        return sync_batch(rng, bank, long, batch_size // num_processes, n_frames)
 
-    return batches
+    return every_step(batch_at)
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #f6e8b39e
 def augment_frames(
@@ -521,7 +517,7 @@ def sync_metrics_loss(
     "For `fit`: the sync network's loss plus the face regressor's error, on augmented inputs."
     mouths = augment_frames(batch["mouths"], generator)
     faces = augment_frames(batch["faces"], generator)
-    mel = roughen(batch["mel"], generator)
+    mel = augment_mel(batch["mel"], generator)
     mouth = model.sync.embed_mouth(model.sync.movement(mouths))
     sound = model.sync.embed_sound(mel)
     sync, accuracy = sync_loss(mouth, sound, model.sync.log_scale.exp().clamp(max=40))
