@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SILENCE', 'PLAIN_VOWELS', 'DIPHTHONGS', 'VOWELS_WITH_R', 'VOWELS', 'STOPS', 'CONSONANTS', 'PHONEMES', 'VOICES',
-           'FUNCTION_WORDS', 'MARGIN', 'MAX_CHARACTERS', 'RATES', 'PITCHES', 'VARIATIONS', 'TRAIN_VARIANTS',
-           'DEVELOPMENT_VARIANTS', 'ACCENTS', 'SPREAD', 'SAME_PITCH', 'UNSTEADY', 'PronunciationError', 'Voice',
-           'voice_names', 'Phrase', 'plan_phrases', 'Phoneme', 'Word', 'get_voice', 'Utterance', 'speak',
-           'are_different', 'invent_all_voices', 'invent_voices', 'draw_invented_voice']
+           'NEURAL_VOICES', 'FUNCTION_WORDS', 'MARGIN', 'MAX_CHARACTERS', 'RATES', 'PITCHES', 'VARIATIONS',
+           'TRAIN_VARIANTS', 'DEVELOPMENT_VARIANTS', 'ACCENTS', 'SPREAD', 'SAME_PITCH', 'UNSTEADY',
+           'PronunciationError', 'Voice', 'voice_names', 'NeuralVoice', 'neural_voice_names', 'Phrase', 'plan_phrases',
+           'Phoneme', 'Word', 'get_voice', 'Utterance', 'speak', 'are_different', 'invent_all_voices', 'invent_voices',
+           'draw_invented_voice']
 
 # %% ../../../nbs/1_world/01_voice.ipynb #874b9382
 import bisect
@@ -89,6 +90,17 @@ class Voice:
     pitch_range: float
     split: str = "train"
 
+    def utter_phrases(
+        self,
+        plan: list["Phrase"],
+        pitch: float = 1.0,  # is in the plan already
+        seed: int = 0,  # espeak-ng draws no numbers
+    ) -> list[tuple[np.ndarray, list[Mark]]]:
+        "Each phrase as int16 samples (T,) at 22,050 Hz, with the marks of its words and phonemes."
+        with open_espeak() as library:
+            set_voice(library, self.language, self.variant)
+            return [utter(library, p.text, p.rate, p.pitch, p.pitch_range) for p in plan]
+
 
 _SPEAKERS = """
 ada en-us f1 170 50 50 train           abel en-us m1 175 50 55 train
@@ -137,6 +149,69 @@ def voice_names(split: str | None = None) -> list[str]:
     if split not in (None, "train", "held-out"):
         raise ValueError(f'split: takes "train", "held-out" or None, got {split!r}')
     return [name for name, voice in VOICES.items() if split in (None, voice.split)]
+
+# %% ../../../nbs/1_world/01_voice.ipynb #344d7d01
+@dataclass(frozen=True)
+class NeuralVoice(Voice):
+    """A speaker of a voice network, see `world.voice.neural`.
+
+    espeak-ng says which phonemes a text has; the network speaks them, in its own time.
+    """
+
+    network: str = "joe"  # as `find_network` takes it
+    speaker: int = 0  # of a network with many speakers
+    size: float = 1.0  # above 1: a smaller head, that is higher pitch and formants
+
+    def utter_phrases(
+        self,
+        plan: list["Phrase"],
+        pitch: float = 1.0,  # times the voice's own
+        seed: int = 0,  # of the network's timing and melody
+    ) -> list[tuple[np.ndarray, list[Mark]]]:
+        """As `Voice.utter_phrases`. Raises ModuleNotFoundError without the packages of a neural
+        voice.
+        """
+        from talker_t2av.world.voice.neural import load_network, utter_neural
+
+        network = load_network(self.network)
+        with open_espeak() as library:
+            set_voice(library, self.language, self.variant)
+            marked = [utter(library, p.text, self.rate, 50, 50)[1] for p in plan]
+        parts = []
+        for number, (phrase, marks) in enumerate(zip(plan, marked, strict=True)):
+            rng = np.random.default_rng([seed, number])
+            tempo = phrase.rate / self.rate
+            size = self.size * pitch
+            parts.append(utter_neural(network, phrase.text, marks, tempo, size, rng, self.speaker))
+        return parts
+
+
+_RELATIVES = """
+otto 0.86 train     emil 0.90 train     nils 0.93 held-out  rolf 0.965 train
+joe 1.00 train      alan 1.04 train     toby 1.09 train     nora 1.14 train
+mira 1.19 held-out  lena 1.24 train     rosa 1.29 train     ella 1.35 train
+""".split()
+
+
+def _read_relatives(cells: list[str]) -> dict[str, NeuralVoice]:
+    "The table above as name -> NeuralVoice, from the largest head to the smallest."
+    voices = {}
+    for name, size, split in zip(cells[::3], cells[1::3], cells[2::3], strict=True):
+        voices[name] = NeuralVoice(name, "en-us", "f1", 175.0, 50.0, 50.0, split, size=float(size))
+    return voices
+
+
+NEURAL_VOICES = _read_relatives(_RELATIVES)
+
+
+def neural_voice_names(split: str | None = None) -> list[str]:
+    """Names of the neural voices of a split ("train", "held-out"; None: all), in a fixed order.
+
+    Raises ValueError for another split.
+    """
+    if split not in (None, "train", "held-out"):
+        raise ValueError(f'split: takes "train", "held-out" or None, got {split!r}')
+    return [name for name, voice in NEURAL_VOICES.items() if split in (None, voice.split)]
 
 # %% ../../../nbs/1_world/01_voice.ipynb #c4e534fb
 FUNCTION_WORDS = frozenset(
@@ -451,13 +526,15 @@ def get_voice(voice: str | Voice) -> Voice:
         return voice
     if not isinstance(voice, str):
         raise TypeError(f"voice: takes a name or a Voice, got {type(voice).__name__}")
-    if voice not in VOICES:
-        near = difflib.get_close_matches(voice.lower(), VOICES, n=3, cutoff=0.3) or list(VOICES)[:3]
+    everybody = VOICES | NEURAL_VOICES
+    if voice not in everybody:
+        near = difflib.get_close_matches(voice.lower(), everybody, n=3, cutoff=0.3)
+        near = near or list(VOICES)[:3]
         raise ValueError(
-            f"voice: there is no {voice!r}; near it: {', '.join(near)}; voice_names() "
-            f"lists all {len(VOICES)}"
+            f"voice: there is no {voice!r}; near it: {', '.join(near)}; voice_names() and "
+            f"neural_voice_names() list all {len(everybody)}"
         )
-    return VOICES[voice]
+    return everybody[voice]
 
 # %% ../../../nbs/1_world/01_voice.ipynb #51c5db36
 @dataclass(frozen=True, eq=False)
@@ -486,7 +563,7 @@ class Utterance:
 # %% ../../../nbs/1_world/01_voice.ipynb #044161c5
 def speak(
     text: str,  # up to 1,000 characters
-    voice: str | Voice = "ada",  # a name of VOICES, or a Voice
+    voice: str | Voice = "ada",  # a name of VOICES or NEURAL_VOICES, or a Voice
     rate: float = 1.0,  # times the voice's own, 0.6 to 1.8
     pitch: float = 1.0,  # times the voice's own, 0.75 to 1.5
     # 0: timing follows from text and voice; 1: rate, pauses and pitch vary with the seed
@@ -506,9 +583,7 @@ def speak(
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed: takes a whole number from 0 up, got {seed!r}")
     plan = plan_phrases(spoken, speaker, rate, pitch, variation, int(seed))
-    with open_espeak() as library:
-        set_voice(library, speaker.language, speaker.variant)
-        parts = [utter(library, p.text, p.rate, p.pitch, p.pitch_range) for p in plan]
+    parts = speaker.utter_phrases(plan, pitch, int(seed))
     wav, spans = _assemble(parts, plan, speaker.language)
     if len(spans) == 1:
         raise PronunciationError(
