@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXT', 'AUDIO', 'MOTION', 'JOINT', 'BOXES', 'PANELS', 'MODULES', 'ARROWS', 'MAIN_PATH', 'swatches', 'notebook_of',
-           'notebook_label', 'inside', 'labels_of', 'stations', 'map_keys', 'overview_svg', 'overview', 'book_style']
+           'notebook_label', 'labels_of', 'stations', 'map_keys', 'overview_svg', 'overview', 'book_style']
 
 # %% ../../nbs/workshop/01_figures.ipynb #47871f76
 import re
@@ -60,14 +60,14 @@ def notebook_label(notebook: str) -> str:  # "3_model/05_flow"
     return f"{part}.{int(name.split('_')[0])}"
 
 
-def inside(module: str, names: tuple[str, ...]) -> bool:
+def _inside(module: str, names: tuple[str, ...]) -> bool:
     'Is this module one of `names`? "world.face" stands for every module below it.'
     return any(module == name or module.startswith(f"{name}.") for name in names)
 
 
 def labels_of(*names: str) -> list[str]:
     "The numbers of the notebooks that export these modules, in reading order."
-    notebooks = {home for module, home in notebook_of().items() if inside(module, names)}
+    notebooks = {home for module, home in notebook_of().items() if _inside(module, names)}
     return [notebook_label(home) for home in sorted(notebooks)]
 
 # %% ../../nbs/workshop/01_figures.ipynb #6a69d40d
@@ -95,13 +95,13 @@ BOXES = [  # key, x, y, width, height, colour, title, second line
     ("workshop", 724, 392, 268, 62, TEXT, "Workshop", "files, training loop, commands"),
 ]
 PANELS = [  # key, x, y, width, height, title
-    ("world", 8, 8, 184, 344, "1 · a world that talks"),
-    ("codecs", 206, 8, 188, 344, "2 · two streams of latents"),
-    ("talker", 412, 8, 380, 344, "3 · the model"),
-    (None, 810, 8, 182, 344, "what comes out"),
+    ("world", 8, 8, 184, 338, "1 · a world that talks"),
+    ("codecs", 206, 8, 188, 338, "2 · codecs"),
+    ("talker", 412, 8, 380, 338, "3 · the model"),
+    (None, 810, 8, 182, 338, "what comes out"),
 ]
 MODULES = {  # box or panel -> the modules that it stands for
-    "corpus": ("world.sentences", "world.corpus", "world.dataset"),
+    "corpus": ("world.sentences", "world.corpus", "world.build", "world.dataset"),
     "voice": ("world.voice",),
     "face": ("world.face",),
     "world": ("world",),
@@ -114,7 +114,7 @@ MODULES = {  # box or panel -> the modules that it stands for
     "backbone": ("model.backbone",),
     "layers": ("model.layers",),
     "stop": ("model.stop",),
-    "head": ("model.head",),
+    "head": ("model.head", "model.fast_heads"),
     "flow": ("model.flow",),
     "talker": ("model",),
     "training": ("training",),
@@ -177,22 +177,13 @@ def _line(x, y, words, size, colour, weight="normal") -> str:
     )
 
 
-def _numbers(x, y, labels, here, colour) -> str:
-    "The numbers of a box in one line; the reader's own is bold and underlined."
+def _spans(labels, here) -> str:
+    "Numbers of notebooks in one line; the reader's own is bold and underlined."
     if len(labels) > 8:  # too many for one line: first, own, last
         middle = [here] if here in labels[1:-1] else []
         labels = [labels[0], "…", *middle, *["…"] * len(middle), labels[-1]]
-    spans = [
-        '<tspan font-weight="bold" text-decoration="underline">' + label + "</tspan>"
-        if label == here
-        else label
-        for label in labels
-    ]
-    return (
-        f'<text x="{x:g}" y="{y:g}" fill="{colour}" font-size="10" text-anchor="middle">'
-        + " ".join(spans)
-        + "</text>"
-    )
+    own = f'<tspan font-weight="bold" text-decoration="underline">{here}</tspan>'
+    return " ".join(own if label == here else label for label in labels)
 
 
 def _box(box, labels, here, state) -> str:
@@ -204,20 +195,23 @@ def _box(box, labels, here, state) -> str:
         f'<g opacity="{0.45 if state == "faint" else 1}">'
         f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="7" fill="{fill}" '
         f'stroke="{colour}" stroke-width="1.6"/>'
-        + _numbers(centre, middle - 14, labels, here, ink)
+        + f'<text x="{centre:g}" y="{middle - 14:g}" fill="{ink}" font-size="10" '
+        f'text-anchor="middle">{_spans(labels, here)}</text>'
         + _line(centre, middle + 5, title, 13, ink, "bold")
         + _line(centre, middle + 21, note, 11, ink)
         + "</g>"
     )
 
 
-def _panel(panel, lit) -> str:
-    "The light background of one part of the book."
+def _panel(panel, labels, here, lit) -> str:
+    "The light background of one part: its title, and the numbers of notebooks without a box."
     _, x, y, width, height, title = panel
     border = f'stroke="{JOINT}" stroke-width="2"' if lit else 'stroke="#E5E7EB"'
     return (
         f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="10" fill="#F9FAFB" {border}/>'
-        + _line(x + width / 2, y + 19, title, 12, "#374151")
+        f'<text x="{x + width / 2:g}" y="{y + 19}" fill="#374151" font-size="12" '
+        f'text-anchor="middle">{escape(title)}'
+        f'<tspan font-size="10" dx="8">{_spans(labels, here)}</tspan></text>'
     )
 
 
@@ -255,7 +249,7 @@ def _place(key: str | None) -> tuple[str | None, str | None]:
     if key is None or key in map_keys():
         return key, None
     if key in notebook_of():
-        found = [name for name in map_keys() if inside(key, MODULES[name])]
+        found = [name for name in map_keys() if _inside(key, MODULES[name])]
         smallest = min(found, key=lambda name: len(labels_of(*MODULES[name])), default=None)
         return smallest, notebook_label(notebook_of()[key])
     raise ValueError(
@@ -268,8 +262,16 @@ def _state(key: str, place: str | None) -> str:
     "How a box is drawn when a box or panel `place` is lit."
     if place is None:
         return "plain"
-    in_panel = all(inside(module, MODULES[place]) for module in MODULES[key])
+    in_panel = all(_inside(module, MODULES[place]) for module in MODULES[key])
     return "lit" if key == place or in_panel else "faint"
+
+
+def _without_box(panel: str | None) -> list[str]:
+    "The numbers of a part's notebooks that no box of the map stands for."
+    if panel is None:
+        return []
+    boxed = [name for key in {box[0] for box in BOXES} for name in labels_of(*MODULES[key])]
+    return [label for label in labels_of(*MODULES[panel]) if label not in boxed]
 
 
 def _markers(colours: list[str]) -> str:
@@ -289,7 +291,10 @@ def overview_svg(key: str | None = None) -> str:  # box, panel or module; None l
     place, here = _place(key)
     states = {name: _state(name, place) for name in map_keys()}
     colours = [TEXT, AUDIO, MOTION, JOINT]
-    body = [_panel(panel, lit=panel[0] is not None and panel[0] == place) for panel in PANELS]
+    body = []
+    for panel in PANELS:
+        lit = panel[0] is not None and panel[0] == place
+        body.append(_panel(panel, _without_box(panel[0]), here, lit))
     for start, end, colour, path in ARROWS:
         if start in states and end in states:
             faint = states[start] == "faint" and states[end] == "faint"
