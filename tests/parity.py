@@ -1,11 +1,9 @@
-"""Compare the model with every golden file at hand and write the largest differences to
-data/results/parity.json.
+"""Compare the model with every golden file at hand and write the largest differences to data/results/parity.json.
 
     TALKER_T2AV_GOLDEN=FOLDER python tests/parity.py
 
-Each check below returns rows of {"file", "what", "difference", "tolerance"}; the tests assert on
-the same rows. Differences are absolute, those of losses relative, those of gradients relative to
-the tensor's largest entry. Sizes come from the JSON files.
+Each check below returns rows of {"file", "what", "difference", "tolerance"}; the tests assert on the same rows. Differences are absolute, those of
+losses relative, those of gradients relative to the tensor's largest entry. Sizes come from the JSON files.
 """
 
 import json
@@ -16,15 +14,15 @@ import torch
 from golden_files import FOLDERS, find_golden
 
 from talker_t2av.common.media import data_dir, write_result
-from talker_t2av.model.backbone import Backbone, BackboneConfig, from_qwen3
-from talker_t2av.model.config import TalkerConfig, from_released, to_released
-from talker_t2av.model.flow import FlowDraws, flow_matching_loss, sample_flow
+from talker_t2av.model.backbone import Backbone, BackboneConfig, KVCache, from_qwen3
+from talker_t2av.model.config import TalkerConfig, from_released, talking_streams, to_released
+from talker_t2av.model.flow import FlowDraws, Sampling, flow_matching_loss, sample_flow
 from talker_t2av.model.head import RELEASED_HEAD_NAMES, DiffusionHead, HeadConfig
 from talker_t2av.model.layers import RELEASED_STACK_NAMES, TransformerConfig, rename
-from talker_t2av.model.patches import PatchEncoder
-from talker_t2av.model.sequence import TalkerBatch
+from talker_t2av.model.patches import PatchEncoder, span_mask
+from talker_t2av.model.sequence import StreamBatch, TalkerBatch, predicting_states
 from talker_t2av.model.stop import StopPredictor, StopRule, stop_labels, stop_loss
-from talker_t2av.model.talker import Sampling, Talker
+from talker_t2av.model.talker import Talker, head_targets
 
 
 def row(file: str, what: str, difference, tolerance: float) -> dict:
@@ -54,29 +52,42 @@ def config_of(spec: dict) -> TalkerConfig:
     return TalkerConfig(
         **{
             name: llm[name]
-            for name in (
-                "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads "
-                "head_dim intermediate_size rope_theta rms_norm_eps"
-            ).split()
+            for name in "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size rope_theta rms_norm_eps".split()
         },
         num_patch_layers=patch["n_layer"],
         num_patch_attention_heads=patch["n_head"],
         num_head_layers=heads["n_layer"],
         num_head_attention_heads=heads["n_head"],
-        audio_dim=c["speech_dim"],
-        motion_dim=c["motion_dim"],
-        speaker_dim=c["speaker_dim"],
+        streams=talking_streams(
+            c["speech_dim"], c["motion_dim"], c["speaker_dim"], float(c["motion_loss_weight"])
+        ),
         patch_size=c["patch_size"],
         frame_rate=c["fps"],
-        motion_loss_weight=float(c["motion_loss_weight"]),
         stop_positive_weight=c["stop_pos_weight_factor"],
         max_position_embeddings=1024,
     )
 
 
-def talker_of(tensors: dict, spec: dict, overrides: dict | None = None) -> Talker:
+class TagOnFirstPatch(Talker):
+    """A habit of the released command line: the task tag is no token; it is added to the first given patch."""
+
+    def read_prompt(self, prompt_ids, prompt_lengths, task, room):
+        B, T = prompt_ids.shape
+        self.tag = self.task_embedding(torch.full((B, 1), task))
+        cache = KVCache(self.backbone.config, B, T + room)
+        states = self.backbone(input_ids=prompt_ids, lengths=prompt_lengths, kv_cache=cache)
+        return states[torch.arange(B), prompt_lengths - 1], cache
+
+    def read_token(self, token, cache):
+        tag, self.tag = self.tag, 0
+        return super().read_token(token + tag, cache)
+
+
+def talker_of(
+    tensors: dict, spec: dict, overrides: dict | None = None, kind: type = Talker
+) -> Talker:
     """A talker with the weights of a joint_step file, renamed by the table, strictly."""
-    talker = Talker(config_of(spec))
+    talker = kind(config_of(spec))
     weights = {
         name.removeprefix("weights."): value
         for name, value in tensors.items()
@@ -88,22 +99,42 @@ def talker_of(tensors: dict, spec: dict, overrides: dict | None = None) -> Talke
     return talker.eval()
 
 
-def batch_of(tensors: dict, prefix: str) -> TalkerBatch:
+def batch_of(tensors: dict, prefix: str, P: int = 4) -> TalkerBatch:
     t = {
         name.removeprefix(f"{prefix}input."): value
         for name, value in tensors.items()
         if name.startswith(f"{prefix}input.")
     }
+    span, B = t["speech_span"], len(t["input_ids"])
+    num_patches = span[:, 1] - span[:, 0]
+    L = int(num_patches.max())
+
+    def stream(latents, lengths, count, condition):
+        real = span_mask(torch.zeros_like(lengths), lengths, latents.shape[1])[..., None]
+        frames = torch.nn.functional.pad(latents * real, (0, 0, 0, L * P - latents.shape[1]))
+        patches = frames.view(B, L, P, -1)
+        is_target = span_mask(torch.zeros_like(count), torch.where(count > 1, count, 0), L)
+        return StreamBatch(
+            patches=patches,
+            num_frames=lengths,
+            is_read=torch.ones(B, dtype=torch.bool),
+            targets=patches,
+            is_target=is_target,
+            condition=condition,
+        )
+
     return TalkerBatch(
         input_ids=t["input_ids"],
         num_tokens=t["attention_mask"].long().sum(1),
-        first_slot=t["speech_span"][:, 0],
-        audio=t["speech_latent"],
-        audio_length=t["mel_len"],
-        motion=t["motion"],
-        motion_length=t["motion_len"],
-        speaker=t["speaker_emb"],
-        lead=torch.zeros_like(t["mel_len"]),
+        first_patch=span[:, 0],
+        num_patches=num_patches,
+        task=t["task_tag"],
+        streams={
+            "audio": stream(
+                t["speech_latent"], t["mel_len"], -(-t["mel_len"] // P), t["speaker_emb"]
+            ),
+            "motion": stream(t["motion"], t["motion_len"], t["motion_len"] // P, t["motion"][:, 0]),
+        },
     )
 
 
@@ -117,17 +148,14 @@ def draws_of(tensors: dict, prefix: str) -> dict[str, FlowDraws]:
         return FlowDraws(
             d["z"].transpose(1, 2),
             d["n_t"],
-            {"hidden": d["u_mu_drop"], "history": d["u_context_drop"]},
+            {"hidden": d["u_mu_drop"], "previous_patch": d["u_context_drop"]},
         )
 
     return {"audio": one("speech"), "motion": one("motion")}
 
 
 def joint_step(prefix: str) -> list[dict]:
-    """One training step: embeddings, hidden states, targets, losses, stop, gradients.
-
-    `prefix` is "" or "mixed.".
-    """
+    """One training step: embeddings, hidden states, targets, losses, stop, gradients. `prefix` is "" or "mixed."."""
     tensors, spec = find_golden("joint_step")
     talker, batch, tolerance = (
         talker_of(tensors, spec),
@@ -154,14 +182,15 @@ def joint_step(prefix: str) -> list[dict]:
             tolerance["max_abs"],
         )
     )
+    states = predicting_states(output.hidden, batch.first_patch + 1, int(batch.num_patches.max()))
     for ours, theirs in (("audio", "speech"), ("motion", "motion")):
-        target = talker.targets(batch, output.hidden)[ours]
+        data, conditions = head_targets(batch)[ours].rows(states)
         k = talker.config.num_draws
         pairs = {
-            "target": target.data.transpose(1, 2),
-            "context": target.conditions["history"].transpose(1, 2),
-            "global": target.conditions["global_condition"],
-            "mu": target.conditions["hidden"],
+            "target": data.transpose(1, 2),
+            "context": conditions["previous_patch"].transpose(1, 2),
+            "global": conditions["global_condition"],
+            "mu": conditions["hidden"],
         }
         gap = max(
             apart(value.repeat_interleave(k, 0), get(f"mid.{theirs}_{key}"))
@@ -177,9 +206,9 @@ def joint_step(prefix: str) -> list[dict]:
         )
     )
     for ours, theirs in (
-        ("audio_loss", "speech"),
-        ("motion_loss", "motion"),
-        ("stop_loss", "stop"),
+        ("audio", "speech"),
+        ("motion", "motion"),
+        ("stop", "stop"),
         ("loss", "total"),
     ):
         want = get(f"output.loss_{theirs}").item()
@@ -187,7 +216,7 @@ def joint_step(prefix: str) -> list[dict]:
             row(
                 name,
                 f"{ours} (relative)",
-                abs(getattr(output, ours).item() - want) / abs(want),
+                abs(output.numbers()[ours] - want) / abs(want),
                 tolerance["loss_relative"],
             )
         )
@@ -215,31 +244,32 @@ def generate(variant: str) -> list[dict]:
         for name, value in t.items()
         if name.startswith("weights_override.")
     }
-    c, talker = spec["config"], talker_of(weights, step, overrides)
+    c, talker = (
+        spec["config"],
+        talker_of(weights, step, overrides, TagOnFirstPatch if variant == "prefix" else Talker),
+    )
     P, given = c["patch_size"], c[variant].get("prefix_patches", 0)
     get = lambda name: t[f"{variant}.{name}"]
     noise = {
-        ours: get(f"draw.{theirs}_noise").transpose(1, 2)[:, None]
+        ours: c["temperature"] * get(f"draw.{theirs}_noise").transpose(1, 2)[:, None]
         for ours, theirs in (("audio", "speech"), ("motion", "motion"))
     }
     motion = t["input.motion"][None]
+    given_frames = (
+        {"audio": t["input.speech_latent"][:, : given * P], "motion": motion[:, : given * P]}
+        if given
+        else {}
+    )
     run = talker.generate(
         t["input.input_ids"][:, : int(t["input.span"][0, 0])],
-        t["input.speaker_emb"],
-        motion[:, 0],
+        {"audio": t["input.speaker_emb"], "motion": motion[:, 0]},
         max_patches=c[variant]["patches"] + given + 5,
         noise=noise,
-        audio=t["input.speech_latent"][:, : given * P] if given else None,
-        motion=motion[:, : given * P] if given else None,
+        given=given_frames,
         sampling=Sampling(
-            c["n_timesteps"],
-            c["cfg_value"],
-            c["temperature"],
-            c["zero_star"],
-            c["sway_sampling_coef"],
+            c["n_timesteps"], c["cfg_value"], c["zero_star"], c["sway_sampling_coef"]
         ),
         stop_rule=StopRule(c["stop_threshold"], c["stop_streak"], c["min_steps_before_stop"]),
-        tag_on_first_patch=variant == "prefix",
     )
     patches, tolerance = list(run)[given:], spec["tolerance"]["max_abs"]
     asked = torch.cat([p.stop_logit for p in patches])[c["min_steps_before_stop"] - 1 :]
@@ -342,7 +372,6 @@ def head_of(tensors: dict, c: dict) -> DiffusionHead:
             latent_dim=c["in_channels"],
             global_condition_dim=c["global_cond_channels"],
             patch_size=c["P"],
-            context_patches=c["ctx"] // c["P"],
             hidden_size=c["hidden"],
             num_hidden_layers=c["n_layer"],
             num_attention_heads=c["n_head"],
@@ -356,7 +385,7 @@ def conditions_of(t: dict) -> dict:
     return {
         "hidden": t["input.mu"],
         "global_condition": t["input.global_cond"],
-        "history": t["input.cond"].transpose(1, 2),
+        "previous_patch": t["input.cond"].transpose(1, 2),
     }
 
 
@@ -390,14 +419,14 @@ def flow() -> list[dict]:
     draws = FlowDraws(
         t["draw.z"].transpose(1, 2),
         t["draw.n_t"],
-        {"hidden": t["draw.u_mu_drop"], "history": t["draw.u_context_drop"]},
+        {"hidden": t["draw.u_mu_drop"], "previous_patch": t["draw.u_context_drop"]},
     )
     loss = flow_matching_loss(
         head_of(t, spec["config"]),
         t["input.x1"].transpose(1, 2),
         conditions_of(t),
         draws,
-        {"hidden": 0.1, "history": 0.05},
+        {"hidden": 0.1, "previous_patch": 0.05},
     ).item()
     rows = [
         row(
@@ -413,9 +442,9 @@ def flow() -> list[dict]:
             model,
             noise,
             conditions_of(s),
-            num_steps=steps,
-            guidance_scale=sampler["config"]["cfg_value"],
-            sway=sampler["config"]["sway_sampling_coef"],
+            Sampling(
+                steps, sampler["config"]["cfg_value"], sway=sampler["config"]["sway_sampling_coef"]
+            ),
         )
         rows.append(
             row(
@@ -432,10 +461,7 @@ def flow() -> list[dict]:
 def backbone() -> list[dict]:
     """Hidden states from embeddings, with right padding, and token by token."""
     t, spec = find_golden("backbone")
-    names = (
-        "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
-        "intermediate_size rope_theta rms_norm_eps"
-    )
+    names = "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size rope_theta rms_norm_eps"
     model = Backbone(
         BackboneConfig(
             **{name: spec["config"][name] for name in names.split()}, max_position_embeddings=1024

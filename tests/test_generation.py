@@ -13,13 +13,14 @@ import torch
 from talker_t2av.common import files
 from talker_t2av.common.files import ClipFile, make_label, read_label, read_square
 from talker_t2av.common.media import read_video, write_audio, write_video
-from talker_t2av.inference.generate import Request, RowNoise, Settings, collect, generate
+from talker_t2av.inference.generate import Request, Settings, collect, generate
 from talker_t2av.inference.pipeline import TalkerPipeline, profile_parts
 from talker_t2av.inference.streaming import ahead, generate_long, join
 from talker_t2av.inference.text_normalization import split_sentences, spoken_form
 from talker_t2av.model.fast_heads import FastHeads, FusedHeads
-from talker_t2av.model.flow import sample_flow
-from talker_t2av.model.talker import Sampling, Stream
+from talker_t2av.model.flow import Sampling, sample_flow
+from talker_t2av.model.head import stack_streams, unstack_streams
+from talker_t2av.model.talker import PatchNoise
 
 # two steps; never stops by itself, so the length is the bound from the text
 FEW = Settings(num_steps=2, stop_threshold=1.0)
@@ -41,18 +42,19 @@ def pipeline(tmp_path_factory):
 
 
 def request(pipeline, text="Hi.", seed=0, **given) -> Request:
-    c = pipeline.talker.config
-    speaker = torch.randn(c.speaker_dim, generator=torch.Generator().manual_seed(5))
+    streams = pipeline.talker.config.streams
+    generator = torch.Generator().manual_seed(5)
+    speaker = torch.randn(streams["audio"].condition_dim, generator=generator)
     return Request(
         text,
         speaker / speaker.norm(),
-        **({"first_motion": torch.zeros(c.motion_dim)} | given),
+        **({"first_motion": torch.zeros(streams["motion"].latent_dim)} | given),
         seed=seed,
     )
 
 
-def run(pipeline, *requests, settings=FEW, make_stream=Stream):
-    return collect(generate(pipeline.talker, pipeline.tokenizer, requests, settings, make_stream))
+def run(pipeline, *requests, settings=FEW, heads=None):
+    return collect(generate(pipeline.talker, pipeline.tokenizer, requests, settings, heads))
 
 
 def test_rows_of_a_batch_are_what_they_are_alone(pipeline):
@@ -107,9 +109,9 @@ def test_same_seed_same_bits_and_streams_have_their_own_noise(pipeline):
         and torch.equal(a.motion, b.motion)
         and not torch.equal(a.audio, c.audio)
     )
-    noise = RowNoise("audio", [7, 3], (4, 8))
-    assert torch.equal(noise[2][1], RowNoise("audio", [3], (4, 8))[2][0]) and not torch.equal(
-        noise[0], RowNoise("motion", [7, 3], (4, 8))[0]
+    noise = PatchNoise("audio", [7, 3], (4, 8))
+    assert torch.equal(noise[2][1], PatchNoise("audio", [3], (4, 8))[2][0]) and not torch.equal(
+        noise[0], PatchNoise("motion", [7, 3], (4, 8))[0]
     )
 
 
@@ -118,28 +120,28 @@ def test_given_streams_come_out_as_they_went_in(pipeline, fused):
     """A2V and V2A are as long as what is given; a beginning is reproduced and continued; the
     other stream does change.
     """
-    make = FastHeads(pipeline.talker).streams if fused else lambda: Stream
+    heads = FastHeads(pipeline.talker.heads) if fused else None
     free = run(pipeline, request(pipeline))[0]
-    a2v = run(pipeline, request(pipeline, audio=free.audio[:12]), make_stream=make())[0]
+    a2v = run(pipeline, request(pipeline, audio=free.audio[:12]), heads=heads)[0]
     assert torch.equal(a2v.audio, free.audio[:12]) and len(a2v.motion) == 12
-    v2a = run(pipeline, request(pipeline, motion=free.motion[:8]), make_stream=make())[0]
+    v2a = run(pipeline, request(pipeline, motion=free.motion[:8]), heads=heads)[0]
     assert torch.equal(v2a.motion, free.motion[:8]) and len(v2a.audio) == 8
     on = run(
         pipeline,
         request(pipeline, audio=free.audio[:8], motion=free.motion[:8], seed=9),
-        make_stream=make(),
+        heads=heads,
     )[0]
     assert (
         torch.equal(on.audio[:8], free.audio[:8])
         and torch.equal(on.motion[:8], free.motion[:8])
         and len(on.audio) > 8
     )
-    tts = run(pipeline, request(pipeline, first_motion=None), make_stream=make())[0]
+    tts = run(pipeline, request(pipeline, first_motion=None), heads=heads)[0]
     assert tts.motion is None and len(tts.audio) == len(free.audio)
 
 
 def test_requests_that_do_not_fit_are_refused(pipeline):
-    sound = torch.zeros(8, pipeline.talker.config.audio_dim)
+    sound = torch.zeros(8, pipeline.talker.config.streams["audio"].latent_dim)
     for wrong, message in (
         ([], "at least one"),
         ([request(pipeline), request(pipeline, first_motion=None)], r"requests\[1\]"),
@@ -209,16 +211,14 @@ def test_a_pipeline_lets_given_streams_lead(pipeline):
     film = np.random.default_rng(0).integers(0, 256, (16, size, size, 3), dtype=np.uint8)
     for given, lead in (({"audio": wav}, 2), ({"video": film}, -2)):
         plan = leading.plan("Hi.", voice=wav, num_steps=2, **given)
-        assert plan.request.lead == lead == plan.report["lead"]
-        assert [
-            abs(leading.plan("Hi.", voice=wav, lead=k, **given).request.lead) for k in (0, 1)
-        ] == [0, 1]
-        assert pipeline.plan("Hi.", voice=wav, **given).request.lead == 0  # has not practised it
+        assert plan.lead == lead == plan.report["lead"]
+        assert [abs(leading.plan("Hi.", voice=wav, lead=k, **given).lead) for k in (0, 1)] == [0, 1]
+        assert pipeline.plan("Hi.", voice=wav, **given).lead == 0  # has not practised it
         clip = leading.finish(plan, list(leading.play(plan)))
         assert len(clip.latents.audio) == len(clip.latents.motion) == 16 and len(clip.frames) == 16
         stream = "audio" if lead > 0 else "motion"
         assert torch.equal(getattr(clip.latents, stream), getattr(plan.request, stream))
-    assert leading.plan("Hi.", voice=wav).request.lead == 0  # nothing is given
+    assert leading.plan("Hi.", voice=wav).lead == 0  # nothing is given
 
 
 def test_long_rows_never_outgrow_the_backbone(pipeline):
@@ -232,43 +232,66 @@ def test_long_rows_never_outgrow_the_backbone(pipeline):
     )
 
 
-@pytest.mark.parametrize(
-    "sampling",
-    [
-        Sampling(num_steps=4),
-        Sampling(num_steps=3, guidance_scale=1.0, temperature=0.0),
-        Sampling(num_steps=3, zero_star=False, sway=0.0, guidance_scale=3.0),
-    ],
-    ids=str,
-)
+SAMPLINGS = [
+    Sampling(num_steps=4),
+    Sampling(num_steps=3, guidance_scale=1.0),
+    Sampling(num_steps=3, guidance_scale=3.0, zero_star=False, sway=0.0),
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 @pytest.mark.parametrize("which", [("audio",), ("motion",), ("audio", "motion")], ids="+".join)
 def test_fused_heads_equal_the_heads(pipeline, sampling, which):
-    generator, c = torch.Generator().manual_seed(0), pipeline.talker.config
+    generator, streams = torch.Generator().manual_seed(0), pipeline.talker.config.streams
     random = lambda *shape: torch.randn(*shape, generator=generator)
-    widths = {"audio": (c.audio_dim, c.speaker_dim), "motion": (c.motion_dim, c.motion_dim)}
-    heads = [getattr(pipeline.talker, f"{name}_head") for name in which]
-    hidden = random(3, c.hidden_size)
-    conditions = [
-        {
-            "hidden": hidden,
-            "history": random(3, 4, widths[name][0]),
-            "global_condition": random(3, widths[name][1]),
+    noise = stack_streams(random(3, 4, streams[name].latent_dim) for name in which)
+    conditions = {
+        "hidden": random(3, pipeline.talker.config.hidden_size),
+        "previous_patch": stack_streams(random(3, 4, streams[name].latent_dim) for name in which),
+        "global_condition": stack_streams(random(3, streams[name].condition_dim) for name in which),
+    }
+    heads = pipeline.talker.heads
+    fused, plain = (
+        sample_flow(some.select(which), noise, conditions, sampling, batch_dims=2)
+        for some in (FastHeads(heads), heads)
+    )
+    torch.testing.assert_close(fused, plain, atol=1e-4, rtol=1e-4)
+    for i, patch in enumerate(
+        unstack_streams(fused, [streams[name].latent_dim for name in which])
+    ):  # and each stream alone
+        head, config = heads[which[i]], streams[which[i]]
+        own = {
+            "hidden": conditions["hidden"],
+            "previous_patch": conditions["previous_patch"][:, i, :, : config.latent_dim],
+            "global_condition": conditions["global_condition"][:, i, : config.condition_dim],
         }
-        for name in which
-    ]
-    noises = [random(3, 4, widths[name][0]) for name in which]
-    for head, noise, condition, patch in zip(
-        heads, noises, conditions, FusedHeads(heads).sample(noises, conditions, sampling)
-    ):
         torch.testing.assert_close(
-            patch, sample_flow(head, noise, condition, **vars(sampling)), atol=1e-4, rtol=1e-4
+            patch,
+            sample_flow(head, noise[:, i, :, : config.latent_dim], own, sampling),
+            atol=1e-4,
+            rtol=1e-4,
         )
+
+
+def test_whoever_edits_the_head_hears_of_it(pipeline, monkeypatch):
+    """Fused heads compare themselves with the plain ones when they are made."""
+    from talker_t2av.model.head import DiffusionHead
+
+    FusedHeads(pipeline.talker.heads)
+    forward = DiffusionHead.forward
+    monkeypatch.setattr(
+        DiffusionHead,
+        "forward",
+        lambda self, *args, **kwargs: 1.01 * forward(self, *args, **kwargs),
+    )
+    with pytest.raises(ValueError, match="DiffusionHead"):
+        FusedHeads(pipeline.talker.heads)
 
 
 def test_fused_generation_equals_plain(pipeline):
     one = [request(pipeline, "Hello.", 2), request(pipeline, "No.", 3)]
     for plain, fused in zip(
-        run(pipeline, *one), run(pipeline, *one, make_stream=FastHeads(pipeline.talker).streams())
+        run(pipeline, *one), run(pipeline, *one, heads=FastHeads(pipeline.talker.heads))
     ):
         torch.testing.assert_close(fused.audio, plain.audio, atol=1e-3, rtol=0)
         torch.testing.assert_close(fused.motion, plain.motion, atol=1e-3, rtol=0)

@@ -7,13 +7,17 @@ import torch
 from golden_files import FOLDERS
 from head_reference import reference_velocity
 
-from talker_t2av.model.flow import FlowDraws, draw_flow, flow_matching_loss, sample_flow
+from talker_t2av.model.flow import FlowDraws, Sampling, draw_flow, flow_matching_loss, sample_flow
 from talker_t2av.model.head import (
     RELEASED_HEAD_NAMES,
     DiffusionHead,
     HeadConfig,
+    HeadTargets,
+    SeparateHeads,
     TimeEmbedding,
+    stack_streams,
     time_features,
+    unstack_streams,
 )
 from talker_t2av.model.layers import rename
 
@@ -21,7 +25,6 @@ SMALL = HeadConfig(
     latent_dim=6,
     global_condition_dim=5,
     patch_size=3,
-    context_patches=2,
     hidden_size=16,
     num_hidden_layers=2,
     num_attention_heads=2,
@@ -38,7 +41,6 @@ def released_head(tensors, spec):
         latent_dim=c["in_channels"],
         global_condition_dim=c["global_cond_channels"],
         patch_size=c["P"],
-        context_patches=c["ctx"] // c["P"],
         hidden_size=c["hidden"],
         num_hidden_layers=c["n_layer"],
         num_attention_heads=c["n_head"],
@@ -56,7 +58,7 @@ def released_head(tensors, spec):
 def conditions_of(tensors):
     return {
         "hidden": tensors["input.mu"].clone(),
-        "history": last(tensors["input.cond"]),
+        "previous_patch": last(tensors["input.cond"]),
         "global_condition": tensors["input.global_cond"],
     }
 
@@ -67,10 +69,10 @@ def close(ours, theirs, spec):
 
 def random_inputs(config, rows=4, seed=0):
     rng = torch.Generator().manual_seed(seed)
-    frames = config.patch_size * config.context_patches
+    frames = config.patch_size
     conditions = {
         "hidden": torch.randn(rows, config.hidden_size, generator=rng),
-        "history": torch.randn(rows, frames, config.latent_dim, generator=rng),
+        "previous_patch": torch.randn(rows, frames, config.latent_dim, generator=rng),
         "global_condition": torch.randn(rows, config.global_condition_dim, generator=rng),
     }
     return (
@@ -101,7 +103,7 @@ def test_velocity_equals_the_recorded_one(golden):
     )
     tiny = {
         **given,
-        "history": 0.01 * given["history"],
+        "previous_patch": 0.01 * given["previous_patch"],
         "global_condition": 0.01 * given["global_condition"],
     }
     close(head(0.01 * x, t, **tiny), last(tensors["output.v_small"]), spec)
@@ -114,10 +116,10 @@ def test_loss_and_gradients_equal_the_recorded_ones(golden):
     draws = FlowDraws(
         last(tensors["draw.z"]),
         tensors["draw.n_t"],
-        {"hidden": tensors["draw.u_mu_drop"], "history": tensors["draw.u_context_drop"]},
+        {"hidden": tensors["draw.u_mu_drop"], "previous_patch": tensors["draw.u_context_drop"]},
     )
     loss = flow_matching_loss(
-        head, last(tensors["input.x1"]), given, draws, {"hidden": 0.1, "history": 0.05}
+        head, last(tensors["input.x1"]), given, draws, {"hidden": 0.1, "previous_patch": 0.05}
     )
     loss.backward()
     torch.testing.assert_close(
@@ -149,8 +151,8 @@ def test_sampler_equals_the_recorded_one(golden, name, options):
         released_head(tensors, spec),
         last(tensors["input.z"]),
         conditions_of(tensors),
+        Sampling(**options),
         callback=lambda x, t: states.append(x),
-        **options,
     )
     close(out, last(tensors[f"output.{name}"]), spec)
     if f"trace.{name}_x" in tensors:
@@ -159,11 +161,7 @@ def test_sampler_equals_the_recorded_one(golden, name, options):
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {},
-        {"context_patches": 1, "patch_size": 4},
-        {"num_hidden_layers": 1, "hidden_size": 48, "num_attention_heads": 3},
-    ],
+    [{}, {"patch_size": 4}, {"num_hidden_layers": 1, "hidden_size": 48, "num_attention_heads": 3}],
 )
 def test_head_equals_the_plain_writing_at_other_sizes(changes):
     config = HeadConfig(**{**SMALL.__dict__, **changes})
@@ -207,7 +205,7 @@ def test_head_equals_the_plain_writing_at_other_sizes(changes):
         last(x),
         given["hidden"],
         t,
-        last(given["history"]),
+        last(given["previous_patch"]),
         given["global_condition"],
     )
     torch.testing.assert_close(head.float()(x, t, **given), last(wanted), rtol=1e-4, atol=1e-5)
@@ -267,7 +265,7 @@ def test_rows_do_not_mix_and_frames_keep_their_order():
         ]
     )
     torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-6)
-    turned = head(x, t, **{**given, "history": given["history"].flip(1)})
+    turned = head(x, t, **{**given, "previous_patch": given["previous_patch"].flip(1)})
     assert (turned - whole).abs().max() > 1e-4
 
 
@@ -300,9 +298,7 @@ def test_bfloat16_and_autocast_run():
 
 
 def test_it_learns():
-    """A hundred steps bring the loss on one repeated target well below that of
-    predicting the mean.
-    """
+    """A hundred steps bring the loss on one repeated target well below that of predicting the mean."""
     head, rng = small_head(), torch.Generator().manual_seed(0)
     x, _, given = random_inputs(SMALL, rows=8)
     optimizer, losses = torch.optim.Adam(head.parameters(), 1e-2), []
@@ -313,28 +309,87 @@ def test_it_learns():
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
-HEAD = DiffusionHead(SMALL)
-NOISY, TIME, GIVEN = random_inputs(SMALL)
+# ---- the heads of all streams ----
+
+CONFIGS = {
+    "audio": SMALL,
+    "motion": HeadConfig(**{**SMALL.__dict__, "latent_dim": 4, "global_condition_dim": 7}),
+}
 
 
-@pytest.mark.parametrize(
-    "change, error",
-    [
-        ({"noisy": NOISY.transpose(1, 2)}, ValueError),
-        ({"noisy": NOISY[:, :2]}, ValueError),
-        ({"timestep": TIME[:3]}, ValueError),
-        ({"timestep": TIME.long()}, TypeError),
-        ({"hidden": GIVEN["hidden"][:, :8]}, ValueError),
-        ({"history": GIVEN["history"][:, :3]}, ValueError),
-        ({"global_condition": GIVEN["global_condition"][None]}, ValueError),
-        ({"noisy": NOISY.long()}, TypeError),
-        ({"noisy": NOISY.double()}, TypeError),
-        ({"hidden": GIVEN["hidden"].bfloat16()}, TypeError),
-    ],
-)
-def test_bad_input_is_refused_by_name(change, error):
-    with pytest.raises(error, match=next(iter(change))):
-        HEAD(**{"noisy": NOISY, "timestep": TIME, **GIVEN, **change})
+def inputs_of_all(rows=3, seed=0):
+    """Random inputs of both heads, apart and stacked; the hidden state is the same."""
+    apart = {
+        name: random_inputs(config, rows, seed + i)
+        for i, (name, config) in enumerate(CONFIGS.items())
+    }
+    noisy, timestep, conditions = apart["audio"]
+    stacked = {
+        "noisy": stack_streams(a[0] for a in apart.values()),
+        "timestep": timestep,
+        "hidden": conditions["hidden"],
+        "previous_patch": stack_streams(a[2]["previous_patch"] for a in apart.values()),
+        "global_condition": stack_streams(a[2]["global_condition"] for a in apart.values()),
+    }
+    return apart, stacked
+
+
+def test_streams_survive_the_stack():
+    a, b = torch.randn(2, 3, 5), torch.randn(2, 3, 4)
+    stacked = stack_streams([a, b])
+    assert stacked.shape == (2, 2, 3, 5) and not stacked[:, 1, :, 4:].any()
+    for found, want in zip(unstack_streams(stacked, (5, 4)), (a, b)):
+        assert torch.equal(found, want)
+
+
+@pytest.mark.parametrize("names", [("audio", "motion"), ("motion",), ("audio",)])
+def test_separate_heads_are_each_head_alone(names):
+    torch.manual_seed(0)
+    heads = SeparateHeads(CONFIGS).requires_grad_(False)
+    apart, stacked = inputs_of_all()
+    which = [i for i, name in enumerate(CONFIGS) if name in names]
+    some = {key: value[:, which] if value.ndim > 2 else value for key, value in stacked.items()}
+    velocities = unstack_streams(
+        heads.select(names)(**some), [CONFIGS[name].latent_dim for name in names]
+    )
+    for name, velocity in zip(names, velocities):
+        noisy, _, conditions = apart[name]
+        alone = heads[name](
+            noisy, stacked["timestep"], **conditions | {"hidden": stacked["hidden"]}
+        )
+        torch.testing.assert_close(velocity, alone)
+
+
+def test_each_stream_learns_from_its_own_targets():
+    """Losses are those of the rows that count, with draws stream after stream; none: 0."""
+    torch.manual_seed(0)
+    heads, rng = SeparateHeads(CONFIGS), torch.Generator().manual_seed(1)
+    hidden = torch.randn(2, 4, SMALL.hidden_size, generator=rng)
+    targets = {}
+    for name, config in CONFIGS.items():
+        random = lambda *shape: torch.randn(*shape, generator=rng)
+        mask = torch.rand(2, 4, generator=rng) < 0.6
+        targets[name] = HeadTargets(
+            random(2, 4, 3, config.latent_dim),
+            mask,
+            random(2, 4, 3, config.latent_dim),
+            random(2, config.global_condition_dim),
+        )
+    rates = {"hidden": 0.1, "previous_patch": 0.05}
+    losses = heads.losses(hidden, targets, rates, 2, torch.Generator().manual_seed(2))
+    again = torch.Generator().manual_seed(2)
+    for name, head in heads.items():
+        data, conditions = targets[name].rows(hidden)
+        assert len(data) == targets[name].is_target.sum()
+        torch.testing.assert_close(
+            losses[name],
+            flow_matching_loss(head, data, conditions, draw_flow(data, rates, again, 2), rates),
+        )
+    nothing = {
+        name: HeadTargets(t.targets, t.is_target & False, t.previous_patch, t.global_condition)
+        for name, t in targets.items()
+    }
+    assert all(loss == 0 for loss in heads.losses(hidden, nothing, rates, 2, again).values())
 
 
 @pytest.mark.parametrize(
@@ -345,7 +400,6 @@ def test_bad_input_is_refused_by_name(change, error):
         ("num_hidden_layers", True),
         ("hidden_size", 18),
         ("hidden_size", 2),
-        ("context_patches", -1),
     ],
 )
 def test_bad_sizes_are_refused_by_name(field, value):

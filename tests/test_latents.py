@@ -124,15 +124,15 @@ def test_loaded_equals_encoded(tmp_path, source):
     codecs = load_codecs(NAMES)
     for i in range(len(source)):
         tensors, record = encode_clip(codecs, source.clip(i, "track"))
-        assert torch.equal(found[i].audio, tensors["audio"].float()) and torch.equal(
-            found[i].speaker, tensors["speaker"]
+        assert torch.equal(found[i].latents["audio"], tensors["audio"].float()) and torch.equal(
+            found[i].conditions["audio"], tensors["speaker"]
         )
-        assert (found[i].motion is None) == (record["face"] == "") and found[i].text == record[
-            "text"
-        ]
-        if found[i].motion is not None:
-            assert torch.equal(found[i].motion, tensors["motion"].float())
-    assert len(decode_clip(codecs, found[0].audio)[0]) == 960 * found.lengths[0]
+        assert (found[i].latents.get("motion") is None) == (record["face"] == "") and found[
+            i
+        ].text == record["text"]
+        if found[i].latents.get("motion") is not None:
+            assert torch.equal(found[i].latents.get("motion"), tensors["motion"].float())
+    assert len(decode_clip(codecs, found[0].latents["audio"])[0]) == 960 * found.lengths[0]
 
 
 def test_refusals(tmp_path, source):
@@ -262,7 +262,7 @@ def test_given_sentences_are_said_by_voices_of_the_world(tmp_path):
     )
     clips = [TextSource(many, 6).clip(i) for i in range(6)]
     assert [raw.text for raw in clips] == train.own[:6] and all(
-        raw.looks is None and raw.face == "" and raw.phonemes for raw in clips
+        raw.motion_input is None and raw.face == "" and raw.phonemes for raw in clips
     )
     assert (
         len({raw.voice for raw in clips}) > 2
@@ -298,8 +298,8 @@ def test_sets_are_joined(source, tmp_path):
     both = join_latents([a, b])
     assert len(both) == len(a) + 3 and both.seconds == pytest.approx(a.seconds + b.seconds)
     for i in range(3):
-        torch.testing.assert_close(both[len(a) + i].audio, b[i].audio)
-        assert both[len(a) + i].motion is None and both.records[len(a) + i] == b.records[i]
+        torch.testing.assert_close(both[len(a) + i].latents["audio"], b[i].latents["audio"])
+        assert "motion" not in both[len(a) + i].latents and both.records[len(a) + i] == b.records[i]
     assert join_latents([a]) is a
     b.fingerprint = b.fingerprint | {"audio": "other"}
     with pytest.raises(ValueError, match="different codecs"):

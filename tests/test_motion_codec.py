@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from golden_files import FOLDERS
 
 from talker_t2av.codecs.motion.codec import (
-    PRESETS,
+    MOTION_PRESETS,
     ImageReader,
     MotionCodec,
     MotionDictionary,
@@ -21,7 +21,7 @@ from talker_t2av.codecs.motion.codec import (
     checked_images,
     code_statistics,
     codec_from_released,
-    from_released,
+    rename_released_motion,
     motion_config,
     released_names,
     to_uint8,
@@ -86,9 +86,9 @@ def clip():
 def test_paper_preset_has_the_released_names_and_shapes():
     listed = json_beside("lia_x_names.json")
     with torch.device("meta"):
-        network = ReleasedNetwork(PRESETS["paper"])
-    renamed = from_released(
-        {name: tuple(shape) for name, shape in listed["tensors"].items()}, PRESETS["paper"]
+        network = ReleasedNetwork(MOTION_PRESETS["paper"])
+    renamed = rename_released_motion(
+        {name: tuple(shape) for name, shape in listed["tensors"].items()}, MOTION_PRESETS["paper"]
     )
     assert renamed == {name: tuple(value.shape) for name, value in network.state_dict().items()}
     assert sum(p.numel() for p in network.parameters()) == listed["parameters"]
@@ -97,8 +97,8 @@ def test_paper_preset_has_the_released_names_and_shapes():
 
 def test_renaming_refuses_unknown_names_and_is_one_to_one():
     with pytest.raises(ValueError, match="dec.conv9_1.weight"):
-        from_released({"dec.conv9_1.weight": torch.zeros(1)}, PRESETS["paper"])
-    table = released_names(PRESETS["paper"])
+        rename_released_motion({"dec.conv9_1.weight": torch.zeros(1)}, MOTION_PRESETS["paper"])
+    table = released_names(MOTION_PRESETS["paper"])
     assert len(set(table.values())) == len(table)
     assert not [(a, b) for a in table for b in table if a != b and b.startswith(a)], (
         "one beginning must not hide another"
@@ -117,7 +117,7 @@ def test_narrow_end_equals_the_recorded_one(golden):
     )
     network = ReleasedNetwork(config).requires_grad_(False)
     assert not network.load_state_dict(
-        from_released(released_weights(tensors), config), strict=False
+        rename_released_motion(released_weights(tensors), config), strict=False
     ).unexpected_keys
     coarse = network.encoder.levels[-2](tensors["input.feat1"])
     latent = network.encoder.to_latent(network.encoder.levels[-1](coarse)).flatten(1)
@@ -318,9 +318,9 @@ TINY_SHIPPED = ShippedConfig(
 def test_every_parameter_learns(design):
     torch.manual_seed(0)
     if design == "released":
-        network = ReleasedNetwork(PRESETS["tiny"])
+        network = ReleasedNetwork(MOTION_PRESETS["tiny"])
     elif design == "cheap parts":
-        network = ReleasedNetwork(PRESETS["tiny"], StridedDownBlock, PaintingLevel)
+        network = ReleasedNetwork(MOTION_PRESETS["tiny"], StridedDownBlock, PaintingLevel)
     else:
         network = ShippedNetwork(TINY_SHIPPED)
     source, driver = torch.rand(2, 2, 3, 64, 64) * 2 - 1
@@ -455,7 +455,7 @@ def test_pictures_there_and_back():
 
 def test_training_steps_lower_the_loss():
     torch.manual_seed(0)
-    network = ReleasedNetwork(PRESETS["tiny"])
+    network = ReleasedNetwork(MOTION_PRESETS["tiny"])
     ramp = torch.linspace(-0.7, 0.7, 64)
     source = torch.stack(
         [ramp[:, None].expand(64, 64), ramp.expand(64, 64), ramp.flip(0).expand(64, 64)]
@@ -498,13 +498,15 @@ def test_the_perceptual_loss_leaves_its_network_alone():
 
 
 def test_small_preset_is_small():
-    network = ShippedNetwork(PRESETS["small"])
+    network = ShippedNetwork(MOTION_PRESETS["small"])
     assert sum(p.numel() for p in network.parameters()) < 4e6
-    assert ReleasedConfig() == PRESETS["paper"] and ShippedConfig() == PRESETS["small"]
+    assert (
+        ReleasedConfig() == MOTION_PRESETS["paper"] and ShippedConfig() == MOTION_PRESETS["small"]
+    )
 
 
 def test_a_file_says_which_design_it_holds(tmp_path):
-    for name, config in (("released", PRESETS["tiny"]), ("shipped", TINY_SHIPPED)):
+    for name, config in (("released", MOTION_PRESETS["tiny"]), ("shipped", TINY_SHIPPED)):
         MotionCodec(config).save_pretrained(tmp_path / name)
         written = json.loads((tmp_path / name / "config.json").read_text())
         loaded = MotionCodec.from_pretrained(tmp_path / name)

@@ -1,21 +1,22 @@
-"""Patches: equal to the released encoder, padding changes nothing, what does not fit is refused."""
+"""Patches: equal to the released encoder, padding changes nothing, lacking streams are padded."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from talker_t2av.model.layers import TransformerConfig
+from talker_t2av.model.layers import RELEASED_STACK_NAMES, TransformerConfig, rename
 from talker_t2av.model.patches import (
-    PatchEmbedding,
     PatchEncoder,
-    convert_released,
+    Stream,
+    StreamPatches,
     count_patches,
     frames_to_patches,
     patches_to_frames,
+    span_mask,
 )
 
-AUDIO_DIM, MOTION_DIM, D, P = 6, 5, 16, 4
+DIM, D, P = 6, 16, 4
 
 
 def under(prefix, tensors):
@@ -26,25 +27,23 @@ def under(prefix, tensors):
     }
 
 
-@pytest.fixture(scope="module")
-def embedding():
+def make_stream(optional=True):
     torch.manual_seed(0)
-    model = PatchEmbedding(
-        TransformerConfig(hidden_size=D, num_hidden_layers=2, num_attention_heads=2),
-        AUDIO_DIM,
-        MOTION_DIM,
-        P,
+    stream = Stream(
+        DIM, TransformerConfig(hidden_size=D, num_hidden_layers=2, num_attention_heads=2), optional
     )
-    torch.nn.init.normal_(model.motion_padding)
-    return model
+    if optional:
+        torch.nn.init.normal_(stream.padding)
+    return stream
 
 
-def streams(lengths, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    N = max(lengths)
-    return torch.randn(len(lengths), N, AUDIO_DIM, generator=generator), torch.randn(
-        len(lengths), N, MOTION_DIM, generator=generator
-    )
+@pytest.fixture(scope="module")
+def stream():
+    return make_stream()
+
+
+def random_patches(*shape, seed=0):
+    return torch.randn(*shape, P, DIM, generator=torch.Generator().manual_seed(seed))
 
 
 # ---- against the released definition ----
@@ -59,7 +58,12 @@ def released_encoder(tensors, spec):
             num_attention_heads=size["n_head"],
         )
     )
-    encoder.load_state_dict(convert_released(under("weights.", tensors)))
+    weights = {
+        name: tensor for name, tensor in under("weights.", tensors).items() if name != "rope.w"
+    }
+    encoder.load_state_dict(
+        {rename(name, RELEASED_STACK_NAMES): tensor for name, tensor in weights.items()}
+    )
     return encoder
 
 
@@ -82,58 +86,6 @@ def test_encoder_equals_the_release(golden):
     )
 
 
-def test_names_are_a_pure_renaming(golden):
-    tensors, spec = golden("patch_encoder")
-    released = {
-        name: tensor for name, tensor in under("weights.", tensors).items() if name != "rope.w"
-    }
-    converted = convert_released(released)
-    assert len(converted) == len(released)
-    assert all(
-        converted_tensor is tensor
-        for converted_tensor, tensor in zip(converted.values(), released.values())
-    )
-    state = released_encoder(tensors, spec).state_dict()
-    assert {name: tensor.shape for name, tensor in state.items()} == {
-        name: tensor.shape for name, tensor in converted.items()
-    }
-
-
-def released_embedding(tensors, spec):
-    size = spec["config"]
-    config = TransformerConfig(
-        hidden_size=size["llm"]["hidden_size"],
-        num_hidden_layers=size["patch_encoder"]["n_layer"],
-        num_attention_heads=size["patch_encoder"]["n_head"],
-    )
-    model = PatchEmbedding(config, size["speech_dim"], size["motion_dim"], size["patch_size"])
-    converted = convert_released(under("weights.", tensors))
-    model.load_state_dict({name: converted[name] for name in model.state_dict()})
-    return model
-
-
-@pytest.mark.parametrize("case", ["", "mixed."])
-@torch.no_grad()
-def test_input_side_equals_the_release(golden, case):
-    tensors, spec = golden("joint_step")
-    model = released_embedding(tensors, spec)
-    given = under(f"{case}input.", tensors)
-    tokens = model(given["speech_latent"], given["motion"], given["mel_len"], given["motion_len"])
-    task, expected = model.embed_task(given["task_tag"]), tensors[f"{case}mid.inputs_embeds"]
-    torch.testing.assert_close(
-        task[:, 0], expected[:, 0], atol=spec["tolerance"]["max_abs"], rtol=0
-    )
-    for row, (first, end) in enumerate(given["speech_span"].tolist()):
-        assert count_patches(given["mel_len"], given["motion_len"])[row] == end - first
-        torch.testing.assert_close(
-            tokens[row, : end - first],
-            expected[row, first + 1 : end + 1],
-            atol=spec["tolerance"]["max_abs"],
-            rtol=0,
-        )
-        assert not tokens[row, end - first :].any()
-
-
 # ---- frames and patches ----
 
 
@@ -153,35 +105,47 @@ def test_uneven_frames_are_refused(shape):
 
 
 def test_count_patches():
-    audio, motion = torch.tensor([1, 4, 5, 8, 3]), torch.tensor([0, 7, 11, 12, 12])
-    assert count_patches(audio, motion).tolist() == [1, 1, 2, 3, 3]
+    frames = torch.tensor([1, 4, 5, 8, 3])
+    assert count_patches(frames).tolist() == [1, 1, 2, 2, 1]
+    assert count_patches(frames, round_up=False).tolist() == [0, 1, 1, 2, 0]
+    assert count_patches(9, 4) == 3
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=4),
+    st.integers(1, 12),
+)
+def test_span_mask_by_loops(spans, size):
+    first, count = torch.tensor(spans).T
+    assert span_mask(first, count, size).tolist() == [
+        [a <= i < a + n for i in range(size)] for a, n in spans
+    ]
 
 
 # ---- the encoder ----
 
 
-def test_patches_never_see_each_other(embedding):
+def test_patches_never_see_each_other(stream):
     x = torch.randn(2, 3, P, D)
     with torch.no_grad():
-        before = embedding.audio_encoder(x)
+        before = stream.encoder(x)
         x[:, 1] = 5.0
-        after = embedding.audio_encoder(x)
+        after = stream.encoder(x)
     torch.testing.assert_close(after[:, [0, 2]], before[:, [0, 2]])
     assert (after[:, 1] - before[:, 1]).abs().max() > 1e-2
 
 
-def test_order_of_frames_matters_and_any_leading_shape_works(embedding):
+def test_order_of_frames_matters_and_any_leading_shape_works(stream):
     x = torch.randn(3, 2, P, D)
     with torch.no_grad():
-        y = embedding.audio_encoder(x)
-        assert (embedding.audio_encoder(x.flip(2)) - y).abs().max() > 1e-3
-        torch.testing.assert_close(embedding.audio_encoder(x[1, 1]), y[1, 1])
-        torch.testing.assert_close(embedding.audio_encoder(x[:, None])[:, 0], y)
+        y = stream.encoder(x)
+        assert (stream.encoder(x.flip(2)) - y).abs().max() > 1e-3
+        torch.testing.assert_close(stream.encoder(x[1, 1]), y[1, 1])
+        torch.testing.assert_close(stream.encoder(x[:, None])[:, 0], y)
+        assert stream.encoder(x[:0]).shape == (0, 2, D)
 
 
-def test_encoder_refuses_what_does_not_fit(embedding):
-    with pytest.raises(ValueError, match=f"P, {D}"):
-        embedding.audio_encoder(torch.zeros(2, P, D + 1))
+def test_encoder_refuses_a_causal_stack():
     with pytest.raises(ValueError, match="causal"):
         PatchEncoder(
             TransformerConfig(
@@ -190,143 +154,90 @@ def test_encoder_refuses_what_does_not_fit(embedding):
         )
 
 
-# ---- both modalities ----
+# ---- a stream ----
 
 
-def alone(embedding, audio, motion, length_a, length_m):
-    "Tokens of one sample, written as the rule reads."
-    l = int(count_patches(torch.tensor(length_a), torch.tensor(length_m), P))
-    x = torch.zeros(l * P, D)
-    x[:length_a] = embedding.audio_projector(audio[:length_a])
-    token = embedding.audio_encoder(frames_to_patches(x, P))
-    if length_m == 0:
-        return token + embedding.motion_padding[0]
-    x = torch.zeros(l * P, D)
-    fits = min(length_m, l * P)
-    x[:fits] = embedding.motion_projector(motion[:fits])
-    return token + embedding.motion_encoder(frames_to_patches(x, P))
+def alone(stream, patches, length):
+    "Vectors of one sample, written as the rule reads."
+    if length == 0:
+        return stream.padding[0].expand(len(patches), D)
+    frames = torch.zeros(len(patches) * P, D)
+    fits = min(length, len(frames))
+    frames[:fits] = stream.projector(patches_to_frames(patches)[:fits])
+    return stream.encoder(frames_to_patches(frames, P))
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.tuples(st.integers(1, 14), st.integers(0, 14)), min_size=1, max_size=4))
-def test_a_sample_is_the_same_alone_and_in_a_batch(embedding, lengths):
-    audio, motion = streams([14] * len(lengths))
-    length_a, length_m = torch.tensor(lengths).T
+@given(st.lists(st.integers(0, 14), min_size=1, max_size=4), st.booleans())
+def test_a_sample_is_the_same_alone_and_in_a_batch(lengths, optional):
+    stream = make_stream(optional)
+    lengths = lengths if optional else [max(1, n) for n in lengths]
+    patches = random_patches(len(lengths), 3)
     with torch.no_grad():
-        tokens = embedding(audio, motion, length_a, length_m)
-        for row, (a, m) in enumerate(lengths):
-            expected = alone(embedding, audio[row], motion[row], a, m)
-            torch.testing.assert_close(tokens[row, : len(expected)], expected, atol=1e-5, rtol=0)
-            assert not tokens[row, len(expected) :].any()
+        vectors = stream(StreamPatches(patches=patches, num_frames=torch.tensor(lengths)))
+        for b, length in enumerate(lengths):
+            torch.testing.assert_close(
+                vectors[b], alone(stream, patches[b], length), atol=1e-5, rtol=0
+            )
 
 
-def test_what_lies_in_the_padding_does_not_matter(embedding):
-    audio, motion = streams([12, 12])
-    lengths = torch.tensor([12, 6]), torch.tensor([0, 5])
+def test_what_lies_in_the_padding_does_not_matter(stream):
+    patches, lengths = random_patches(2, 3), torch.tensor([12, 6])
     with torch.no_grad():
-        tokens = embedding(audio, motion, *lengths)
-        audio[1, 6:], motion[1, 5:], motion[0] = 7.0, -7.0, 3.0
-        assert torch.equal(embedding(audio, motion, *lengths), tokens)
+        vectors = stream(StreamPatches(patches=patches, num_frames=lengths))
+        patches_to_frames(patches)[1, 6:] = 7.0
+        patches = patches.clone()
+        patches[1, 1, 2:], patches[1, 2:] = 7.0, -7.0
+        assert torch.equal(stream(StreamPatches(patches=patches, num_frames=lengths)), vectors)
 
 
-def test_full_length_path_equals_the_batched_one(embedding):
-    audio, motion = streams([10, 10])
-    full = torch.full((2,), 10)
+def test_generation_and_training_are_one_path(stream):
+    patches, full = random_patches(2, 3), torch.full((2,), 12)
     with torch.no_grad():
-        torch.testing.assert_close(embedding(audio, motion), embedding(audio, motion, full, full))
-        torch.testing.assert_close(embedding(audio, motion), embedding(audio, motion, full))
-        torch.testing.assert_close(embedding(audio), embedding(audio, None, full))
-        torch.testing.assert_close(
-            embedding(audio), embedding(audio, motion, full, torch.zeros(2, dtype=torch.long))
+        whole = stream(StreamPatches(patches=patches))
+        torch.testing.assert_close(whole, stream(StreamPatches(patches=patches, num_frames=full)))
+        torch.testing.assert_close(whole[:, :1], stream(StreamPatches(patches=patches[:, :1])))
+        lacking = stream(StreamPatches(patches=patches, num_frames=0 * full))
+        torch.testing.assert_close(lacking, stream(StreamPatches(patches=None)).expand(2, 3, D))
+
+
+def test_what_is_not_read_adds_nothing(stream):
+    patches, lengths = random_patches(2, 3), torch.tensor([12, 0])
+    with torch.no_grad():
+        vectors = stream(
+            StreamPatches(patches=patches, num_frames=lengths, is_read=torch.tensor([False, True]))
         )
-        torch.testing.assert_close(
-            embedding(audio[:, :P], motion[:, :P]), embedding(audio, motion)[:, :1]
-        )
+    assert not vectors[0].any() and vectors[1].any()
 
 
-def test_gradients_reach_every_part_and_only_where_due(embedding):
-    audio, motion = streams([9, 9])
-    embedding.zero_grad()
-    (
-        embedding(audio, motion, torch.tensor([9, 7]), torch.tensor([0, 8])).sum()
-        + embedding.embed_task(torch.tensor([0, 1])).sum()
-    ).backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in embedding.parameters())
-    embedding.zero_grad()
-    embedding(audio, motion).sum().backward()
-    assert embedding.motion_padding.grad is None or not embedding.motion_padding.grad.any()
-    embedding.zero_grad()
-    embedding(audio).sum().backward()
-    assert embedding.motion_projector.weight.grad is None and embedding.motion_padding.grad.any()
+def test_gradients_reach_every_part_and_only_where_due(stream):
+    patches = random_patches(2, 3)
+    stream.zero_grad()
+    stream(StreamPatches(patches=patches, num_frames=torch.tensor([12, 0]))).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in stream.parameters())
+    stream.zero_grad()
+    stream(StreamPatches(patches=patches, num_frames=torch.tensor([12, 9]))).sum().backward()
+    assert stream.padding.grad is None or not stream.padding.grad.any()
 
 
-def test_half_precision_model_takes_float32_latents(embedding):
-    audio, motion = streams([8, 8])
-    half = PatchEmbedding(embedding.audio_encoder.config, AUDIO_DIM, MOTION_DIM, P).to(
-        torch.bfloat16
-    )
-    half.load_state_dict(embedding.state_dict())
+def test_half_precision_takes_float32_latents(stream):
+    patches, lengths = random_patches(2, 2), torch.tensor([8, 0])
+    half = make_stream().to(torch.bfloat16)
     with torch.no_grad():
-        tokens = half(audio, motion, torch.tensor([8, 5]), torch.tensor([8, 0]))
-        assert tokens.dtype == torch.bfloat16
+        vectors = half(StreamPatches(patches=patches, num_frames=lengths))
+        assert vectors.dtype == torch.bfloat16
         torch.testing.assert_close(
-            tokens.float(),
-            embedding(audio, motion, torch.tensor([8, 5]), torch.tensor([8, 0])),
+            vectors.float(),
+            stream(StreamPatches(patches=patches, num_frames=lengths)),
             atol=0.1,
             rtol=0.1,
         )
 
 
-def test_autocast_keeps_gradients(embedding):
-    audio, motion = streams([8, 8])
-    embedding.zero_grad()
+def test_autocast_keeps_gradients(stream):
+    stream.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
-        embedding(
-            audio, motion, torch.tensor([8, 5]), torch.tensor([8, 0])
+        stream(
+            StreamPatches(patches=random_patches(2, 2), num_frames=torch.tensor([8, 0]))
         ).float().sum().backward()
-    assert embedding.audio_projector.weight.grad.isfinite().all()
-
-
-def test_task_tag(embedding):
-    tags = embedding.embed_task(torch.tensor([1, 0, 1]))
-    assert (
-        tags.shape == (3, 1, D)
-        and torch.equal(tags[0], tags[2])
-        and not torch.equal(tags[0], tags[1])
-    )
-
-
-GOOD = {
-    "audio": torch.zeros(2, 8, AUDIO_DIM),
-    "motion": torch.zeros(2, 8, MOTION_DIM),
-    "audio_lengths": torch.tensor([8, 4]),
-    "motion_lengths": torch.tensor([8, 0]),
-}
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        ({"audio": torch.zeros(2, 8, AUDIO_DIM + 1)}, f"audio: takes .*{AUDIO_DIM}"),
-        ({"audio": torch.zeros(8, AUDIO_DIM)}, "audio: takes"),
-        ({"audio": torch.zeros(2, 0, AUDIO_DIM)}, "N > 0"),
-        ({"audio": torch.zeros(2, 8, AUDIO_DIM, dtype=torch.long)}, "int64"),
-        ({"audio": torch.full((2, 8, AUDIO_DIM), float("nan"))}, "audio: holds NaN"),
-        ({"motion": torch.full((2, 8, MOTION_DIM), float("inf"))}, "motion: holds NaN"),
-        ({"motion": torch.zeros(2, 8, MOTION_DIM - 1)}, f"motion: takes .*{MOTION_DIM}"),
-        ({"motion": torch.zeros(3, 8, MOTION_DIM)}, "3 samples"),
-        ({"audio_lengths": torch.tensor([8, 9])}, "audio_lengths: takes 1 to 8"),
-        ({"audio_lengths": torch.tensor([0, 8])}, "audio_lengths: takes 1 to 8"),
-        ({"motion_lengths": torch.tensor([-1, 8])}, "motion_lengths: takes 0 to 8"),
-        ({"audio_lengths": torch.tensor([8])}, r"shape \(2,\)"),
-        ({"audio_lengths": torch.tensor([8.0, 4.0])}, "integers"),
-        ({"motion": None}, "without motion"),
-    ],
-)
-def test_bad_input_is_refused(embedding, change, words):
-    with pytest.raises(ValueError, match=words):
-        embedding(**{**GOOD, **change})
-
-
-def test_good_input_is_taken(embedding):
-    assert embedding(**GOOD).shape == (2, 2, D)
+    assert stream.projector.weight.grad.isfinite().all()

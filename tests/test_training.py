@@ -1,6 +1,4 @@
-"""Training the talker: batches, the random part of the patches, helpers that leave, exact
-resume, both gauges, refusals.
-"""
+"""Training the talker: batches, the random part of the patches, helpers that leave, exact resume, both gauges, refusals."""
 
 import json
 from dataclasses import replace
@@ -11,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from talker_t2av.model.config import PRESETS
-from talker_t2av.model.talker import Talker, stream_loss
+from talker_t2av.model.sequence import predicting_states
+from talker_t2av.model.talker import Talker, head_targets
 from talker_t2av.model.text import load_tokenizer
 from talker_t2av.training import talker as module
 from talker_t2av.training.latents import WorldSource, quick_latents
@@ -19,14 +18,14 @@ from talker_t2av.training.losses import (
     IGNORE,
     LossOptions,
     TalkerTrainer,
+    add_noise,
     collate_clips,
-    disturb,
     draw_clips,
     draw_leads,
+    keep_targets,
     mixed_batches,
     phoneme_labels,
     phoneme_table,
-    some_rows,
     sorted_pools,
     text_tokenizer,
 )
@@ -59,7 +58,7 @@ def data():
 @pytest.fixture(scope="module")
 def parts(data):
     tokenizer, table = text_tokenizer("characters"), phoneme_table(data[0])
-    return tokenizer, replace(PRESETS["tiny"], **data[0].sizes, num_draws=1), table
+    return tokenizer, PRESETS["tiny"].with_sizes(**data[0].sizes), table
 
 
 def trainer_of(parts, options=LossOptions()):
@@ -87,19 +86,23 @@ def test_batches_are_half_and_half_and_a_function_of_seed_step_rank(data, parts)
     from_start, from_two = make(0, 0, 1), make(2, 0, 1)
     batches = [next(from_start) for _ in range(4)]
     for batch in batches:
-        assert 2 * int((batch["talker"].motion_length > 0).sum()) == len(batch["talker"])
-        assert batch["phonemes"].shape == batch["talker"].audio.shape[:2]
+        assert 2 * int((batch["talker"].streams["motion"].num_frames > 0).sum()) == len(
+            batch["talker"]
+        )
+        assert batch["phonemes"].shape == (
+            len(batch["talker"]),
+            batch["talker"].streams["audio"].num_frames.max(),
+        )
+    sound = lambda batch: batch["talker"].streams["audio"].patches
     again = next(from_two)
-    assert torch.equal(again["talker"].audio, batches[2]["talker"].audio) and torch.equal(
+    assert torch.equal(sound(again), sound(batches[2])) and torch.equal(
         again["phonemes"], batches[2]["phonemes"]
     )
     other = next(make(2, 1, 2))
-    assert other["talker"].audio.shape != again["talker"].audio.shape or not torch.equal(
-        other["talker"].audio, again["talker"].audio
-    )
+    assert sound(other).shape != sound(again).shape or not torch.equal(sound(other), sound(again))
 
 
-def test_ranks_draw_one_length_and_curriculum_holds_long_clips_back(data):
+def test_ranks_draw_one_length(data):
     latents, pools = data[0], sorted_pools(data[0])
     for step in range(20):
         a, b = (
@@ -107,21 +110,13 @@ def test_ranks_draw_one_length_and_curriculum_holds_long_clips_back(data):
             for rank in (0, 1)
         )
         assert len(a) == len(b)
-        short = draw_clips(
-            pools, latents.lengths, 400, (0, step, 0), longest=float(np.median(latents.lengths))
-        )
-        assert latents.lengths[short].max() <= np.median(latents.lengths)
-    tiny = change_recipe(TALKER_RECIPES["tiny"], {"first_seconds": 1.0, "steps": 100})
-    assert (
-        tiny.longest(0) == 25 and tiny.longest(20) == np.inf and tiny.longest(5) < tiny.longest(10)
-    )
 
 
 def test_one_kind_alone_makes_batches_too(parts):
     speech = quick_latents(WorldSource(8, sound_only=1.0))
     batch = next(
         mixed_batches(
-            speech, parts[0], replace(parts[1], **speech.sizes), phoneme_table(speech), 200
+            speech, parts[0], parts[1].with_sizes(**speech.sizes), phoneme_table(speech), 200
         )(0, 0, 1)
     )
     losses = trainer_of(parts)(batch, rng())
@@ -145,97 +140,68 @@ def test_off_switches_leave_the_talkers_own_loss(data, parts):
     trainer = trainer_of(parts)
     batch = collate_clips(data[0], list(range(6)), *parts)
     ours, plain = trainer(batch, rng(3)), trainer.talker(batch["talker"], rng(3))
-    for mine, theirs in (
-        ("loss", plain.loss),
-        ("audio", plain.audio_loss),
-        ("motion", plain.motion_loss),
-        ("stop", plain.stop_loss),
-    ):
+    for mine, theirs in (("loss", plain.loss), *plain.losses.items()):
         assert torch.equal(ours[mine], theirs)
 
 
 def test_a_part_of_the_patches_is_right_on_average(data, parts):
     trainer = trainer_of(parts)
     batch = collate_clips(data[0], list(range(6)), *parts)["talker"]
-    config = replace(parts[1], hidden_drop_rate=0.0, history_drop_rate=0.0)
+    every, counted = batch.streams["audio"].is_target, 0
+    for seed in range(400):
+        kept = keep_targets(batch, 16, rng(seed)).streams["audio"].is_target
+        assert kept.sum() == 16 and not (kept & ~every).any()
+        counted = counted + kept
+    expected = 400 * 16 / int(every.sum())
+    assert (counted[every] - expected).abs().max() < 6 * expected**0.5 and not counted[~every].any()
+    for stream, kept in keep_targets(batch, 10_000, rng()).streams.items():
+        assert torch.equal(kept.is_target, batch.streams[stream].is_target)
     with torch.no_grad():
-        targets = trainer.read(batch, rng())[1]["audio"]
-        counted = torch.zeros(len(targets.data))
-        marked = replace(
-            targets, conditions=targets.conditions | {"number": torch.arange(len(targets.data))}
-        )
-        for seed in range(400):
-            part = some_rows(marked, 16, rng(seed))
-            assert len(part.data) == 16 and torch.equal(
-                part.data, targets.data[part.conditions["number"]]
-            )
-            counted[part.conditions["number"]] += 1
-        expected = 400 * 16 / len(counted)
-        assert (counted - expected).abs().max() < 6 * expected**0.5 and len(
-            set(part.conditions["number"].tolist())
-        ) == 16
-        whole = torch.stack(
-            [
-                stream_loss(trainer.talker.audio_head, targets, config, generator=rng(s))
-                for s in range(12)
-            ]
-        )
-        part = torch.stack(
-            [
-                stream_loss(
-                    trainer.talker.audio_head,
-                    some_rows(targets, 16, rng(s)),
-                    config,
-                    generator=rng(s),
-                )
-                for s in range(150)
-            ]
-        )
-    assert abs(part.mean() - whole.mean()) < 4 * (part.std() / 150**0.5 + whole.std() / 12**0.5)
-    assert some_rows(targets, 0, rng()) is targets and some_rows(targets, 10_000, rng()) is targets
+        loss = lambda b, s: trainer.talker(b, rng(s)).losses["audio"]
+        whole = torch.stack([loss(batch, s) for s in range(12)])
+        part = torch.stack([loss(keep_targets(batch, 16, rng(s)), s) for s in range(80)])
+    assert abs(part.mean() - whole.mean()) < 4 * (part.std() / 80**0.5 + whole.std() / 12**0.5)
 
 
-def test_helpers_ask_about_the_next_patch_and_blind_ones_teach_nothing(data, parts):
-    trainer = trainer_of(parts, LossOptions(phoneme_weight=1.0, latent_weight=1.0))
+def test_the_auxiliary_loss_asks_about_the_next_patch_and_blind_clips_teach_nothing(data, parts):
+    trainer = trainer_of(parts, LossOptions(phoneme_weight=1.0))
     batch = collate_clips(data[0], [0, 1, 2], *parts)
     losses = trainer(batch, rng())
-    hidden, targets = trainer.read(batch["talker"], rng())
+    talker, clips = trainer.talker, batch["talker"]
+    hidden = talker.backbone(inputs_embeds=talker.embed(clips), lengths=clips.num_tokens + 1)
+    states = predicting_states(hidden, clips.first_patch + 1, int(clips.num_patches.max()))
+    _, conditions = head_targets(clips)["audio"].rows(states)
     wanted = torch.cat([phoneme_labels(data[0].records[i], parts[2]) for i in (0, 1, 2)])
-    logits = trainer.phoneme_head(targets["audio"].conditions["hidden"]).view(-1, len(parts[2]))
+    logits = trainer.phoneme_head(conditions["hidden"]).view(-1, len(parts[2]))
     torch.testing.assert_close(losses["phoneme"], F.cross_entropy(logits, wanted))
-    guess = trainer.latent_head(targets["audio"].conditions["hidden"]).view(
-        targets["audio"].data.shape
+    torch.testing.assert_close(
+        losses["phoneme_accuracy"], (logits.argmax(-1) == wanted).float().mean()
     )
-    torch.testing.assert_close(losses["latent"], F.mse_loss(guess, targets["audio"].data))
+    weight = parts[1].streams["motion"].loss_weight
     torch.testing.assert_close(
         losses["loss"],
-        losses["audio"]
-        + parts[1].motion_loss_weight * losses["motion"]
-        + losses["stop"]
-        + losses["phoneme"]
-        + losses["latent"],
+        losses["audio"] + weight * losses["motion"] + losses["stop"] + losses["phoneme"],
     )
-    real = collate_clips(data[0], [0, 1, 2], *parts)
-    real["phonemes"][:] = IGNORE
-    assert trainer(real, rng())["phoneme"] == 0
+    batch["phonemes"][:] = IGNORE
+    assert trainer(batch, rng())["phoneme"] == 0
 
 
-def test_noise_is_heard_but_not_asked_for(data, parts):
-    trainer = trainer_of(parts, LossOptions(input_noise=0.5, patch_drop=0.5)).train()
+def test_noise_is_read_but_not_asked_for(data, parts):
     batch = collate_clips(data[0], [0, 1, 2, 3], *parts)["talker"]
-    _, noisy = trainer.read(batch, rng())
-    _, clean = trainer.eval().read(batch, rng())
-    assert torch.equal(noisy["audio"].data, clean["audio"].data)
-    assert not torch.equal(
-        noisy["audio"].conditions["history"], clean["audio"].conditions["history"]
-    )
-    assert torch.equal(
-        noisy["motion"].conditions["global_condition"],
-        clean["motion"].conditions["global_condition"],
-    )
-    level = (disturb(batch, 0.5, rng()).audio - batch.audio).flatten(1).std(1)
-    assert level.max() < 0.55 and level.max() - level.min() > 0.05
-    assert disturb(batch, 0.0, rng()) is batch
+    noisy = add_noise(batch, 0.5, rng())
+    for name, stream in noisy.streams.items():
+        clean = batch.streams[name]
+        assert torch.equal(stream.targets, clean.targets) and torch.equal(
+            stream.condition, clean.condition
+        )
+        assert not torch.equal(
+            head_targets(noisy)[name].previous_patch, head_targets(batch)[name].previous_patch
+        )
+        level = (stream.patches - clean.patches).flatten(1).std(1)
+        assert level.max() < 0.55 and level.max() - level.min() > 0.05
+    trainer = trainer_of(parts, LossOptions(input_noise=0.5)).train()
+    data_of = collate_clips(data[0], [0, 1, 2, 3], *parts)
+    assert trainer(data_of, rng())["loss"] != trainer.eval()(data_of, rng())["loss"]
 
 
 # --- gauges
@@ -247,16 +213,15 @@ def test_right_and_wrong_text(data, parts):
     for kind, pair in checks:
         right, wrong = pair["right"]["talker"], pair["wrong"]["talker"]
         assert (
-            torch.equal(right.audio, wrong.audio)
+            torch.equal(right.streams["audio"].patches, wrong.streams["audio"].patches)
             and right.input_ids.tolist() != wrong.input_ids.tolist()
         )
-        assert bool((right.motion_length > 0).all()) == (kind == "t2av")
+        assert bool((right.streams["motion"].num_frames > 0).all()) == (kind == "t2av")
     trainer = trainer_of(parts).eval()
     first = reading_gap(trainer, checks)
     assert first == reading_gap(trainer, checks)
     with torch.no_grad():
-        # cannot read at all: texts of equal length are the same to it
-        trainer.talker.backbone.embed_tokens.weight.zero_()
+        trainer.talker.backbone.embed_tokens.weight.zero_()  # cannot read at all: texts of equal length are the same to it
         for pair in (pair for _, pair in checks):
             pair["wrong"] = {
                 "talker": replace(
@@ -299,7 +264,7 @@ def test_diagonal_finds_a_head_that_looks_at_what_is_spoken(data, parts, monkeyp
     made = torch.full((2, 3, 4, S, S), 1e-4)
     for b, record in enumerate(records):
         near = spoken_now(record, tokenizer, 4).float()
-        first = int(batch.first_slot[b]) + 1
+        first = int(batch.first_patch[b]) + 1
         made[1, b, 2, first - 1 : first - 1 + len(near), 2 : 2 + near.shape[1]] = near / near.sum(
             1, keepdim=True
         ).clamp(min=1)
@@ -476,22 +441,30 @@ def test_saved_in_eight_bits_and_unchanged(parts, tmp_path):
 
 
 def test_settings():
-    changed = change_recipe(
-        TALKER_RECIPES["small"],
-        dict(
-            [
-                parse_setting("head_patches=7"),
-                parse_setting("text=pieces"),
-                parse_setting("learning_rate=2e-4"),
-            ]
-        ),
+    words = [
+        "head_patches=7",
+        "text=pieces",
+        "learning_rate=2e-4",
+        "motion.loss_weight=8",
+        "guidance_scale=1.5",
+    ]
+    changed = change_recipe(TALKER_RECIPES["small"], dict(map(parse_setting, words)))
+    assert (
+        changed.config.streams["motion"].loss_weight == 8 and changed.sampling.guidance_scale == 1.5
     )
     assert (
         changed.options.head_patches == 7
         and changed.text == "pieces"
         and changed.train.learning_rate == 2e-4
     )
-    for wrong in ({"colour": 1}, {"train": 3}, {"input_noise": -1}, {"steps": 0}):
+    for wrong in (
+        {"colour": 1},
+        {"train": 3},
+        {"input_noise": -1},
+        {"steps": 0},
+        {"motion.colour": 1},
+        {"hands.loss_weight": 1},
+    ):
         with pytest.raises(ValueError):
             change_recipe(TALKER_RECIPES["tiny"], wrong)
     with pytest.raises(ValueError, match="NAME=VALUE"):
@@ -499,7 +472,7 @@ def test_settings():
     with pytest.raises(ValueError, match="characters"):
         text_tokenizer("runes")
     with pytest.raises(ValueError):
-        LossOptions(patch_drop=2.0)
+        LossOptions(input_noise=-1.0)
 
 
 def test_data_that_does_not_fit_is_refused(data, tmp_path):
