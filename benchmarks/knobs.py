@@ -13,6 +13,7 @@ About 10 minutes on two idle cores.
 
 import argparse
 import time
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from talker_t2av.common.media import data_dir, write_result
 from talker_t2av.evaluation.report import MetricModels, Produced, measure_film, produce, world_item
 from talker_t2av.evaluation.speech import script_of, speech_errors
 from talker_t2av.evaluation.statistics import rate_interval
-from talker_t2av.evaluation.sync import listen
+from talker_t2av.evaluation.sync import heard_phonemes, listen
 from talker_t2av.inference.generate import Settings
 from talker_t2av.world.corpus import make_clip
 
@@ -38,79 +39,60 @@ MOTION_TEMPERATURES = (0.4, 0.7, 1.0, 1.3)
 
 
 @torch.no_grad()
-def measure(pipeline: TalkerPipeline, judge: Judge, clips: list, knobs: dict) -> dict:
+def measure_speech(pipeline: TalkerPipeline, judge: Judge, clips: list, knobs: dict) -> dict:
     """Speak all texts in one batch; count what the judge hears."""
     start = time.perf_counter()
     said = pipeline(
         [clip.text for clip in clips],
         [clip.voice for clip in clips],
         None,
-        seed=range(len(clips)),
+        seed=list(range(len(clips))),
         **knobs,
     )
     taken = time.perf_counter() - start
-    errors, phonemes, length = [], [], []
+    found, lengths = [], []
     for clip, spoken in zip(clips, said):
-        heard = (
-            listen(judge, torch.from_numpy(spoken.audio))
-            .log_probabilities.argmax(-1)
-            .unique_consecutive()
-        )
-        found = speech_errors(
-            [judge.symbols[k - 1] for k in heard.tolist() if k > 0],
-            script_of(clip.phonemes, clip.words),
-        )
-        (
-            errors.append(found.errors),
-            phonemes.append(found.phonemes),
-            length.append(len(spoken.audio) / len(clip.wav)),
-        )
+        heard = listen(judge, torch.from_numpy(spoken.audio))
+        script = script_of(clip.phonemes, clip.words)
+        found.append(speech_errors(heard_phonemes(heard, judge.symbols), script))
+        lengths.append(len(spoken.audio) / len(clip.wav))
+    errors = rate_interval([f.errors for f in found], [f.phonemes for f in found])
     return {
-        "phoneme_error": rate_interval(errors, phonemes)._asdict(),
-        "length": float(np.mean(length)),
-        "length_within_15": float(np.mean(np.abs(np.array(length) - 1) <= 0.15)),
+        "phoneme_error": errors._asdict(),
+        "length": float(np.mean(lengths)),
+        "length_within_15": float(np.mean(np.abs(np.array(lengths) - 1) <= 0.15)),
         "times_real_time": sum(spoken.seconds for spoken in said) / taken,
     }
 
 
 @torch.no_grad()
-def measure_faces(films: list[Produced], items: list, metric_models: MetricModels) -> dict:
+def measure_faces(films: list[Produced], items: list, models: MetricModels) -> dict:
     """How lively some films are, and how well the lips follow the sound."""
-    found = [
-        measure_film(film, listen(metric_models.judge, film.wav), item, metric_models).numbers
-        for film, item in zip(films, items)
-    ]
-    mean = lambda name: float(np.mean([numbers[name] for numbers in found if name in numbers]))
+    found = []
+    for film, item in zip(films, items):
+        found.append(measure_film(film, listen(models.judge, film.wav), item, models).numbers)
     minutes = sum(numbers["minutes"] for numbers in found)
-    return {
-        "blinks_a_minute": sum(numbers["blinks"] for numbers in found) / minutes,
-        "minutes": minutes,
-    } | {name: mean(name) for name in ("sway", "head_speed", "sync_confidence")}
+    means = {
+        name: float(np.mean([numbers[name] for numbers in found if name in numbers]))
+        for name in ("sway", "head_speed", "sync_confidence")
+    }
+    blinks = sum(numbers["blinks"] for numbers in found) / minutes
+    return {"blinks_a_minute": blinks, "minutes": minutes} | means
 
 
 def turn_motion(pipeline: TalkerPipeline, films: int) -> list[dict]:
     """The world's own films, then the talker's at each temperature of motion."""
-    metric_models, items = (
-        MetricModels.from_pretrained("small"),
-        [world_item(seed, "validation") for seed in range(films)],
-    )
-    faces = [
-        {"motion_temperature": None}
-        | measure_faces([produce("truth", item) for item in items], items, metric_models)
-    ]
+    models = MetricModels.from_pretrained("small")
+    items = [world_item(seed, "validation") for seed in range(films)]
+    truth = [produce("truth", item) for item in items]
+    faces = [{"motion_temperature": None} | measure_faces(truth, items, models)]
     for value in MOTION_TEMPERATURES:
         said = [
             pipeline(item.text, item.voice, item.face, seed=item.seed, motion_temperature=value)
             for item in items
         ]
-        faces.append(
-            {"motion_temperature": value}
-            | measure_faces(
-                [Produced(torch.from_numpy(clip.audio), clip.frames) for clip in said],
-                items,
-                metric_models,
-            )
-        )
+        made = [Produced(torch.from_numpy(clip.audio), clip.frames) for clip in said]
+        faces.append({"motion_temperature": value} | measure_faces(made, items, models))
         print("motion_temperature", faces[-1], flush=True)
     return faces
 
@@ -133,23 +115,23 @@ def main() -> None:
     args = parser.parse_args()
     pipeline, judge = TalkerPipeline.from_pretrained("small"), Judge.from_pretrained("small")
     clips = [make_clip(seed, "validation", video=False) for seed in range(args.clips)]
-    defaults, rows, known = Settings(), [], {}
+    defaults, rows, known = asdict(Settings()), [], {}
     for knob in args.knobs:
         for value in KNOBS[knob]:
-            knobs = {} if getattr(defaults, knob) == value else {knob: value}
+            knobs = {} if defaults[knob] == value else {knob: value}
             key = tuple(knobs.items())
             if key not in known:  # the defaults are measured once
-                known[key] = measure(pipeline, judge, clips, knobs)
+                known[key] = measure_speech(pipeline, judge, clips, knobs)
             rows.append({"knob": knob, "value": value} | known[key])
             found = known[key]
             print(
                 f"{knob:16s}{value:5g}  phoneme error {found['phoneme_error']['value']:.1%}  "
-                f"length {found['length']:.2f}  in time {found['length_within_15']:.0%}  "
+                f"length {found['length']:.2f}  within 15% {found['length_within_15']:.0%}  "
                 f"{found['times_real_time']:.1f} x real time",
                 flush=True,
             )
     faces = turn_motion(pipeline, args.films) if args.films else []
-    knobs = {knob: getattr(defaults, knob) for knob in (*KNOBS, "motion_temperature")}
+    knobs = {knob: defaults[knob] for knob in (*KNOBS, "motion_temperature")}
     values = {
         "clips": args.clips,
         "films": args.films,
