@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
@@ -65,8 +65,10 @@ from talker_t2av.inference.streaming import (
     render_in_threads,
 )
 from .text_normalization import spoken_form
+from ..model import talker as talker_module
 from ..model.config import PRESETS
-from ..model.fast_heads import FastHeads, FusedHeads
+from ..model.fast_heads import FastHeads
+from ..model.leading import generate_leading
 from ..model.talker import Talker
 from ..model.text import TextTokenizer, load_tokenizer, save_tokenizer
 
@@ -306,6 +308,7 @@ class Plan:
     frames: np.ndarray | None = None  # (N, size, size, 3) given pictures, shown as they are
     carry: str = "pose"  # from sentence to sentence, see `generate_long`
     left_out: str = ""  # characters of the text that cannot be spoken
+    lead: int = 0  # patches by which the given stream runs ahead: > 0 sound, < 0 motion
     callback: Callable[[Step], None] | None = None  # is given every patch
     progress: bool = False  # show a bar
     steps: list[Step] = field(default_factory=list)  # what has been generated
@@ -504,9 +507,9 @@ def check_parts(
     "Raise ValueError unless the talker was made for these codecs, this encoder, these tokens."
     config = talker.config
     sizes = {  # what -> the talker takes, this part gives
-        "audio latents": (config.audio_dim, audio_codec.config.latent_size),
-        "motion latents": (config.motion_dim, motion_codec.latent_size),
-        "speaker vectors": (config.speaker_dim, speaker_encoder.embedding_size),
+        "audio latents": (config.streams["audio"].latent_dim, audio_codec.config.latent_size),
+        "motion latents": (config.streams["motion"].latent_dim, motion_codec.latent_size),
+        "speaker vectors": (config.streams["audio"].condition_dim, speaker_encoder.embedding_size),
     }
     for what, (takes, gives) in sizes.items():
         if takes != gives:
@@ -574,7 +577,7 @@ class TalkerPipeline(
         self.motion_codec = motion_codec
         self.speaker_encoder = speaker_encoder
         self.name = name
-        self.fast = FastHeads(talker, dtype)
+        self.fast = FastHeads(talker.heads, dtype)
         self._hub_mixin_config = None  # no config.json: model_index.json takes its place
 
     @classmethod
@@ -610,15 +613,13 @@ class TalkerPipeline(
         tokenizer = load_tokenizer("small")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            audio_codec = AudioCodec(AUDIO_PRESETS[preset]).eval()
+            audio_codec = AudioCodec.from_config(AUDIO_PRESETS[preset]).eval()
             motion_codec = MotionCodec(preset).eval()
             speaker_encoder = SpeakerEncoder(SPEAKER_PRESETS[preset]).eval()
-            config = replace(
-                PRESETS[preset],
-                vocab_size=tokenizer.vocab_size,
-                audio_dim=audio_codec.config.latent_size,
-                motion_dim=motion_codec.latent_size,
-                speaker_dim=speaker_encoder.embedding_size,
+            config = replace(PRESETS[preset], vocab_size=tokenizer.vocab_size).with_sizes(
+                audio_codec.config.latent_size,
+                motion_codec.latent_size,
+                speaker_encoder.embedding_size,
             )
             talker = Talker(config).eval()
         name = f"untrained {preset}"
@@ -659,7 +660,7 @@ class TalkerPipeline(
             device = check_device(device)
             for part in PARTS:
                 getattr(self, part).to(device)
-        self.fast = FastHeads(self.talker, dtype or self.dtype)
+        self.fast = FastHeads(self.talker.heads, dtype or self.dtype)
         return self
 
     def plan(
@@ -754,9 +755,9 @@ class TalkerPipeline(
         request = Request(
             report["text"] or ".", speaker, first_motion, given_audio, given_motion, seed
         )
-        request = replace(request, lead=self._lead(request.mode, lead))
-        report |= {"mode": request.mode, "lead": request.lead}
-        return Plan(request, settings, portrait, report, audio, frames, left_out=left_out, **how)
+        how = how | {"left_out": left_out, "lead": self._lead(request.mode, lead)}
+        report |= {"mode": request.mode, "lead": how["lead"]}
+        return Plan(request, settings, portrait, report, audio, frames, **how)
 
     def _speaker(self, voice, audio, video, start) -> tuple[Tensor, Any]:  # (d_s,), its name
         "The voice vector; a default gives way to the voice of what is given."
@@ -794,13 +795,14 @@ class TalkerPipeline(
         "Patches of a plan: sentence by sentence, or in one go when something is given."
         request = plan.request
         if request.given_frames:
-            steps = generate(
-                self.talker, self.tokenizer, [request], plan.settings, self.fast.streams()
-            )
+            loop = None
+            if plan.lead:
+                loop = partial(generate_leading, self.talker, lead=plan.lead)
+            steps = generate(self.talker, self.tokenizer, [request], plan.settings, self.fast, loop)
             numbered = ((0, step) for step in steps)
         else:
             numbered = generate_long(
-                self.talker, self.tokenizer, request, plan.settings, self.fast.streams, plan.carry
+                self.talker, self.tokenizer, request, plan.settings, self.fast, plan.carry
             )
         for number, step in numbered:
             plan.steps.append(step)
@@ -921,7 +923,7 @@ class TalkerPipeline(
                 self.tokenizer,
                 [plan.request for plan in plans],
                 first.settings,
-                self.fast.streams,
+                self.fast,
                 count,
             )
             bar.total = bar.n
@@ -1056,9 +1058,9 @@ def profile_parts(
     try:
         for part, owner, method in (
             ("backbone and text", talker.backbone, "forward"),
-            ("patch encoders", talker.patches.audio_encoder, "forward"),
-            ("patch encoders", talker.patches.motion_encoder, "forward"),
-            ("both heads", FusedHeads, "sample"),
+            ("patch encoders", talker.streams["audio"], "forward"),
+            ("patch encoders", talker.streams["motion"], "forward"),
+            ("both heads", talker_module, "sample_flow"),
             ("stop", talker.stop, "forward"),
             ("sound decoder", pipeline.audio_codec, "decode"),
             ("portrait decoder", pipeline.motion_codec, "render"),

@@ -28,7 +28,7 @@ from ..common.media import PATCH_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME
 from ..common.trainer import seed_of
 from .generate import Latents, Request, Settings, Step, collect, generate
 from .text_normalization import LONGEST, split_sentences
-from ..model.talker import Stream, Talker
+from ..model.talker import Talker
 from ..model.text import TextTokenizer
 
 # %% auto #0
@@ -71,7 +71,7 @@ def generate_long(
     tokenizer: TextTokenizer,
     request: Request,  # text in spoken form, of any length; nothing given
     settings: Settings = Settings(),
-    make_streams: Callable[[], Callable[..., Stream]] = lambda: Stream,  # called once a sentence
+    heads=None,  # how the heads are run, see `fast_heads`; None: plainly
     carry: str = "pose",  # what one sentence hands to the next, one of CARRY
     longest: int = LONGEST,  # characters of one sentence
 ) -> Iterator[tuple[int, Step]]:  # number of the sentence, step of one row
@@ -93,7 +93,7 @@ def generate_long(
             asked = next_request(request, sentence, number, before, carry)
             known = asked.given_frames // talker.config.patch_size
             kept = []
-            for step in generate(talker, tokenizer, [asked], settings, make_streams()):
+            for step in generate(talker, tokenizer, [asked], settings, heads):
                 if step.index < known:
                     continue
                 kept.append(step)
@@ -120,7 +120,7 @@ def generate_many(
     tokenizer: TextTokenizer,
     requests: Sequence[Request],  # texts in spoken form, of any length; nothing given
     settings: Settings = Settings(),
-    make_streams: Callable[[], Callable[..., Stream]] = lambda: Stream,  # called once a round
+    heads=None,  # how the heads are run, see `fast_heads`; None: plainly
     callback: Callable[[Step], None] | None = None,  # gets each step of the batch
 ) -> list[Latents]:  # one per request
     """Speak many texts, sentence by sentence, side by side.
@@ -143,7 +143,7 @@ def generate_many(
                 before = Said(sentences[i][number - 1], last.audio, last.motion)
             asked.append(next_request(requests[i], sentences[i][number], number, before))
         steps = []
-        for step in generate(talker, tokenizer, asked, settings, make_streams()):
+        for step in generate(talker, tokenizer, asked, settings, heads):
             if callback is not None:
                 callback(step)
             steps.append(step)

@@ -138,7 +138,8 @@ def attention(
     "Scaled dot-product attention, softmax(q k^T / sqrt(head_dim)) v, with grouped queries."
     B, H, S, head_dim = q.shape
     H_kv = k.shape[1]
-    q = (q * head_dim**-0.5).reshape(B, H_kv, -1, head_dim)  # (B, H_kv, r S, head_dim), stacked
+    r = H // H_kv  # query heads that share a key head are stacked
+    q = (q * head_dim**-0.5).reshape(B, H_kv, r * S, head_dim)
     scores = q @ k.mT  # (B, H_kv, r S, T)
     if mask is not None:
         scores = scores.view(B, H, S, -1).masked_fill(~mask, -math.inf).view(scores.shape)

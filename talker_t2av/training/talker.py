@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TALKER_RECIPES', 'reading_checks', 'reading_gap', 'attention_maps', 'token_times', 'spoken_now', 'diagonal',
-           'TalkerRecipe', 'change_recipe', 'speak_clip', 'write_samples', 'agree_on_recipe', 'recipe_record',
-           'open_latents', 'train_talker', 'save_talker', 'training_values', 'parse_setting', 'run_talker',
-           'talker_command']
+           'TalkerRecipe', 'change_recipe', 'has_field', 'speak_clip', 'write_samples', 'agree_on_recipe',
+           'recipe_record', 'open_latents', 'train_talker', 'save_talker', 'training_values', 'parse_setting',
+           'run_talker', 'talker_command']
 
-# %% ../../nbs/4_training/03_talker.ipynb #a7673382
+# %% ../../nbs/4_training/03_talker.ipynb #ba0f61a2
 import argparse
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -31,9 +31,10 @@ from talker_t2av.common.trainer import (
 )
 from ..model.backbone import Backbone
 from ..model.config import PRESETS, TalkerConfig
+from ..model.flow import Sampling
 from ..model.layers import apply_rope
 from ..model.sequence import TalkerBatch
-from ..model.talker import Sampling, Talker
+from ..model.talker import TEMPERATURES, PatchNoise, Talker
 from ..model.text import TextTokenizer, save_tokenizer
 from talker_t2av.training.latents import (
     LatentSet,
@@ -53,7 +54,7 @@ from talker_t2av.training.losses import (
     text_tokenizer,
 )
 
-# %% ../../nbs/4_training/03_talker.ipynb #7cbe9aa8
+# %% ../../nbs/4_training/03_talker.ipynb #5b29586d
 def reading_checks(
     latents: LatentSet,  # validation clips
     tokenizer: TextTokenizer,
@@ -95,7 +96,9 @@ def reading_gap(trainer: TalkerTrainer, checks: list, seed: int = 0) -> dict[str
             parts = trainer(
                 batch, torch.Generator(device).manual_seed(seed_of(seed, "gap", number))
             )
-            for name in ("audio", "phoneme", "named") + (("motion",) if kind == "t2av" else ()):
+            for name in ("audio", "phoneme", "phoneme_accuracy") + (
+                ("motion",) if kind == "t2av" else ()
+            ):
                 found.setdefault(f"{kind}_{name}_{text}", []).append(float(parts[name]))
     return {name: float(np.mean(values)) for name, values in found.items()}
 
@@ -103,7 +106,7 @@ def reading_gap(trainer: TalkerTrainer, checks: list, seed: int = 0) -> dict[str
 @torch.no_grad()
 def attention_maps(
     backbone: Backbone,
-    row: Tensor,  # (B, S, D) embeddings
+    tokens: Tensor,  # (B, S, D) embeddings
     lengths: Tensor,  # (B,) real tokens
     # (layers, B, heads, S, S): how much each position (second to last) reads of each other one
     # (last)
@@ -117,14 +120,16 @@ def attention_maps(
         for layer in backbone.stack.layers
     ]
     try:
-        backbone(inputs_embeds=row, lengths=lengths)
+        backbone(inputs_embeds=tokens, lengths=lengths)
     finally:
         for hook in hooks:
             hook.remove()
-    future = torch.ones(row.shape[1], row.shape[1], dtype=torch.bool, device=row.device).triu(1)
-    for module, (x, angles, *_) in seen:
-        q, k, _ = module.project(x)
-        q, k = (apply_rope(part, angles, module.config.rope_pairing) for part in (q, k))
+    future = torch.ones(
+        tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device
+    ).triu(1)
+    for attention, (x, angles, *_) in seen:
+        q, k, _ = attention.project(x)
+        q, k = (apply_rope(part, angles, attention.config.rope_layout) for part in (q, k))
         k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         maps.append(scores.masked_fill(future, float("-inf")).softmax(-1))
@@ -184,12 +189,12 @@ def diagonal(
     # one (L, tokens of the text) a clip
 ) -> dict:
     "How much attention goes to the letters that are being spoken."
-    P, first = talker.config.patch_size, batch.first_slot + 1
+    P, first = talker.config.patch_size, batch.first_patch + 1
     maps = attention_maps(talker.backbone, talker.embed(batch), batch.num_tokens + 1)
     shares, even, pictures = [], [], []
     for b, record in enumerate(records):
         near = spoken_now(record, tokenizer, P)
-        prefix = batch.input_ids[b, : batch.first_slot[b]].tolist()
+        prefix = batch.input_ids[b, : batch.first_patch[b]].tolist()
         ids = tokenizer.encode(record["text"])
         # after the task tag
         place = 1 + next(i for i in range(len(prefix)) if prefix[i : i + len(ids)] == ids)
@@ -208,7 +213,7 @@ def diagonal(
         "maps": [picture[best] for picture in pictures],
     }
 
-# %% ../../nbs/4_training/03_talker.ipynb #b4aa3bda
+# %% ../../nbs/4_training/03_talker.ipynb #ec038a6c
 @dataclass(frozen=True, kw_only=True)
 class TalkerRecipe:
     """All that decides a training, given its data.
@@ -227,57 +232,48 @@ class TalkerRecipe:
     # of the clips with a face in which a stream leads by config.lead_patches
     lead_share: float = 0.0
     motion_share: float = 0.5  # of these: the motion leads
-    first_seconds: float = 0.0  # longest clip at the beginning; 0: all from the first step on
-    # share of the steps after which all clips take part, when first_seconds is set
-    grow_until: float = 0.2
     check_clips: int = 64  # validation clips of each kind
     sample_clips: int = 2  # clips of each kind that are spoken at every validation
     sampling: Sampling = field(default_factory=Sampling)  # for these
 
-    def longest(self, step: int) -> float:  # frames
-        "Longest clip of a step: grows evenly from `first_seconds` to 30 s."
-        progress = step / max(1, self.grow_until * self.train.steps)
-        if self.first_seconds == 0 or progress >= 1:
-            return np.inf
-        return FRAME_RATE * (self.first_seconds + progress * (8.0 - self.first_seconds))
-
 
 def change_recipe(
-    recipe: TalkerRecipe, changes: dict
-) -> TalkerRecipe:  # {"phoneme_weight": 0.5, ...}
-    """The recipe with other values: of its own fields, or of those of config, train, options and
-    sampling.
-
-    ValueError for an unknown name.
+    recipe: TalkerRecipe,
+    changes: dict,  # {"phoneme_weight": 0.5, "motion.loss_weight": 8.0}
+) -> TalkerRecipe:
+    """The recipe with other values: of its own fields, of those of config, train, options and
+    sampling, or, as STREAM.FIELD, of a stream. Raises ValueError for an unknown name.
     """
+    parts = ("config", "train", "options", "sampling")
     for name, value in changes.items():
-        owner = next(
-            (
-                part
-                for part in ("", "options", "train", "config", "sampling")
-                if name in {f.name for f in fields(getattr(recipe, part) if part else recipe)}
-            ),
-            None,
-        )
-        if owner is None or name in ("config", "train", "options", "sampling"):
-            raise ValueError(f"recipe: has no setting {name!r}")
+        stream, dot, field_name = name.partition(".")
         try:
-            recipe = replace(
-                recipe,
-                **(
-                    {name: value}
-                    if owner == ""
-                    else {owner: replace(getattr(recipe, owner), **{name: value})}
-                ),
-            )
+            if dot and stream in recipe.config.streams:
+                recipe = replace(
+                    recipe, config=recipe.config.with_streams(**{stream: {field_name: value}})
+                )
+                continue
+            if name not in parts and has_field(recipe, name):
+                recipe = replace(recipe, **{name: value})
+                continue
+            owners = [part for part in parts if has_field(getattr(recipe, part), name)]
+            if not owners:
+                raise ValueError(f"recipe: has no setting {name!r}")
+            changed = replace(getattr(recipe, owners[0]), **{name: value})
+            recipe = replace(recipe, **{owners[0]: changed})
         except TypeError as error:
             raise ValueError(f"recipe: {name} cannot be {value!r} ({error})") from None
     return recipe
 
-# %% ../../nbs/4_training/03_talker.ipynb #1d9cbe8b
+
+def has_field(settings, name: str) -> bool:
+    "Whether a dataclass has a field of that name."
+    return any(field.name == name for field in fields(settings))
+
+# %% ../../nbs/4_training/03_talker.ipynb #6aa2a535
 TALKER_RECIPES = {
     "tiny": TalkerRecipe(
-        config=replace(PRESETS["tiny"], num_draws=1, motion_loss_weight=2.0),
+        config=PRESETS["tiny"],
         train=TrainConfig(
             steps=240,
             learning_rate=4e-3,
@@ -292,7 +288,7 @@ TALKER_RECIPES = {
         sample_clips=1,
     ),
     "small": TalkerRecipe(
-        config=replace(PRESETS["small"], num_draws=1, motion_loss_weight=2.0, lead_patches=2),
+        config=PRESETS["small"],
         train=TrainConfig(
             steps=13_000,
             learning_rate=1e-3,
@@ -308,7 +304,7 @@ TALKER_RECIPES = {
     ),
 }
 
-# %% ../../nbs/4_training/03_talker.ipynb #14da71c6
+# %% ../../nbs/4_training/03_talker.ipynb #de3fbcf1
 @torch.no_grad()
 def speak_clip(
     talker: Talker,
@@ -317,31 +313,29 @@ def speak_clip(
     index: int,  # of the clip that gives text, voice and first frame
     sampling: Sampling,
     seed: int = 0,
-) -> tuple[
-    Tensor, Tensor | None, bool
-]:  # audio (N, d_a), motion (N, d_v) or None, whether it stopped by itself
+    # audio (N, d_a), motion (N, d_v) or None, whether it stopped by itself
+) -> tuple[Tensor, Tensor | None, bool]:
     "Let the talker speak a clip's text. At most twice as long as the clip and a second."
     sample, device = latents[index], talker.stop.head.weight.device
     prefix = torch.tensor([tokenizer.prompt(sample.text).prefix], device=device)
-    first = None if sample.motion is None else sample.motion[:1].to(device)
     limit = min(
-        2 * -(-len(sample.audio) // talker.config.patch_size) + 6,
+        2 * -(-len(sample.latents["audio"]) // talker.config.patch_size) + 6,
         talker.config.max_position_embeddings - prefix.shape[1] - 1,
     )
-    generator = torch.Generator(device).manual_seed(seed)
+    c = talker.config
+    conditions = {name: condition[None].to(device) for name, condition in sample.conditions.items()}
+    noise = {
+        name: PatchNoise(name, [seed], (c.patch_size, stream.latent_dim), TEMPERATURES[name])
+        for name, stream in c.streams.items()
+    }
     patches = list(
-        talker.generate(
-            prefix,
-            sample.speaker[None].to(device),
-            first,
-            max_patches=limit,
-            generator=generator,
-            sampling=sampling,
-        )
+        talker.generate(prefix, conditions, max_patches=limit, noise=noise, sampling=sampling)
     )
     audio = torch.cat([patch.audio[0] for patch in patches]).float().cpu()
     motion = (
-        None if first is None else torch.cat([patch.motion[0] for patch in patches]).float().cpu()
+        None
+        if patches[0].motion is None
+        else torch.cat([patch.motion[0] for patch in patches]).float().cpu()
     )
     return audio, motion, bool(patches[-1].ended.all())
 
@@ -464,7 +458,8 @@ def train_talker(
     out, tokenizer = None if out is None else Path(out), text_tokenizer(recipe.text)
     train, validation = open_latents(data)
     recipe = replace(
-        recipe, config=replace(recipe.config, vocab_size=tokenizer.vocab_size, **train.sizes)
+        recipe,
+        config=replace(recipe.config, vocab_size=tokenizer.vocab_size).with_sizes(**train.sizes),
     )
     table = phoneme_table(train)
     with torch.random.fork_rng():
@@ -517,7 +512,6 @@ def train_talker(
         table,
         recipe.frames,
         recipe.train.seed,
-        recipe.longest,
         recipe.face_share,
         recipe.lead_share,
         recipe.motion_share,
@@ -542,7 +536,7 @@ def training_values(
     """What the results file keeps: means over windows of steps, every validation, the maps of
     at most eight of them.
     """
-    names = ("loss", "audio", "motion", "stop", "phoneme", "named", "latent", "grad_norm")
+    names = ("loss", "audio", "motion", "stop", "phoneme", "phoneme_accuracy", "grad_norm")
     parts = [history[i : i + window] for i in range(0, len(history), window)]
     curve = [
         {"step": part[-1]["step"] + 1}
