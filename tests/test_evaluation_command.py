@@ -12,9 +12,11 @@ import torch
 
 from talker_t2av.codecs.audio.judge import JUDGE_PRESETS, Judge
 from talker_t2av.codecs.speaker.encoder import SPEAKER_PRESETS, SpeakerEncoder
-from talker_t2av.common.media import write_audio, write_video
+from talker_t2av.common.media import data_dir, write_audio, write_video
 from talker_t2av.evaluation import evaluate as module
 from talker_t2av.evaluation.evaluate import (
+    SPLIT_NOTES,
+    about_split,
     evaluate_command,
     evaluate_folder,
     evaluate_world,
@@ -32,10 +34,14 @@ from talker_t2av.evaluation.report import (
     matched,
     measure,
     missing_part,
+    table,
+    title_of,
     world_item,
 )
 from talker_t2av.evaluation.sync import SYNC_PRESETS, SYNC_RECIPES, SyncMetrics, syncnet_command
+from talker_t2av.inference.generate import Settings
 from talker_t2av.inference.pipeline import TalkerPipeline
+from talker_t2av.world.sentences import SPLITS
 from talker_t2av.world.voice.voices import PHONEMES, SILENCE
 
 
@@ -76,7 +82,7 @@ def test_a_comparison_is_measured_when_asked_for(tiny, tmp_path):
 
 def test_every_system_gets_a_row_as_soon_as_there_are_weights(measured):
     values, _ = measured
-    usual = {system: about for system, (about, _) in SYSTEMS.items() if system not in COMPARISONS}
+    usual = {name: system.about for name, system in SYSTEMS.items() if name not in COMPARISONS}
     assert (
         values["missing"] == {}
         and list(values["rows"]) == list(usual)
@@ -114,6 +120,41 @@ def test_a_stopped_evaluation_goes_on_and_other_weights_start_anew(measured, tin
     assert read_part(gone, mark) is not None and read_part(gone, "another") is None
     gone.write_bytes(gone.read_bytes()[:100])
     assert read_part(gone, mark) is None
+
+
+def test_what_was_given_is_not_shown_as_a_result(measured):
+    values, _ = measured
+    lines = dict(zip(values["rows"], values["table"]))
+    sound, frames = title_of("phoneme_error"), title_of("frechet_frames")
+    assert lines["A2V"][sound] == "given" != lines["A2V"][frames]
+    assert lines["V2A"][frames] == "given" != lines["V2A"][sound]
+    assert lines["A2V"][title_of("length_within_15")] == "given"
+    assert lines["V2A"][title_of("length_within_15")] == "given"
+    for name in ("truth", "codecs", "T2AV"):
+        assert "given" not in lines[name].values()
+    both = title_of("lip_correlation")
+    assert "given" not in (lines["A2V"][both], lines["V2A"][both])
+
+
+@pytest.mark.parametrize(
+    "path", sorted((data_dir() / "results").glob("evaluation*.json")), ids=lambda path: path.stem
+)
+def test_stored_tables_are_made_from_the_stored_numbers(path):
+    """Nobody types a number: the table of a result file is what its rows give today."""
+    values = json.loads(path.read_text())["values"]
+    if "table" in values:
+        assert values["table"] == table(values["rows"])
+        assert values["about"] == about_split(values["split"], values["clips"])
+
+
+def test_every_split_says_what_is_new_in_it():
+    assert set(SPLIT_NOTES) == {*SPLITS, "long"}
+
+
+def test_marks_depend_on_the_settings_of_the_talker(tiny):
+    warm = Settings(temperature=0.9)
+    assert mark_of("T2AV", tiny, tiny) != mark_of("T2AV", tiny, tiny, warm)
+    assert mark_of("codecs", tiny, tiny) == mark_of("codecs", tiny, tiny, warm)
 
 
 def test_marks_depend_on_the_weights(tiny, tmp_path):
