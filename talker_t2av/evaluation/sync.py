@@ -392,12 +392,23 @@ class SyncMetrics(nn.Module):
         return (second_statistics(movement) - self.clip_mean) @ self.clip_basis
 
     @classmethod
-    def from_pretrained(cls, source: str | Path = "small") -> "SyncMetrics":
+    def from_pretrained(
+        cls,
+        source: str | Path = "small",
+        revision: str | None = None,  # branch, tag or commit on the Hub
+        local_files_only: bool = False,  # of the Hub only what was downloaded before
+    ) -> "SyncMetrics":
         """Trained networks: a preset, a folder, or a Hub repository.
 
         Raises FileNotFoundError, or ValueError that names the tensor.
         """
-        return load_pretrained(source, "syncnet", lambda config: cls(SyncConfig(**config)))
+        return load_pretrained(
+            source,
+            "syncnet",
+            lambda config: cls(SyncConfig(**config)),
+            revision=revision,
+            local_files_only=local_files_only,
+        )
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         "Write `config.json` and `model.safetensors`."

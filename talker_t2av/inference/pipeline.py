@@ -19,7 +19,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import ModelHubMixin
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -38,7 +38,7 @@ from talker_t2av.common.files import (
     read_speech,
     read_square,
 )
-from ..common.hub import SHIPPED
+from ..common.hub import local_folder
 from talker_t2av.common.media import (
     FRAME_RATE,
     PATCH_SIZE,
@@ -47,7 +47,6 @@ from talker_t2av.common.media import (
     atomic_path,
     check_frames,
     check_wav,
-    data_dir,
     play_audio,
     play_video,
 )
@@ -74,11 +73,11 @@ from ..model.text import TextTokenizer, load_tokenizer, save_tokenizer
 
 # %% auto #0
 __all__ = ['SAMPLE_TEXT', 'ACCENTS_NAMED', 'SMALLEST', 'LONGEST_GIVEN', 'PATCHES_PER_CHARACTER', 'VOICE', 'FACE', 'FileOrArray',
-           'VoiceLike', 'FaceLike', 'OTHER_NAMES', 'P', 'R', 'INDEX', 'PARTS', 'TOKENIZER', 'MODEL_CARD', 'TalkingClip',
-           'voice_lines', 'named_voice', 'hear_voice', 'rest_picture', 'square_picture', 'see_face', 'hear_recording',
-           'see_film', 'film_voice', 'Plan', 'Default', 'per_text', 'refuse_unknown', 'takes_parameters_of',
-           'pipeline_folder', 'read_index', 'write_index', 'check_parts', 'check_device', 'TalkerPipeline', 'Stopwatch',
-           'profile_parts']
+           'VoiceLike', 'FaceLike', 'OTHER_NAMES', 'P', 'R', 'INDEX', 'PARTS', 'TOKENIZER', 'PIPELINE_FILES',
+           'MODEL_CARD', 'TalkingClip', 'voice_lines', 'named_voice', 'hear_voice', 'rest_picture', 'square_picture',
+           'see_face', 'hear_recording', 'see_film', 'film_voice', 'Plan', 'Default', 'per_text', 'refuse_unknown',
+           'takes_parameters_of', 'read_index', 'write_index', 'check_parts', 'check_device', 'TalkerPipeline',
+           'Stopwatch', 'profile_parts']
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #741d1a23
 @dataclass(frozen=True, eq=False, repr=False)
@@ -424,6 +423,7 @@ PARTS = {  # part of the pipeline -> its class, and its place in the folder
     "speaker_encoder": (SpeakerEncoder, "speaker"),
 }
 TOKENIZER = "tokenizer.json"
+PIPELINE_FILES = ("*.json", "*.safetensors")  # what is taken from a Hub repository
 MODEL_CARD = """---
 {{ card_data }}
 ---
@@ -441,31 +441,6 @@ pipe("Good morning.").save("clip.mp4")
 Every file that it writes says in its metadata that it is synthetic. Do not use it to imitate
 people without their consent, or to deceive.
 """
-
-
-def pipeline_folder(
-    name: str | Path,  # preset with weights, folder, or "owner/name" on the Hub
-    revision: str | None = None,  # branch, tag or commit on the Hub; None: the main branch
-    local_files_only: bool = False,  # take what was downloaded before, ask nobody
-) -> Path:
-    "The folder of a saved pipeline. Raises FileNotFoundError that says where it looked."
-    folder = data_dir() / name if str(name) in SHIPPED else Path(name)
-    if not folder.is_dir() and str(name).count("/") == 1 and str(name)[0] not in "./~":
-        return Path(
-            snapshot_download(
-                str(name),
-                revision=revision,
-                local_files_only=local_files_only,
-                allow_patterns=["*.json", "*.safetensors"],
-            )
-        )
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"from_pretrained: there is no folder {folder}; takes a preset with weights "
-            f"({', '.join(SHIPPED)}), a folder that save_pretrained wrote, or a Hub repository "
-            "'owner/name'"
-        )
-    return folder
 
 
 def read_index(folder: Path) -> dict[str, str]:  # part -> folder or file
@@ -596,7 +571,7 @@ class TalkerPipeline(
         fit or a device that is not there.
         """
         device = check_device(device)
-        folder = pipeline_folder(name, revision, local_files_only)
+        folder = local_folder(name, PIPELINE_FILES, revision, local_files_only)
         places = read_index(folder)
         parts = {
             part: kind.from_pretrained(folder / places[part]) for part, (kind, _) in PARTS.items()

@@ -235,8 +235,8 @@ class Talker(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        # preset with weights ("small"), a folder, or "owner/repository" on the Hugging Face Hub; our
-        # layout or the released one
+        # preset with weights ("small"), a folder, or "owner/repository" on the Hugging Face Hub;
+        # our layout or the released one
         name: str | Path,
         # None: the folder's own; the paper's for the released checkpoint
         config: TalkerConfig | None = None,

@@ -280,14 +280,19 @@ class AudioCodec(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path
-    ) -> "AudioCodec":  # preset with weights ("small"), folder, or Hub id
+        cls,
+        source: str | Path,  # preset with weights ("small"), folder, or Hub id
+        revision: str | None = None,  # branch, tag or commit on the Hub
+        local_files_only: bool = False,  # of the Hub only what was downloaded before
+    ) -> "AudioCodec":
         """Load weights that `save_pretrained` wrote.
 
         Raises FileNotFoundError, or ValueError naming the tensor that does not fit.
         """
         shared = {"semantic.": ("semantic", "encoder.")}
-        return load_pretrained(source, "audio_codec", build_audio_codec, shared=shared)
+        return load_pretrained(
+            source, "audio_codec", build_audio_codec, shared, revision, local_files_only
+        )
 
     def save_pretrained(
         self,

@@ -110,7 +110,12 @@ class Judge(nn.Module):
         return save_pretrained(self, config, folder, dtype)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path = "small") -> "Judge":
+    def from_pretrained(
+        cls,
+        source: str | Path = "small",
+        revision: str | None = None,  # branch, tag or commit on the Hub
+        local_files_only: bool = False,  # of the Hub only what was downloaded before
+    ) -> "Judge":
         """The trained judge: a preset with weights, a folder, or a Hub repository.
 
         Raises FileNotFoundError, or ValueError that names the tensor.

@@ -288,7 +288,12 @@ class PhonemeRecogniser(nn.Module):
         return save_pretrained(self, config, folder, dtype)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path = "small") -> "PhonemeRecogniser":
+    def from_pretrained(
+        cls,
+        source: str | Path = "small",
+        revision: str | None = None,  # branch, tag or commit on the Hub
+        local_files_only: bool = False,  # of the Hub only what was downloaded before
+    ) -> "PhonemeRecogniser":
         """The trained recogniser: a preset with weights, a folder, or a Hub repository.
 
         Raises FileNotFoundError, or ValueError that names the tensor.
@@ -297,7 +302,13 @@ class PhonemeRecogniser(nn.Module):
         def build(config: dict) -> "PhonemeRecogniser":
             return cls(SemanticConfig(**config["sizes"]), config["symbols"])
 
-        return load_pretrained(source, "semantic", build)
+        return load_pretrained(
+            source,
+            "semantic",
+            build,
+            revision=revision,
+            local_files_only=local_files_only,
+        )
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #d271c5bc
 def ctc_targets(

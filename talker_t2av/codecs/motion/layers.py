@@ -249,6 +249,7 @@ class ModulatedUpConv2d(ModulatedConv2d):
         self.blur = Resample(1, 1, gain=4)
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C', 2 H, 2 W)
+        "Transposed convolution and filter."
         # the transposed convolution makes 2 H + 1; padded by 1 and 1 and filtered: 2 H
         return self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
 

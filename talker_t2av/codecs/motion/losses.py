@@ -78,7 +78,7 @@ def gradient_loss(
 # %% ../../../nbs/2_codecs/10_motion_losses.ipynb #d6ff3b09
 def gaussian_matrix(
     length: int,
-    like: Tensor,  # gives device and dtype
+    like: Tensor,  # of any shape: gives device and dtype
     std: float = 1.5,  # of the window, in pixels
     reach: int = 5,  # pixels on each side
 ) -> Tensor:  # (length - 2 reach, length)

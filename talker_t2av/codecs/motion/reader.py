@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'LIMITS', 'CODE_STD', 'spoken_movement', 'vary', 'Person', 'draw_person', 'face_ids', 'frame_bank',
-           'standardiser', 'box_centres', 'seeded_batches', 'read_batches', 'reader_loss', 'from_mean', 'explained',
+           'standardiser', 'box_centres', 'random_batches', 'read_batches', 'reader_loss', 'from_mean', 'explained',
            'read_people', 'train_reader', 'load_or_make', 'SpokenClip', 'spoken_clips', 'set_statistics']
 
 # %% ../../../nbs/2_codecs/11_motion_reader.ipynb #ed175b58
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from talker_t2av.codecs.motion.codec import (
 )
 from ...common.measuring import r_squared
 from ...common.media import atomic_path
-from ...common.trainer import TrainConfig, fit, seed_of
+from ...common.trainer import TrainConfig, every_step, fit, seed_of
 from ...world.build import parallel_map
 from ...world.corpus import make_clip
 from ...world.face.drawing import sample_identity
@@ -156,7 +156,7 @@ def box_centres(
     return (boxes[..., :2] + boxes[..., 2:]) / size - 1
 
 # %% ../../../nbs/2_codecs/11_motion_reader.ipynb #d847a1f5
-def seeded_batches(
+def random_batches(
     make: Callable[[int, torch.Generator], dict[str, Tensor]],  # items, generator -> batch
     batch_size: int,  # items over all processes
     seed: int,
@@ -164,16 +164,11 @@ def seeded_batches(
 ) -> Callable:  # (start_step, rank, num_processes) -> iterator of batches, as `fit` takes it
     "Endless batches; each is a function of seed, purpose, step and rank."
 
-    def batches(
-        start_step: int, rank: int = 0, num_processes: int = 1
-    ) -> Iterator[dict[str, Tensor]]:
-        step = start_step
-        while True:
-            generator = torch.Generator().manual_seed(seed_of(seed, purpose, step, rank))
-            yield make(batch_size // num_processes, generator)
-            step += 1
+    def batch_at(step: int, rank: int, num_processes: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed_of(seed, purpose, step, rank))
+        return make(batch_size // num_processes, generator)
 
-    return batches
+    return every_step(batch_at)
 
 
 def read_batches(bank: Person, batch_size: int, seed: int = 0) -> Callable:
@@ -189,7 +184,7 @@ def read_batches(bank: Person, batch_size: int, seed: int = 0) -> Callable:
         chosen = torch.randint(len(frames), (items,), generator=generator)
         return {"frames": frames[chosen], "truth": truth[chosen], "centre": centres[chosen]}
 
-    return seeded_batches(make, batch_size, seed, "read")
+    return random_batches(make, batch_size, seed, "read")
 
 
 def reader_loss(reader: FaceReader, batch: dict[str, Tensor], generator=None) -> dict[str, Tensor]:

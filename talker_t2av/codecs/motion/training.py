@@ -6,8 +6,8 @@
 __all__ = ['MOTION_RECIPES', 'pair_batches', 'two_way_loss', 'picture_quality', 'means', 'redraw', 'validator', 'Stage',
            'MotionRecipe', 'frozen_codec', 'train_motion', 'own_face', 'fit_line', 'explained_by', 'codes_and_truth',
            'probe_unseen', 'transfer', 'correlation', 'lips', 'coarse', 'nearest_person', 'other_faces', 'code_sizes',
-           'code_variance', 'codec_speed', 'evaluate_motion', 'training_record', 'finish_motion', 'run_motion_codec',
-           'motion_codec_command']
+           'code_variance', 'codec_speed', 'evaluate_motion', 'motion_training_record', 'finish_motion',
+           'run_motion_codec', 'motion_codec_command']
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #3136bb07
 import argparse
@@ -24,7 +24,7 @@ from einops import rearrange
 from torch import Tensor
 
 from talker_t2av.codecs.motion.codec import (
-    CHUNK,
+    FRAMES_AT_ONCE,
     FaceReader,
     MotionCodec,
     ShippedConfig,
@@ -48,7 +48,7 @@ from talker_t2av.codecs.motion.reader import (
     from_mean,
     load_or_make,
     read_people,
-    seeded_batches,
+    random_batches,
     set_statistics,
     spoken_clips,
     train_reader,
@@ -95,7 +95,7 @@ def pair_batches(
             "centres": centres[who, at],
         }
 
-    return seeded_batches(make, batch_size, seed, "pairs")
+    return random_batches(make, batch_size, seed, "pairs")
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #7cb151af
 def two_way_loss(
@@ -157,8 +157,10 @@ def redraw(
     "Every frame of a clip but the first, drawn from the first frame and its own code."
     images = to_images(clip.frames)
     reference = codec.network.identify(images[:1]).smaller(halvings)
-    codes = torch.cat([codec.network.code(chunk) for chunk in images[1:].split(2 * CHUNK)])
-    drawn = [codec.network.decode(reference, chunk)[-1].image for chunk in codes.split(CHUNK)]
+    codes = torch.cat([codec.network.code(chunk) for chunk in images[1:].split(2 * FRAMES_AT_ONCE)])
+    drawn = [
+        codec.network.decode(reference, chunk)[-1].image for chunk in codes.split(FRAMES_AT_ONCE)
+    ]
     true = F.avg_pool2d(images[1:], 2**halvings)
     return to_uint8(torch.cat(drawn)), to_uint8(true), clip.boxes[1:] // 2**halvings
 
@@ -608,7 +610,7 @@ def evaluate_motion(codec: MotionCodec, clips: int = 32) -> dict:
     }
 
 # %% ../../../nbs/2_codecs/12_motion_training.ipynb #ae9024c3
-def training_record(recipe: MotionRecipe, histories: dict, seconds: float) -> dict:
+def motion_training_record(recipe: MotionRecipe, histories: dict, seconds: float) -> dict:
     "What is stored of a training: the recipe, thinned curves, all validations."
     record = {"recipe": asdict(recipe), "seconds_this_run": round(seconds)}
     for name, history in histories.items():
@@ -631,7 +633,7 @@ def finish_motion(
     codec, histories = trained
     codec.save_pretrained(out, torch.float16)
     values = evaluate_motion(MotionCodec.from_pretrained(out), recipe.measured_clips)
-    values["training"] = training_record(recipe, histories, seconds)
+    values["training"] = motion_training_record(recipe, histories, seconds)
     values["size"] = {
         "parameters": sum(p.numel() for p in codec.parameters()),
         "file_bytes": (out / "model.safetensors").stat().st_size,

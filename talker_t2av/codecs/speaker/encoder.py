@@ -200,13 +200,22 @@ class SpeakerEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path
-    ) -> "SpeakerEncoder":  # "small", a folder, or a Hub id
+        cls,
+        source: str | Path,  # "small", a folder, or a Hub id
+        revision: str | None = None,  # branch, tag or commit on the Hub
+        local_files_only: bool = False,  # of the Hub only what was downloaded before
+    ) -> "SpeakerEncoder":
         """Load weights that `save_pretrained` wrote.
 
         Raises FileNotFoundError, or ValueError naming the tensor that does not fit.
         """
-        return load_pretrained(source, "speaker", lambda values: cls(SpeakerConfig(**values)))
+        return load_pretrained(
+            source,
+            "speaker",
+            lambda values: cls(SpeakerConfig(**values)),
+            revision=revision,
+            local_files_only=local_files_only,
+        )
 
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #270cdbbe
 class MarginSoftmax(nn.Module):

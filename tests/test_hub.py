@@ -1,0 +1,153 @@
+"""Weights on disk and on the Hub: names, revisions, networks that lie side by side, bad files."""
+
+import json
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from talker_t2av.codecs.audio.codec import AudioCodec
+from talker_t2av.codecs.audio.judge import Judge
+from talker_t2av.codecs.audio.semantic import PhonemeRecogniser
+from talker_t2av.codecs.motion.codec import MotionCodec
+from talker_t2av.codecs.speaker.encoder import SpeakerEncoder
+from talker_t2av.common.hub import (
+    CONFIG,
+    ROW_SCALE,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    find_pretrained,
+    load_from_files,
+    load_pretrained,
+    load_weights,
+    local_folder,
+    save_pretrained,
+    tensor_files,
+)
+from talker_t2av.common.media import data_dir
+from talker_t2av.evaluation.sync import SyncMetrics
+from talker_t2av.model.talker import Talker
+
+
+def build(sizes: dict) -> nn.Module:
+    return nn.Sequential(nn.Linear(sizes["n"], 2), nn.LayerNorm(2))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The Hub is `data/small` here; the last request is written down."""
+    asked = {}
+
+    def download(name, **how):
+        asked.clear()
+        asked.update(how, name=name)
+        return str(data_dir() / "small")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return asked
+
+
+def test_what_a_name_stands_for(tmp_path, hub):
+    assert local_folder("small") == data_dir() / "small"
+    assert local_folder(tmp_path) == local_folder(str(tmp_path)) == tmp_path
+    assert not hub
+    local_folder("owner/name")
+    assert hub["name"] == "owner/name"
+    assert hub["revision"] is None and hub["local_files_only"] is False
+    nowhere = ("nothing", "a/b/c", "./a/b", "/no/folder", "~/models", tmp_path / "no")
+    for wrong in nowhere:
+        with pytest.raises(FileNotFoundError, match="neither a preset"):
+            local_folder(wrong)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [AudioCodec, MotionCodec, SpeakerEncoder, PhonemeRecogniser, Judge, SyncMetrics, Talker],
+)
+def test_every_network_asks_the_hub_for_the_revision(network, hub):
+    found = network.from_pretrained("me/weights", revision="v3", local_files_only=True)
+    assert hub["name"] == "me/weights"
+    assert hub["revision"] == "v3" and hub["local_files_only"] is True
+    shipped = network.from_pretrained("small").state_dict()
+    assert all(torch.equal(value, shipped[name]) for name, value in found.state_dict().items())
+
+
+def test_a_shared_part_is_downloaded_too(hub):
+    AudioCodec.from_pretrained("me/weights")
+    assert {f"audio_codec/{WEIGHTS}", f"semantic/{WEIGHTS}"} <= set(hub["allow_patterns"])
+
+
+def test_one_network_is_found_in_its_folder_or_the_one_above(tmp_path):
+    folder = save_pretrained(build({"n": 3}), {"n": 3}, tmp_path / "kind")
+    assert find_pretrained(folder, "kind") == find_pretrained(tmp_path, "kind") == folder
+    with pytest.raises(FileNotFoundError, match=CONFIG):
+        find_pretrained(tmp_path, "other")
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError, match=WEIGHTS):
+        find_pretrained(tmp_path, "kind")
+
+
+def test_a_failed_load_changes_nothing(tmp_path):
+    module = build({"n": 3})
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    good = {name: torch.ones_like(value) for name, value in before.items()}
+    faults = {
+        "0.weight is missing": {k: v for k, v in good.items() if k != "0.weight"},
+        "9.odd is not a tensor": good | {"9.odd": torch.zeros(1)},
+        "0.bias has shape": good | {"0.bias": torch.zeros(5)},
+        "NaN": good | {"1.bias": torch.full((2,), torch.nan)},
+    }
+    for message, tensors in faults.items():
+        with pytest.raises(ValueError, match=message):
+            load_weights(module, tensors, "here")
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    load_weights(module, good, "here")
+    assert all((value == 1).all() for value in module.state_dict().values())
+
+
+def test_a_configuration_that_does_not_fit_is_named(tmp_path):
+    folder = save_pretrained(build({"n": 3}), {"m": 3}, tmp_path / "kind")
+    with pytest.raises(ValueError, match="no configuration of a kind"):
+        load_pretrained(folder, "kind", build)
+    (folder / CONFIG).write_text("{")
+    with pytest.raises(ValueError, match="no configuration of a kind"):
+        load_pretrained(folder, "kind", build)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_from_several_files_with_int8_rows(tmp_path, dtype):
+    """One matrix as whole numbers with a factor for each row, in two files with an index."""
+    whole = torch.tensor([[-127, 3, 90], [5, 127, 0]], dtype=torch.int8)
+    factors = torch.tensor([[0.5], [0.25]])
+    first = {"0.weight": whole, "0.weight" + ROW_SCALE: factors}
+    second = {"0.bias": torch.ones(2), "1.weight": torch.ones(2), "1.bias": torch.zeros(2)}
+    save_file(first, tmp_path / "model-1.safetensors")
+    save_file(second, tmp_path / "model-2.safetensors")
+    where = dict.fromkeys(first, "model-1.safetensors")
+    where |= dict.fromkeys(second, "model-2.safetensors")
+    (tmp_path / WEIGHTS_INDEX).write_text(json.dumps({"weight_map": where}))
+
+    with torch.device("meta"):
+        module = build({"n": 3})
+    places = {name: (file, name) for name, file in tensor_files(tmp_path).items()}
+    assert set(places) == set(module.state_dict())
+    load_from_files(module, places, tmp_path, dtype)
+    assert module[0].weight.dtype == dtype
+    torch.testing.assert_close(module[0].weight.detach(), (whole * factors).to(dtype))
+
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="model-2"):
+        tensor_files(tmp_path)
+
+
+def test_names_and_shapes_are_compared_before_anything_is_read(tmp_path):
+    folder = save_pretrained(build({"n": 4}), {"n": 4}, tmp_path)
+    with torch.device("meta"):
+        module = build({"n": 3})
+    places = {name: (file, name) for name, file in tensor_files(folder).items()}
+    with pytest.raises(ValueError, match=r"0.weight has shape \(2, 4\), takes \(2, 3\)"):
+        load_from_files(module, places, folder)
+    assert all(value.is_meta for value in module.state_dict().values())
+    assert load_file(folder / WEIGHTS)["0.weight"].shape == (2, 4)
