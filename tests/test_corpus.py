@@ -77,22 +77,14 @@ def rows_of(folder):
 def test_clip_keeps_the_contract(split):
     clip = make_clip(3, split, size=32)
     n = clip.n_frames
-    assert (
-        clip.wav.dtype == np.float32
-        and clip.wav.shape == (960 * n,)
-        and n % 4 == 0
-        and np.abs(clip.wav).max() <= 1
-    )
-    assert (
-        clip.frames.shape == (n, 32, 32, 3)
-        and clip.frames.dtype == np.uint8
-        and len(clip.articulation) == len(clip.pose) == n
-    )
+    assert clip.wav.dtype == np.float32 and clip.wav.shape == (960 * n,) and n % 4 == 0
+    assert np.abs(clip.wav).max() <= 1
+    assert clip.frames.shape == (n, 32, 32, 3) and clip.frames.dtype == np.uint8
+    assert len(clip.articulation) == len(clip.pose) == n
     assert clip.phonemes[0].start == 0 and abs(clip.phonemes[-1].end - n / 25) < 1e-6
     assert all(a.end == b.start for a, b in zip(clip.phonemes, clip.phonemes[1:]))
-    assert (VOICES[clip.voice].split == "held-out") == (split == "test_voices") and (
-        face_split(clip.face) == "held-out"
-    ) == (split == "test_faces")
+    assert (VOICES[clip.voice].split == "held-out") == (split == "test_voices")
+    assert (face_split(clip.face) == "held-out") == (split == "test_faces")
 
 
 def test_clip_is_a_pure_function():
@@ -102,7 +94,9 @@ def test_clip_is_a_pure_function():
     before = torch.get_num_threads()
     first = make_clip(8, "train", size=48)
     make_clip(9, "test", video=False)
-    np.random.seed(5), torch.manual_seed(5), random.seed(5)
+    np.random.seed(5)
+    torch.manual_seed(5)
+    random.seed(5)
     torch.set_num_threads(2 if before == 1 else 1)
     changed = torch.get_num_threads()
     again = make_clip(8, "train", size=48)
@@ -121,15 +115,10 @@ def test_clip_is_a_pure_function():
 def test_clips_differ():
     texts = {make_clip(i, "train", video=False).text for i in range(30)}
     assert len(texts) >= 28
-    a, b = (
-        make_clip(1, "train", video=False, variation=0.0),
-        make_clip(1, "train", video=False, variation=1.0),
-    )
-    assert (
-        a.text == b.text
-        and a.voice == b.voice
-        and [p.end for p in a.phonemes] != [p.end for p in b.phonemes]
-    )
+    a = make_clip(1, "train", video=False, variation=0.0)
+    b = make_clip(1, "train", video=False, variation=1.0)
+    assert a.text == b.text and a.voice == b.voice
+    assert [p.end for p in a.phonemes] != [p.end for p in b.phonemes]
 
 
 def test_splits_share_no_sentence_voice_or_face():

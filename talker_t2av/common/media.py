@@ -98,7 +98,7 @@ def check_wav(wav, name="wav") -> np.ndarray:  # (T,) float samples in [-1, 1]
         raise ValueError(f"{name}: holds NaN or infinity; samples are finite numbers in [-1, 1]")
     return wav
 
-
+# %% ../../nbs/0_start/02_media.ipynb #4fb22dd0
 def read_audio(
     path: str | Path,  # WAV, FLAC, MP3, OGG...
     sample_rate: int = SAMPLE_RATE,  # of what is returned, in Hz
@@ -125,7 +125,7 @@ def read_audio(
         wav = load_torchaudio().functional.resample(wav, rate, sample_rate)
     return check_wav(wav.numpy(), str(path))
 
-
+# %% ../../nbs/0_start/02_media.ipynb #7a145f35
 def write_audio(
     path: str | Path,  # ending decides the format: .wav, .flac, .mp3, .ogg
     wav,  # (T,) samples in [-1, 1]

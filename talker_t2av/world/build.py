@@ -174,7 +174,7 @@ def write_clip(out: Path, index: int, settings: BuildSettings) -> None:
         # a full disk is an OSError here, not a SafetensorError
         temporary.write_bytes(save(tracks, metadata))
 
-
+# %% ../../nbs/workshop/12_corpus_files.ipynb #4d6ad35b
 def truth_record(out: Path, clip, sound_only: bool, written: dict[str, str]) -> dict:
     "What the truth file says of a clip whose other files (kind: relative path) are `written`."
     from talker_t2av.world.face.portrait import ARTICULATION, POSE
@@ -377,7 +377,8 @@ def build_corpus(
 
     Raises ValueError for bad settings or a foreign folder.
     """
-    settings, out = BuildSettings(split, size, seed, variation, video, tts_share), Path(out)
+    settings = BuildSettings(split, size, seed, variation, video, tts_share)
+    out = Path(out)
     if not 0 < n_clips <= MAX_CLIPS:
         raise ValueError(f"n_clips must lie between 1 and {MAX_CLIPS:,}; got {n_clips}")
     if out.exists() and not out.is_dir():
@@ -458,7 +459,8 @@ def check_truth(out: Path, row: dict) -> list[str]:
     faults = changed(out, row, "truth", "truth file")
     if faults:
         return faults
-    record, tracks = read_record(out / row["truth_path"]), load_file(out / row["truth_path"])
+    record = read_record(out / row["truth_path"])
+    tracks = load_file(out / row["truth_path"])
     n_frames = int(row["pt_length"])
     for name, columns in (("articulation", ARTICULATION), ("pose", POSE)):
         shape = (n_frames, len(columns))

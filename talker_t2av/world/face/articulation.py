@@ -171,7 +171,7 @@ def gate(rows, time, name, ramp):
     level = (1 - (away - spots[:, 1]) / ramp).clamp(0, 1).amax(1).float()
     return level * level * (3 - 2 * level), (away <= HOLD).any(1)
 
-
+# %% ../../../nbs/1_world/04_articulation.ipynb #0b369051
 def articulate(
     phonemes,  # (symbol, start s, end s[, stress]) in order; Phoneme tuples fit
     n_frames: int,

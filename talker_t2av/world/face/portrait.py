@@ -7,8 +7,8 @@ __all__ = ['LONG_HAIR', 'SHORT_HAIR', 'ARTICULATION', 'POSE', 'RANGES', 'CAVITY'
            'lit', 'paint_head', 'paint_nose', 'paint_ears', 'paint_beard', 'hair_window', 'scalp', 'curls', 'long_hair',
            'side_end', 'hair_outline', 'front_hair', 'back_hair', 'strands', 'paint_wall', 'paint_back_hair',
            'paint_body', 'neckline', 'paint_clothes', 'paint_collar', 'paint_front', 'paint_glasses', 'paint',
-           'by_name', 'edge', 'paint_over', 'lens', 'lip_parting', 'lip_gap', 'mouth_shape', 'paint_lips', 'draw_mouth',
-           'mound', 'paint_inside', 'mouth_closeups', 'eye_lids', 'paint_iris', 'draw_brow', 'draw_eye']
+           'by_name', 'edge', 'paint_over', 'lens', 'lip_parting', 'lip_gap', 'mouth_shape', 'paint_lips', 'mound',
+           'paint_inside', 'draw_mouth', 'mouth_closeups', 'eye_lids', 'paint_iris', 'draw_brow', 'draw_eye']
 
 # %% ../../../nbs/1_world/03_portrait.ipynb #4d9eff73
 import math
@@ -48,7 +48,7 @@ def head_sdf(who, x, y):
 # %% ../../../nbs/1_world/03_portrait.ipynb #c0139e97
 def lit(colour, light):
     """A colour times the light (R, R) that falls on each pixel: a picture (3, R, R)."""
-    return (torch.tensor(colour).view(3, 1, 1) * light).clamp(0, 1)
+    return (rearrange(torch.tensor(colour), "c -> c 1 1") * light).clamp(0, 1)
 
 
 def paint_head(c, who):
@@ -59,7 +59,8 @@ def paint_head(c, who):
     sdf = head_sdf(who, x, y)
     c.fill(sdf, lit(skin, 1.03 - 0.10 * x - 0.07 * y))
     inside = coverage(sdf, c.pixel)
-    shadow, light = mix(shade(skin, 0.62), (0.45, 0.15, 0.15), 0.18), mix(skin, (1, 1, 0.95), 0.6)
+    shadow = mix(shade(skin, 0.62), (0.45, 0.15, 0.15), 0.18)
+    light = mix(skin, (1, 1, 0.95), 0.6)
     rim = ((sdf + 0.20) / 0.20).clamp(0, 1) ** 2
     c.tint(inside * rim * (0.28 + 0.48 * x + 0.20 * y).clamp(0.05, 0.6), shadow)
     rose = mix(skin, (0.90, 0.30, 0.28), 0.45)
@@ -83,7 +84,7 @@ def paint_head(c, who):
             c.soft((fx, fy + 0.2 * fx * fx), (radius, radius), shade(skin, 0.60), 0.55, inside)
     paint_nose(c, who, shadow)
 
-
+# %% ../../../nbs/1_world/03_portrait.ipynb #330379f6
 def paint_nose(c, who, shadow):
     """A nose seen from the front is all light and shade: bridge, ball, wings, nostrils."""
     w, tip = who.nose_width, who.nose_y
@@ -155,10 +156,8 @@ def paint_beard(c, who):
 def hair_window(who, x, y):
     """The opening in the front hair through which the face looks out."""
     lean = 0.30 * who.parting if who.fringe == "side" else 0.0
-    xr, yr = (
-        x * math.cos(lean) - (y + 0.1) * math.sin(lean),
-        x * math.sin(lean) + (y + 0.1) * math.cos(lean) - 0.1,
-    )
+    xr = x * math.cos(lean) - (y + 0.1) * math.sin(lean)
+    yr = x * math.sin(lean) + (y + 0.1) * math.cos(lean) - 0.1
     top = who.eye_y - who.hairline
     window = sdf_ellipse(
         xr, yr, 0, 0.25, who.face_width * 0.93, 0.25 - top, 2.9 - 0.8 * who.hair_volume / 0.09
@@ -278,14 +277,15 @@ def strands(who, x, y, sdf):
     sheen = torch.exp(-(((radius - 0.50) / 0.07) ** 2)) * torch.exp(-(((turn + 0.45) / 0.55) ** 2))
     depth = (-sdf / 0.10).clamp(0, 1)
     light = 0.78 + 0.16 * depth + 0.07 * wave - 0.10 * (x + y * 0.5)
-    gloss = torch.tensor(mix(who.hair_colour, (1, 1, 1), 0.5)).view(3, 1, 1)
+    gloss = rearrange(torch.tensor(mix(who.hair_colour, (1, 1, 1), 0.5)), "c -> c 1 1")
     return (lit(who.hair_colour, light) + sheen * (0.12 + 0.06 * wave) * gloss).clamp(0, 1)
 
 # %% ../../../nbs/1_world/03_portrait.ipynb #506aab33
 def paint_wall(c, who):
     """The wall behind: a gradient and a glow."""
     t = (c.y * 0.45 + 0.5 + 0.12 * c.x).clamp(0, 1)
-    a, b = torch.tensor(who.wall).view(3, 1, 1), torch.tensor(who.wall2).view(3, 1, 1)
+    a = rearrange(torch.tensor(who.wall), "c -> c 1 1")
+    b = rearrange(torch.tensor(who.wall2), "c -> c 1 1")
     c.tint(torch.ones_like(c.x), a + (b - a) * t)
     c.soft((-0.25, -0.35), (0.85, 0.85), (1.0, 1.0, 1.0), 0.35)
 
@@ -387,7 +387,7 @@ def paint_front(c, who):
     if who.glasses != "none":
         paint_glasses(c, who)
 
-
+# %% ../../../nbs/1_world/03_portrait.ipynb #a2f34c58
 def paint_glasses(c, who):
     """Two rims, a bridge, two temples, and a glint on the glass."""
     x, y = c.x, c.y
@@ -401,10 +401,8 @@ def paint_glasses(c, who):
         )
         c.fill(glint, (1.0, 1.0, 1.0), 0.22)
         c.fill(lens.abs() - 0.0105, frame)
-        hinge, ear = (
-            (side * (who.eye_x + 0.14), who.eye_y - 0.01),
-            (side * (who.face_width + 0.01), who.eye_y - 0.03),
-        )
+        hinge = (side * (who.eye_x + 0.14), who.eye_y - 0.01)
+        ear = (side * (who.face_width + 0.01), who.eye_y - 0.03)
         c.fill(sdf_capsule(x, y, *hinge, *ear, 0.010), frame)
     c.fill(
         sdf_capsule(x, y, -who.eye_x + 0.13, who.eye_y, who.eye_x - 0.13, who.eye_y, 0.010), frame
@@ -494,7 +492,7 @@ def edge(sdf, pixel):
 
 def paint_over(rgb, alpha, colour):
     """Blend one colour over rgb (N, 3, h, w), in place, with opacity alpha (N, h, w)."""
-    colour = rgb.new_tensor(colour).view(1, 3, 1, 1)
+    colour = rearrange(rgb.new_tensor(colour), "c -> 1 c 1 1")
     rgb.lerp_(colour.expand_as(rgb), alpha.unsqueeze(1).expand_as(rgb))
 
 # %% ../../../nbs/1_world/03_portrait.ipynb #cdb4bd7f
@@ -579,33 +577,7 @@ def paint_lips(rgb, who, m, bow, x, y, pixel):
     paint_over(rgb, lips * shine * 0.40, mix(who.lip, (1, 1, 1), 0.55))
     paint_over(rgb, lips * torch.exp(-((outer / 0.014) ** 2)) * 0.35, shade(who.lip, 0.72))
 
-
-def draw_mouth(
-    rgb,  # (N, 3, h, w) pixels of the mouth box, changed in place
-    who: Identity,
-    a,  # articulation by name, each (N, 1, 1)
-    smile,  # (N, 1, 1)
-    x,  # (N, h, w) portrait coordinates of the pixels
-    y,  # (N, h, w)
-    pixel,  # width of a pixel in portrait units
-):
-    """Lips, the seam of a closed mouth, and what shows between parted lips."""
-    m = mouth_shape(who, a, smile)
-    reach = (x / m["outer"]) ** 2
-    y = y - who.mouth_y + m["lift"] * reach + m["rise"]
-    dip = torch.exp(-((x / 0.026) ** 2)) * (1 - 0.7 * a["lip_round"])
-    bow = 1 - who.cupid * dip + 0.12 * torch.exp(-(((x.abs() - 0.045) / 0.03) ** 2))
-    paint_lips(rgb, who, m, bow, x, y, pixel)
-    # a gap thinner than a pixel fades
-    parted = (m["gap"] * (1 - (x / m["inner"]) ** 2) / (0.8 * pixel)).clamp(0, 1)
-    seam = torch.exp(-((y / (0.55 * pixel + 0.003)) ** 2)) * (1 - parted) * (reach < 1.0)
-    paint_over(rgb, seam * 0.80, mix(shade(who.lip, 0.35), (0.20, 0.03, 0.05), 0.4))
-    inner = lens(x, y, m["inner"], m["up"], m["down"], m["power"])
-    hole = edge(inner, pixel) * parted
-    paint_inside(rgb, hole, a, m, x, y, pixel)
-    paint_over(rgb, hole * torch.exp(-((inner / 0.008) ** 2)) * 0.30, (0.20, 0.03, 0.05))
-
-
+# %% ../../../nbs/1_world/03_portrait.ipynb #07f12dc7
 def mound(x, y, half):
     """Signed distance (nearly) of the area below a flat arch that has sunk
     by 0.03 at |x| = half.
@@ -635,6 +607,32 @@ def paint_inside(rgb, hole, a, m, x, y, pixel):
     )
     paint_over(rgb, raised, TONGUE)
     paint_over(rgb, raised * torch.exp(-((x / 0.010) ** 2)) * 0.35, (0.62, 0.22, 0.26))
+
+# %% ../../../nbs/1_world/03_portrait.ipynb #68ed7076
+def draw_mouth(
+    rgb,  # (N, 3, h, w) pixels of the mouth box, changed in place
+    who: Identity,
+    a,  # articulation by name, each (N, 1, 1)
+    smile,  # (N, 1, 1)
+    x,  # (N, h, w) portrait coordinates of the pixels
+    y,  # (N, h, w)
+    pixel,  # width of a pixel in portrait units
+):
+    """Lips, the seam of a closed mouth, and what shows between parted lips."""
+    m = mouth_shape(who, a, smile)
+    reach = (x / m["outer"]) ** 2
+    y = y - who.mouth_y + m["lift"] * reach + m["rise"]
+    dip = torch.exp(-((x / 0.026) ** 2)) * (1 - 0.7 * a["lip_round"])
+    bow = 1 - who.cupid * dip + 0.12 * torch.exp(-(((x.abs() - 0.045) / 0.03) ** 2))
+    paint_lips(rgb, who, m, bow, x, y, pixel)
+    # a gap thinner than a pixel fades
+    parted = (m["gap"] * (1 - (x / m["inner"]) ** 2) / (0.8 * pixel)).clamp(0, 1)
+    seam = torch.exp(-((y / (0.55 * pixel + 0.003)) ** 2)) * (1 - parted) * (reach < 1.0)
+    paint_over(rgb, seam * 0.80, mix(shade(who.lip, 0.35), (0.20, 0.03, 0.05), 0.4))
+    inner = lens(x, y, m["inner"], m["up"], m["down"], m["power"])
+    hole = edge(inner, pixel) * parted
+    paint_inside(rgb, hole, a, m, x, y, pixel)
+    paint_over(rgb, hole * torch.exp(-((inner / 0.008) ** 2)) * 0.30, (0.20, 0.03, 0.05))
 
 # %% ../../../nbs/1_world/03_portrait.ipynb #309f759b
 def mouth_closeups(
@@ -671,7 +669,7 @@ def eye_lids(who, x, y, blink, smile):
     )
     return (top * hump - y) / steep, (y - low * (1 - 0.22 * smile) * hump) / steep, hump, steep
 
-
+# %% ../../../nbs/1_world/03_portrait.ipynb #086249ae
 def paint_iris(rgb, who, white, x, y, pixel, side):
     """Iris with a dark ring and a lighter lower half, pupil, and two highlights from
     the light at top left.
@@ -688,7 +686,7 @@ def paint_iris(rgb, who, white, x, y, pixel, side):
         spark = torch.sqrt((x + along * size * side) ** 2 + (y + along * size) ** 2) - radius * size
         paint_over(rgb, white * edge(spark, pixel) * strength, (1.0, 1.0, 1.0))
 
-
+# %% ../../../nbs/1_world/03_portrait.ipynb #9757b639
 def draw_brow(rgb, who, brow, x, y, pixel):
     """An arched stroke, thick and round at the nose, thin outside; `brow` raises it."""
     half = who.eye_width * 1.22
@@ -709,7 +707,7 @@ def draw_brow(rgb, who, brow, x, y, pixel):
     )
     paint_over(rgb, edge(body, pixel * 1.25) * 0.92, colour)
 
-
+# %% ../../../nbs/1_world/03_portrait.ipynb #f1631fe9
 def draw_eye(
     rgb,  # (N, 3, h, w) pixels of the eye box, changed in place
     who: Identity,

@@ -98,7 +98,8 @@ def to_head(
     """
     p = by_name(pose, POSE)
     zoom = 1 / (ZOOM * (1 + p["scale"]))
-    x, y = (x - 0.5 * p["shift_x"]) * zoom, (y - 0.2) * zoom + 0.13 - 0.5 * p["shift_y"]
+    x = (x - 0.5 * p["shift_x"]) * zoom
+    y = (y - 0.2) * zoom + 0.13 - 0.5 * p["shift_y"]
     t = ((0.92 - y) / 0.50).clamp(0, 1)
     head = t * t * (3 - 2 * t)  # 1 on the head, 0 on the shoulders, the neck bends in between
     x, y = x - 0.5 * p["shift_x"] * head, y - 0.5 * p["shift_y"] * head
@@ -249,7 +250,7 @@ def draw_features(picture, grid, who, articulation, pose, size):
     draw_mouth(rgb, who, by_name(articulation, ARTICULATION), p["smile"], u, v, pixel)
     paste_boxes(picture, mouth, rgb)
 
-
+# %% ../../../nbs/1_world/05_face.ipynb #3ee67a98
 @torch.no_grad()
 def render(
     identity: Identity,  # who
@@ -275,7 +276,8 @@ def render(
         grid = sampling_grid(identity, a, p, size)
         picture = sample_texture(textures(identity, size)[0], grid[:, 0], grid[:, 2])
         draw_features(picture, grid, identity, a, p, size)
-        out.copy_(picture.mul_(255).add_(0.5).clamp_(0, 255).permute(0, 2, 3, 1))
+        bytes_ = picture.mul_(255).add_(0.5).clamp_(0, 255)
+        out.copy_(rearrange(bytes_, "n c h w -> n h w c"))
     return frames
 
 # %% ../../../nbs/1_world/05_face.ipynb #035391c4
@@ -303,7 +305,7 @@ def mouth_colours(who):
         ]
     return [torch.tensor(colours) for colours in (inside, lips, around)]
 
-
+# %% ../../../nbs/1_world/05_face.ipynb #dfbdc754
 def mouth_strip(frames, who, pose):
     """Colours (N, 49, 5, 3) on a narrow vertical strip through the middle of the mouth, wherever
     the pose has put it.
@@ -311,8 +313,9 @@ def mouth_strip(frames, who, pose):
     v = torch.linspace(who.mouth_y - 0.090, who.mouth_y + STRIP - 0.090, 49)
     v, u = torch.meshgrid(v, torch.linspace(-0.03, 0.03, 5), indexing="ij")
     where = torch.stack(to_picture(who, pose, u, v), -1)
-    rgb = torch.as_tensor(frames).permute(0, 3, 1, 2).float() / 255
-    return F.grid_sample(rgb, where, align_corners=False, padding_mode="border").permute(0, 2, 3, 1)
+    rgb = rearrange(torch.as_tensor(frames), "n h w c -> n c h w").float() / 255
+    colours = F.grid_sample(rgb, where, align_corners=False, padding_mode="border")
+    return rearrange(colours, "n c h w -> n h w c")
 
 
 def between(seen):

@@ -93,7 +93,7 @@ def _keep_interrupt():
     if kept:
         before(*kept[0])
 
-
+# %% ../../../nbs/workshop/06_espeak.ipynb #e9ca6675
 @contextmanager
 def open_espeak():
     """A freshly loaded espeak-ng, this thread's alone while the block runs.

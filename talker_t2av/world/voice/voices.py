@@ -424,7 +424,7 @@ class Word(NamedTuple):
     end: float
     stressed: bool
 
-
+# %% ../../../nbs/1_world/01_voice.ipynb #ed37009b
 def _share(
     members: list[int], tokens: list[_Token], sounds: list[int]
 ) -> list[tuple[int, list[int]]]:
@@ -507,7 +507,7 @@ def _check_text(text: str, language: str) -> str:
         )
     return spoken
 
-
+# %% ../../../nbs/1_world/01_voice.ipynb #46f1f808
 def _check_number(name: str, value: float, limits: tuple[float, float]) -> None:
     "Raise unless value is a number inside the limits."
     low, high = limits
