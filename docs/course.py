@@ -36,13 +36,13 @@ WORKSHOP = "workshop"  # the last part: background that any notebook may need
 PARTS = {  # folder -> title; a folder that does not exist is not mentioned anywhere
     "0_start": "Start",
     "1_world": "A world that talks",
-    "2_codecs": "Two aligned 25 Hz latents",
+    "2_codecs": "Codecs",
     "3_model": "The model",
     "4_training": "Training",
-    "5_inference": "Make it talk",
-    "6_evaluation": "Does it work?",
-    "7_studies": "What if?",
-    "8_released": "The real size",
+    "5_inference": "Generation",
+    "6_evaluation": "Evaluation",
+    "7_studies": "Studies",
+    "8_released": "The released model",
     "9_play": "Playground",
     WORKSHOP: "Workshop",
 }

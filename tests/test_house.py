@@ -159,6 +159,16 @@ def test_maps_are_todays():
     assert not stale, f"python docs/refresh.py --map renews {len(stale)}: {', '.join(stale)}"
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=notebook_name)
+def test_the_map_lights_the_readers_place(path):
+    """A notebook that exports a module calls overview with its name: then its own number is lit."""
+    cells = nbformat.read(path, 4).cells
+    text = "\n".join(cell.source for cell in cells)
+    module = re.search(r"^#\| default_exp (\S+)", text, flags=re.M)
+    if module and module[1] != "common.figures":
+        assert map_key(cells) == module[1]
+
+
 def unresolved_names(module: types.ModuleType) -> set[str]:
     """Global names that functions of `module` would look up and not find: leftovers of a
     notebook's own globals.
