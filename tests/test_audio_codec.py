@@ -54,7 +54,15 @@ from talker_t2av.codecs.audio.semantic import (
     ctc_loss,
     ctc_targets,
 )
-from talker_t2av.codecs.audio.spectrogram import WHISPER_MEL, log_mel, mel_filters
+from talker_t2av.codecs.audio.spectrogram import (
+    CODEC_MEL,
+    COMPARISON_MEL,
+    JUDGE_MEL,
+    SPEAKER_MEL,
+    WHISPER_MEL,
+    log_mel,
+    mel_filters,
+)
 from talker_t2av.common.media import SAMPLES_PER_FRAME
 
 TINY = AUDIO_PRESETS["tiny"]
@@ -556,6 +564,19 @@ def test_log_mel_is_per_clip_and_full_precision():
         mixed = mel(loud)
     assert mixed.dtype == torch.float32
     torch.testing.assert_close(mixed, mel(loud), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "kind", [WHISPER_MEL, CODEC_MEL, JUDGE_MEL, SPEAKER_MEL, COMPARISON_MEL], ids=range(5)
+)
+@pytest.mark.parametrize("samples", [4800, 4801, 5000])
+def test_every_log_mel_has_a_column_a_hop_and_is_per_clip(kind, samples):
+    loud, quiet = noise(1, samples), noise(1, samples, seed=1) * 1e-3
+    both = log_mel(torch.cat([loud, quiet]), kind)
+    assert both.shape == (2, kind.n_mels, samples // kind.hop)
+    torch.testing.assert_close(both[1:], log_mel(quiet, kind), atol=1e-5, rtol=0)
+    assert log_mel(0 * loud, kind).isfinite().all()  # silence has a floor
+    assert log_mel(loud, kind, 20).shape[1] == 20
 
 
 def test_filters_made_in_inference_mode_serve_training():

@@ -182,7 +182,7 @@ def test_checkpoint_that_does_not_fit(tiny, tmp_path, change, words):
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json"):
         SpeakerEncoder.from_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match="save_pretrained"):
+    with pytest.raises(FileNotFoundError, match="from_pretrained"):
         SpeakerEncoder.from_pretrained("./nowhere/at/all")
 
 

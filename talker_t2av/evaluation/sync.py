@@ -27,6 +27,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..codecs.audio.judge import JUDGE_PRESETS, Judge
+from ..codecs.audio.semantic import ctc_decode
 from ..codecs.audio.spectrogram import JUDGE_MEL, SPEAKER_MEL, log_mel
 from ..codecs.audio.training import training_curves
 from ..codecs.speaker.encoder import augment_mel
@@ -76,9 +77,8 @@ def listen(judge: Judge, wav: Tensor) -> Heard:  # (T,) at 24 kHz
 
 
 def heard_phonemes(heard: Heard, symbols: Sequence[str]) -> list[str]:
-    "Greedy CTC transcript: the best symbol of each step, repeats merged, blanks dropped."
-    best = heard.log_probabilities.argmax(-1).unique_consecutive().tolist()
-    return [symbols[index - 1] for index in best if index > 0]
+    "The transcript: greedy decoding of CTC."
+    return ctc_decode(heard.log_probabilities[None], symbols)[0]
 
 
 def heard_closures(heard: Heard, symbols: Sequence[str]) -> np.ndarray:  # frames
@@ -437,7 +437,7 @@ def sync_clip(
     seed: int,
     split: str,
     n_mels: int,
-    stride: int = 3,  # every so manieth frame for the face regressor
+    stride: int = 3,  # one frame in so many for the face regressor
 ) -> SyncClip:
     "Make clip `seed` of a split, and keep only what training needs."
     clip = make_clip(seed, split)

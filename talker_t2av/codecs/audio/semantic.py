@@ -33,6 +33,7 @@ from ...common.media import SAMPLE_RATE, SAMPLES_PER_FRAME, load_torchaudio
 from talker_t2av.common.trainer import (
     TrainConfig,
     check_folder,
+    every_step,
     fit,
     run_training,
     seed_of,
@@ -532,13 +533,10 @@ def seeded_batches(
 ) -> Callable[[int, int, int], Iterator[dict]]:  # (start_step, rank, num_processes) -> iterator
     "Endless batches for `fit`, each from a generator that is seeded by seed, step and rank."
 
-    def batches(start_step: int, rank: int = 0, num_processes: int = 1) -> Iterator[dict]:
-        step = start_step
-        while True:
-            yield one_batch(np.random.default_rng([seed, step, rank]), num_processes)
-            step += 1
+    def batch_at(step: int, rank: int, num_processes: int) -> dict:
+        return one_batch(np.random.default_rng([seed, step, rank]), num_processes)
 
-    return batches
+    return every_step(batch_at)
 
 
 def join_clips(
