@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..common.media import FRAME_RATE
-from ..common.trainer import seed_of
+from ..common.trainer import every_step, seed_of
 from ..model.config import TalkerConfig
 from ..model.leading import make_leading_batch
 from ..model.sequence import TalkerBatch, make_batch, predicting_states
@@ -165,23 +165,14 @@ def mixed_batches(
     """
     pools = sorted_pools(latents)
 
-    def batches(start_step: int, rank: int = 0, num_processes: int = 1) -> Iterator[dict]:
-        step = start_step
-        while True:
-            chosen = draw_clips(
-                pools, latents.lengths, frames // num_processes, (seed, step, rank), face_share
-            )
-            leads = draw_leads(
-                latents.has_motion[chosen],
-                lead_share,
-                motion_share,
-                config.lead_patches,
-                (seed, step, rank),
-            )
-            yield collate_clips(latents, chosen, tokenizer, config, table, leads=leads)
-            step += 1
+    def batch_at(step: int, rank: int, num_processes: int) -> dict:
+        place = (seed, step, rank)
+        chosen = draw_clips(pools, latents.lengths, frames // num_processes, place, face_share)
+        has_motion = latents.has_motion[chosen]
+        leads = draw_leads(has_motion, lead_share, motion_share, config.lead_patches, place)
+        return collate_clips(latents, chosen, tokenizer, config, table, leads=leads)
 
-    return batches
+    return every_step(batch_at)
 
 # %% ../../nbs/4_training/02_losses.ipynb #9568b7a9
 @dataclass(frozen=True, kw_only=True)
