@@ -109,15 +109,15 @@ class FusedHeads:
         pairs = torch.view_as_complex(qk.float().unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * self.rope).flatten(-2).to(qk.dtype)
 
-    def compute_time_tokens(self, times: Tensor) -> None:  # (k,)
-        "What each time adds to the first token of every head; kept for all patches to come."
+    def compute_time_tokens(self, times: Tensor) -> dict[float, Tensor]:  # (k,), time -> (S, D)
+        "What each time adds to the first token of every head."
         zero = times.new_zeros(1)
         tokens = []
         for head in self.heads:
             embedded = head.time_embedding(times) + head.delta_embedding(zero)
             tokens.append(F.linear(embedded, head.token_proj.weight))
         by_time = torch.stack(tokens).to(self.dtype).unbind(1)  # k of (S, D)
-        self.time_tokens = dict(zip(times.tolist(), by_time))
+        return dict(zip(times.tolist(), by_time))
 
     def static_tokens(
         self, hidden: Tensor, previous_patch: Tensor, global_condition: Tensor
@@ -141,13 +141,14 @@ class FusedHeads:
     def bind(self, conditions: dict[str, Tensor], times: Tensor) -> Callable:
         "Velocity function (x (B, S, P, W), t) of these conditions, see `bind_conditions`."
         device = conditions["hidden"].device
-        if self.time_tokens.keys() != set(times.tolist()):
-            self.compute_time_tokens(times.to(device))
+        time_tokens = self.time_tokens  # of the last run; another thread may replace them meanwhile
+        if time_tokens.keys() != set(times.tolist()):
+            time_tokens = self.time_tokens = self.compute_time_tokens(times.to(device))
         static = self.static_tokens(**conditions)
 
         def velocity(x, t):
             noisy = x.transpose(0, 1).to(self.dtype)
-            made = self.velocity(noisy, static, self.time_tokens[float(t)])
+            made = self.velocity(noisy, static, time_tokens[float(t)])
             return made.transpose(0, 1).contiguous().to(x.dtype)
 
         return velocity
