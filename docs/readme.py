@@ -95,7 +95,7 @@ def heard() -> str:
         return next(text for title, text in row.items() if title.startswith(start)).split(" ")[0]
 
     words, phonemes = value(talker, "word error"), value(talker, "phoneme error")
-    lips = value(talker, "lips within a frame (exact)")
+    lips = value(talker, "lip lag within one frame")
     return (
         f"*In sentences that nobody was trained on, a recogniser gets {words}% of the talker's "
         f"words wrong ({value(truth, 'word error')}% in the speech of the world that it learnt "
