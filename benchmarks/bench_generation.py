@@ -16,7 +16,6 @@ import torch
 from talker_t2av.common.media import data_dir
 from talker_t2av.inference.generate import generate
 from talker_t2av.inference.pipeline import TalkerPipeline, profile_parts
-from talker_t2av.model.talker import Stream
 
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody in the garden is surprised."
 PATCHES = 31  # five seconds
@@ -30,12 +29,10 @@ def shipped() -> bool:
     )
 
 
-def first_patches(pipeline: TalkerPipeline, plan, make_stream, count: int) -> float:
+def first_patches(pipeline: TalkerPipeline, plan, heads, count: int) -> float:
     """Seconds for the latents of `count` patches."""
     begin = time.perf_counter()
-    steps = generate(
-        pipeline.talker, pipeline.tokenizer, [plan.request], plan.settings, make_stream
-    )
+    steps = generate(pipeline.talker, pipeline.tokenizer, [plan.request], plan.settings, heads)
     for _ in zip(range(count), steps):
         pass
     return time.perf_counter() - begin
@@ -68,10 +65,8 @@ def run() -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         profile_parts(pipeline, patches=2)
         parts = profile_parts(pipeline, TEXT, PATCHES, output=Path(folder) / "parts.mp4")
-        plain = min(first_patches(pipeline, plan, Stream, 10) for _ in range(2)) / 10
-        fused = (
-            min(first_patches(pipeline, plan, pipeline.fast.streams(), 10) for _ in range(3)) / 10
-        )
+        plain = min(first_patches(pipeline, plan, None, 10) for _ in range(2)) / 10
+        fused = min(first_patches(pipeline, plan, pipeline.fast, 10) for _ in range(3)) / 10
         written = min(
             (write_time(pipeline, Path(folder) / "clip.mp4") for _ in range(2)),
             key=lambda report: report["generated_in_seconds"],

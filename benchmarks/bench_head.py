@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from talker_t2av.model.flow import guide, sample_flow, time_grid, zero_star_steps
+from talker_t2av.model.flow import Sampling, guide, sample_flow, time_grid, zero_star_steps
 from talker_t2av.model.head import DiffusionHead, HeadConfig
 
 CONFIG = HeadConfig(
@@ -36,7 +36,7 @@ def inputs(rows: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     shapes = {
         "hidden": (c.hidden_size,),
         "global_condition": (c.global_condition_dim,),
-        "history": (c.patch_size, c.latent_dim),
+        "previous_patch": (c.patch_size, c.latent_dim),
     }
     conditions = {name: torch.randn(rows, *shape, generator=rng) for name, shape in shapes.items()}
     return torch.randn(rows, c.patch_size, c.latent_dim, generator=rng), conditions
@@ -78,7 +78,7 @@ def run() -> list[dict]:
         )
         add(
             f"head, patch without guidance, {rows} rows",
-            milliseconds(lambda: sample_flow(head, x, conditions, guidance_scale=1.0)),
+            milliseconds(lambda: sample_flow(head, x, conditions, Sampling(guidance_scale=1.0))),
         )
         patch = milliseconds(lambda: sample_flow(head, x, conditions))
         add(

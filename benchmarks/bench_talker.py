@@ -8,98 +8,84 @@ which is checked.
 import torch
 
 from talker_t2av.common.measuring import fastest, fastest_in_turns
-from talker_t2av.model.flow import FlowDraws, draw_flow, flow_matching_loss
-from talker_t2av.model.patches import count_patches
-from talker_t2av.model.sequence import TalkerSample, make_batch, target_patches
+from talker_t2av.model.flow import FlowDraws, Sampling, draw_flow, flow_matching_loss
+from talker_t2av.model.patches import StreamPatches
+from talker_t2av.model.sequence import TalkerSample, make_batch, talking_sample
 from talker_t2av.model.stop import stop_labels, stop_loss
-from talker_t2av.model.talker import Sampling, Talker
+from talker_t2av.model.talker import Talker
 from talker_t2av.model.text import load_tokenizer
 
-RATES = {"hidden": 0.1, "history": 0.05}
+RATES = {"hidden": 0.1, "previous_patch": 0.05}
 
 
 def clips(config, number: int, seconds: float, generator) -> list[TalkerSample]:
     """Random clips with video; every fourth is speech only."""
     frames = round(seconds * config.frame_rate / config.patch_size) * config.patch_size
     random = lambda *shape: torch.randn(*shape, generator=generator)
+    audio_dim, motion_dim = (config.streams[name].latent_dim for name in ("audio", "motion"))
     return [
-        TalkerSample(
+        talking_sample(
             f"this is sentence number {i}",
-            random(frames, config.audio_dim),
-            random(frames, config.motion_dim) if i % 4 else None,
-            random(config.speaker_dim),
+            random(frames, audio_dim),
+            random(frames, motion_dim) if i % 4 else None,
+            random(config.streams["audio"].condition_dim),
         )
         for i in range(number)
     ]
 
 
+def loop_sequence(talker: Talker, batch, b: int):
+    """Tokens (1, T, D) of one sample, one patch of one stream at a time."""
+    tokens = []
+    for i in range(int(batch.num_patches[b])):
+        token = 0
+        for name, stream in batch.streams.items():
+            patches = stream.patches[b, i][None, None] if stream.num_frames[b] else None
+            token = token + talker.streams[name](StreamPatches(patches=patches))[:, 0]
+        tokens.append(token)
+    text = talker.backbone.embed_tokens(batch.input_ids[b : b + 1, : int(batch.num_tokens[b])])
+    tag = talker.task_embedding(batch.task[b : b + 1])[:, None]
+    first = int(batch.first_patch[b])
+    after = text[:, first + len(tokens) :]
+    return torch.cat([tag, text[:, :first], torch.stack(tokens, 1), after], 1)
+
+
 def loop_step(talker: Talker, batch, draws: dict[str, FlowDraws]):
     """Losses of a batch, one sample, one patch and one draw at a time."""
-    c, P, rows = talker.config, talker.config.patch_size, {"audio": 0, "motion": 0}
-    losses, logits, labels = {"audio": [], "motion": []}, [], []
-    modules = {
-        "audio": (talker.patches.audio_projector, talker.patches.audio_encoder, talker.audio_head),
-        "motion": (
-            talker.patches.motion_projector,
-            talker.patches.motion_encoder,
-            talker.motion_head,
-        ),
-    }
-    slots, targets = (
-        count_patches(batch.audio_length, batch.motion_length, P),
-        target_patches(batch.audio_length, batch.motion_length, P),
-    )
-    starts, everyone = (
-        batch.first_slot + 1,
-        stop_labels(batch.first_slot + 1, slots, batch.input_ids.shape[1] + 1, P, c.frame_rate),
-    )
+    c = talker.config
+    row = dict.fromkeys(c.streams, 0)  # of the draws
+    losses, logits, labels = {name: [] for name in c.streams}, [], []
+    first = batch.first_patch + 1
+    positions = batch.input_ids.shape[1] + 1
+    everyone, weight = stop_labels(first, batch.num_patches, positions, c.patch_size, c.frame_rate)
     for b in range(len(batch)):
-        video, n, first = bool(batch.motion_length[b]), int(slots[b]), int(starts[b])
-        latents = {"audio": batch.audio[b].split(P), "motion": batch.motion[b].split(P)}
-        tokens = []
-        for i in range(n):
-            parts = [
-                modules[s][1](modules[s][0](latents[s][i][None]))
-                for s in (("audio", "motion") if video else ("audio",))
-            ]
-            tokens.append(parts[0] + (parts[1] if video else talker.patches.motion_padding[0]))
-        text = talker.backbone.embed_tokens(batch.input_ids[b : b + 1, : int(batch.num_tokens[b])])
-        row = torch.cat(
-            [
-                talker.patches.embed_task(torch.tensor([int(video)])),
-                text[:, : first - 1],
-                torch.stack(tokens, 1),
-                text[:, first - 1 + n :],
-            ],
-            1,
-        )
-        hidden = talker.backbone(inputs_embeds=row)
+        hidden = talker.backbone(inputs_embeds=loop_sequence(talker, batch, b))
         logits.append(talker.stop(hidden)[0])
-        labels.append(everyone[0][b, : row.shape[1]])
-        for s, world in (("audio", batch.speaker[b]), ("motion", batch.motion[b, 0])):
-            for i in range(int(targets[s][b])):
-                history = latents[s][i - 1] if i else torch.zeros_like(latents[s][0])
+        labels.append(everyone[b, : hidden.shape[1]])
+        for name, stream in batch.streams.items():
+            for i in range(int(stream.is_target[b].sum())):
+                patch = stream.patches[b, i][None]
                 conditions = {
-                    "hidden": hidden[:, first + i - 1],
-                    "history": history[None],
-                    "global_condition": world[None],
+                    "hidden": hidden[:, first[b] + i - 1],
+                    "previous_patch": stream.patches[b, i - 1][None] if i else 0 * patch,
+                    "global_condition": stream.condition[b][None],
                 }
-                for k in range(c.num_draws):
-                    at = slice(rows[s], rows[s] + 1)
+                for _ in range(c.num_draws):
+                    at = slice(row[name], row[name] + 1)
                     one = FlowDraws(
-                        draws[s].noise[at],
-                        draws[s].timestep_normal[at],
-                        {name: u[at] for name, u in draws[s].drop_uniform.items()},
+                        draws[name].noise[at],
+                        draws[name].timestep_normal[at],
+                        {key: value[at] for key, value in draws[name].drop_uniform.items()},
                     )
-                    losses[s].append(
-                        flow_matching_loss(
-                            modules[s][2], latents[s][i][None], conditions, one, RATES
-                        )
-                    )
-                    rows[s] += 1
-    audio, motion = (torch.stack(losses[s]).mean() for s in ("audio", "motion"))
-    stop = stop_loss(torch.cat(logits), torch.cat(labels), everyone[1], c.stop_positive_weight)
-    return audio + c.motion_loss_weight * motion + c.stop_loss_weight * stop
+                    head = talker.heads[name]
+                    losses[name].append(flow_matching_loss(head, patch, conditions, one, RATES))
+                    row[name] += 1
+    total = c.stop_loss_weight * stop_loss(
+        torch.cat(logits), torch.cat(labels), weight, c.stop_positive_weight
+    )
+    for name, stream in c.streams.items():
+        total = total + stream.loss_weight * torch.stack(losses[name]).mean()
+    return total
 
 
 def bench_training(number: int = 4, seconds: float = 2.0) -> list[dict]:
@@ -111,16 +97,9 @@ def bench_training(number: int = 4, seconds: float = 2.0) -> list[dict]:
     batch = make_batch(
         clips(talker.config, number, seconds, generator), load_tokenizer("small"), talker.config
     )
-    rows = target_patches(batch.audio_length, batch.motion_length, talker.config.patch_size)
-    dims = {"audio": talker.config.audio_dim, "motion": talker.config.motion_dim}
     draws = {
-        s: draw_flow(
-            torch.zeros(int(rows[s].sum()), talker.config.patch_size, d),
-            RATES,
-            generator,
-            talker.config.num_draws,
-        )
-        for s, d in dims.items()
+        name: draw_flow(stream.targets[stream.is_target], RATES, generator, talker.config.num_draws)
+        for name, stream in batch.streams.items()
     }
     found = {}
 
@@ -128,7 +107,7 @@ def bench_training(number: int = 4, seconds: float = 2.0) -> list[dict]:
         talker.zero_grad()
         loss = function()
         loss.backward()
-        found[name] = loss.item(), talker.patches.audio_projector.weight.grad.norm().item()
+        found[name] = loss.item(), talker.streams["audio"].projector.weight.grad.norm().item()
 
     ours = lambda: run("ours", lambda: talker(batch, draws=draws).loss)
     loop = lambda: run("loop", lambda: loop_step(talker, batch, draws))
@@ -158,7 +137,7 @@ def bench_training(number: int = 4, seconds: float = 2.0) -> list[dict]:
             "name": "talker: training step, 16 clips of 3 s",
             "value": sixteen,
             "unit": "s",
-            "note": "small preset, K = 2, forward and backward, float32; best of 3",
+            "note": "small preset, K = 1, forward and backward, float32; best of 3",
         },
         {
             "name": "talker: loop / ours",
@@ -193,13 +172,8 @@ def weights_read(talker: Talker, evaluations: int) -> int:
     evaluation, patch encoders, stop.
     """
     size = lambda module: sum(p.nbytes for p in module.parameters())
-    once = (
-        size(talker.backbone.stack)
-        + size(talker.patches.audio_encoder)
-        + size(talker.patches.motion_encoder)
-        + size(talker.stop)
-    )
-    return once + evaluations * (size(talker.audio_head) + size(talker.motion_head))
+    once = size(talker.backbone.stack) + size(talker.streams) + size(talker.stop)
+    return once + evaluations * size(talker.heads)
 
 
 def bench_paper_step(patches: int = 3) -> list[dict]:
@@ -218,8 +192,7 @@ def bench_paper_step(patches: int = 3) -> list[dict]:
         talker = talker.to(dtype)
         steps = talker.generate(
             ids,
-            torch.zeros(1, 256, dtype=dtype),
-            torch.zeros(1, 40, dtype=dtype),
+            {"audio": torch.zeros(1, 256, dtype=dtype), "motion": torch.zeros(1, 40, dtype=dtype)},
             max_patches=patches + 2,  # the first reads the text, one warms up
             generator=torch.Generator().manual_seed(0),
             sampling=Sampling(num_steps=10, guidance_scale=2.0),

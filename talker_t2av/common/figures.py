@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEXT', 'AUDIO', 'MOTION', 'JOINT', 'BOXES', 'PANELS', 'MODULES', 'ARROWS', 'MAIN_PATH', 'swatches', 'notebook_of',
-           'notebook_label', 'labels_of', 'stations', 'map_keys', 'overview_svg', 'overview', 'book_style']
+           'notebook_label', 'labels_of', 'stations', 'map_keys', 'overview_svg', 'overview', 'book_style',
+           'draw_sequence']
 
 # %% ../../nbs/workshop/01_figures.ipynb #47871f76
 import re
@@ -344,3 +345,52 @@ def book_style() -> None:
             "image.cmap": "magma",
         }
     )
+
+# %% ../../nbs/workshop/01_figures.ipynb #0ca3961b
+def draw_sequence(
+    num_patches: int = 4,
+    prompt: tuple[str, ...] = ("T2AV", "hi", "there"),  # task tag and text
+    closing: tuple[str, ...] = ("end",),  # what follows the last patch
+    axes=None,  # matplotlib axes; None makes some
+    stride: int = 1,  # positions per patch
+    audio: int = 0,  # position of audio patch 0, counted from the first patch
+    motion: int = 0,  # position of motion patch 0
+):
+    """Draw a sequence of tokens, with arcs from each predicting position to what it predicts.
+
+    Returns the axes.
+    """
+    import matplotlib.pyplot as plt
+
+    first, late = len(prompt), max(audio, motion)
+    num_positions = stride * (num_patches - 1) + late + 1
+    labels = (*prompt, *[""] * num_positions, *closing)
+    if axes is None:
+        axes = plt.subplots(figsize=(0.75 * len(labels), 2.1))[1]
+
+    def box(x, y, height, fill, edge):
+        axes.add_patch(plt.Rectangle((x - 0.42, y), 0.84, height, fc=fill, ec=edge, lw=0.8))
+
+    for position, label in enumerate(labels):
+        box(position, -0.42, 0.84, "#F3F4F6", TEXT)
+        axes.text(position, 0, label, ha="center", va="center", fontsize=8, color="#374151")
+    for stream, offset, colour, side in (("a", audio, AUDIO, 1), ("m", motion, MOTION, -1)):
+        for i in range(num_patches):
+            at = first + stride * i + offset
+            shares = stride == 1 and i + offset >= late  # its position, with the other stream
+            height = 0.42 if shares else 0.84
+            bottom = 0.0 if shares and side > 0 else -0.42
+            box(at, bottom, height, colour, "white")
+            centre = {"ha": "center", "va": "center", "fontsize": 9, "color": "white"}
+            axes.text(at, bottom + height / 2, f"${stream}_{i}$", **centre)
+            bent = f"arc3,rad={-0.55 * side}"
+            arrow = {"arrowstyle": "->", "color": colour, "lw": 1.3, "connectionstyle": bent}
+            axes.annotate("", (at, 0.46 * side), (at - 1, 0.46 * side), arrowprops=arrow)
+    last = first + num_positions - 1
+    arrow = {"arrowstyle": "<-", "color": JOINT}
+    axes.annotate(
+        "stop?", (last, 0.46), (last + 0.5, 1.05), fontsize=8, color=JOINT, arrowprops=arrow
+    )
+    axes.set(xlim=(-0.6, len(labels) - 0.4), ylim=(-1.1, 1.3))
+    axes.axis("off")
+    return axes

@@ -190,7 +190,7 @@ class SeparateHeads(nn.ModuleDict):
 
     def select(self, names: Iterable[str]) -> SeparateHeads:
         "The heads of some streams, with the same weights."
-        some = SeparateHeads({})
+        some = type(self)({})
         some.update({name: self[name] for name in names})
         return some
 
