@@ -136,15 +136,16 @@ def test_what_was_given_is_not_shown_as_a_result(measured):
     assert "given" not in (lines["A2V"][both], lines["V2A"][both])
 
 
-@pytest.mark.parametrize(
-    "path", sorted((data_dir() / "results").glob("evaluation*.json")), ids=lambda path: path.stem
-)
-def test_stored_tables_are_made_from_the_stored_numbers(path):
+def test_stored_tables_are_made_from_the_stored_numbers():
     """Nobody types a number: the table of a result file is what its rows give today."""
-    values = json.loads(path.read_text())["values"]
-    if "table" in values:
-        assert values["table"] == table(values["rows"])
-        assert values["about"] == about_split(values["split"], values["clips"])
+    checked = 0
+    for path in sorted((data_dir() / "results").glob("*.json")):
+        values = json.loads(path.read_text())["values"]
+        if "rows" in values and "table" in values and "split" in values:
+            assert values["table"] == table(values["rows"]), path.name
+            assert values["about"] == about_split(values["split"], values["clips"]), path.name
+            checked += 1
+    assert checked >= 8
 
 
 def test_every_split_says_what_is_new_in_it():
