@@ -131,7 +131,7 @@ def metric_models_of(source: str) -> MetricModels:
     "The networks that measure, loaded once in every process."
     return MetricModels.from_pretrained(source)
 
-
+# %% ../../nbs/6_evaluation/07_evaluate.ipynb #bf7363bb
 def evaluate_clip(seed: int, job: Job) -> None:
     "Measure clip `seed` with every system that has no record of it yet."
     paths = {
@@ -204,7 +204,7 @@ def why_missing(names: Sequence[str], model: str, split: str) -> dict[str, str]:
                 reasons[name] = "takes a given sound or video of 30 s at most"
     return reasons
 
-
+# %% ../../nbs/6_evaluation/07_evaluate.ipynb #6d3da335
 def summary(records: dict[str, list[Measured]]) -> dict:
     "Rows, spectra and table of some systems; the first one is what the others are compared with."
     truth = next(iter(records.values()))
@@ -216,7 +216,7 @@ def summary(records: dict[str, list[Measured]]) -> dict:
             spectra[system] = np.mean(known, axis=0).tolist()
     return {"rows": rows, "spectra": spectra, "table": table(rows)}
 
-
+# %% ../../nbs/6_evaluation/07_evaluate.ipynb #e2d32ecd
 def evaluate_world(
     model: str,  # preset, folder or Hub repository of the networks that are measured
     split: str,  # one of SPLITS, or "long"
@@ -355,7 +355,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         print(f"not measured: {system} ({why})")
     return 0
 
-
+# %% ../../nbs/6_evaluation/07_evaluate.ipynb #859e2efc
 def evaluate_command(parser: argparse.ArgumentParser) -> None:
     """Add the options of `evaluate` to `parser`; the parsed namespace gets `func`, which takes
     it and returns an exit code.

@@ -94,7 +94,7 @@ class MetricModels(NamedTuple):
             SyncMetrics.from_pretrained(source),
         )
 
-
+# %% ../../nbs/6_evaluation/06_report.ipynb #7103443a
 @dataclass(frozen=True)
 class Item:
     "What is to be said, by whom, and, where it is known, how the truth sounds and looks."
@@ -176,7 +176,7 @@ SYSTEMS = {
 # measured only when asked for
 COMPARISONS = tuple(name for name, system in SYSTEMS.items() if not (system.text and system.lead))
 
-
+# %% ../../nbs/6_evaluation/06_report.ipynb #58621424
 def missing_part(system: str, model: str) -> str:  # "": nothing is missing
     "Why a system cannot be measured yet. Raises ValueError for an unknown one."
     if system not in SYSTEMS:
@@ -222,7 +222,7 @@ def through_motion_codec(frames: np.ndarray, model: str) -> np.ndarray:  # (N, H
     codec = motion_codec_of(model)
     return codec.render(frames[0], codec.encode(frames[None])[0]).numpy()
 
-
+# %% ../../nbs/6_evaluation/06_report.ipynb #d193f235
 @torch.no_grad()
 def produce(
     name: str,  # of SYSTEMS
@@ -326,7 +326,7 @@ def measure_sound(
         numbers |= sound_distances(produced.wav, truth, item.phonemes, models.speaker)
     return numbers
 
-
+# %% ../../nbs/6_evaluation/06_report.ipynb #d15e6b67
 def measure_film(produced: Produced, heard: Heard, item: Item, models: MetricModels) -> Measured:
     "Lip-sync by both metrics, blinks, head, and the features of frames and of movement."
     watched = watch(models.sync, produced.frames, produced.wav, heard, item.face)
@@ -363,7 +363,7 @@ def measure_film(produced: Produced, heard: Heard, item: Item, models: MetricMod
     features = {name: np.asarray(value, dtype=np.float32) for name, value in features.items()}
     return Measured(numbers, features)
 
-
+# %% ../../nbs/6_evaluation/06_report.ipynb #060ab4e3
 @torch.no_grad()
 def measure(produced: Produced, item: Item, models: MetricModels) -> Measured:
     "All metrics of one clip. Raises ValueError when video and sound differ in length."
@@ -410,7 +410,7 @@ def matched(
         )
     return [known[row.sample_id] for row in rows]
 
-
+# %% ../../nbs/6_evaluation/06_report.ipynb #bf2478ec
 def read_produced(row: Row) -> Produced:
     """Sound and frames of a clip in a folder, as long as both last.
 
@@ -462,7 +462,7 @@ def long_item(seed: int, size: int = 128) -> Item:
         return long_item(seed + 1_000_000, size)
     return item_of(clip, f"long-{seed:09d}", seed)
 
-
+# %% ../../nbs/6_evaluation/06_report.ipynb #14f1a6c0
 @torch.no_grad()
 def measure_windows(
     produced: Produced, item: Item, models: MetricModels, windows: int = 6
@@ -539,7 +539,7 @@ METRICS = {
     "head_speed": Metric("head speed, degrees / s", "head_speed", digits=1, of="video"),
 }
 
-
+# %% ../../nbs/6_evaluation/06_report.ipynb #763564e3
 class FrechetMetric(NamedTuple):
     "A squared Fréchet distance to the truth's clips."
 
@@ -670,7 +670,7 @@ def written(
     )
     return f"{value} ({low} to {high})"
 
-
+# %% ../../nbs/6_evaluation/06_report.ipynb #f2ef7526
 HEADLINES = (
     "phoneme_error",
     "word_error",

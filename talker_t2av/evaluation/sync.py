@@ -112,7 +112,7 @@ def window_means(features: Tensor, steps: int = 25) -> Tensor:  # (L, D) -> (L /
     whole = len(features) // steps
     return rearrange(features[: whole * steps], "(w s) d -> w s d", s=steps).mean(1)
 
-
+# %% ../../nbs/6_evaluation/05_sync.ipynb #68fb5675
 class MouthRegression(nn.Module):
     """What the mouth should be doing, inferred from sound: a linear map of the judge's features,
     fitted on the world.
@@ -147,7 +147,7 @@ class MouthRegression(nn.Module):
         """
         return window_means(self.standardise(features)) @ self.basis
 
-
+# %% ../../nbs/6_evaluation/05_sync.ipynb #c7d052bd
 def heard_clip(
     seed: int, split: str, judge: Judge
 ) -> tuple[Tensor, Tensor]:  # features (L, D), truth (N, 8)
@@ -251,7 +251,7 @@ SYNC_PRESETS = {
     "small": SyncConfig(),
 }
 
-
+# %% ../../nbs/6_evaluation/05_sync.ipynb #dd5d5a78
 class SyncNet(nn.Module):
     """Two towers that map a moment of sound and the same moment of a mouth near each other
     (after Chung and Zisserman, ACCV workshops 2016).
@@ -362,7 +362,7 @@ def second_statistics(movement: Tensor) -> Tensor:  # (width, N) -> (N // 25, 2 
     seconds = rearrange(movement[:, : whole * FRAME_RATE], "d (s n) -> d s n", s=whole)
     return torch.cat([seconds.mean(-1), seconds.std(-1)]).T
 
-
+# %% ../../nbs/6_evaluation/05_sync.ipynb #075ffb4d
 class SyncMetrics(nn.Module):
     """All networks that measure pictures and lip-sync: face regressor, sync network, mouth
     regression, and the main axes for Fréchet distances.
@@ -646,7 +646,7 @@ def offsets_found(watched: Watched, shift: int) -> tuple[int, int]:
     lag, _, _ = lip_lag(delayed(watched.implied, shift, True), delayed(watched.opening, shift))
     return sync_scores(distances).offset, lag
 
-
+# %% ../../nbs/6_evaluation/05_sync.ipynb #751fe3e8
 def shift_counts(clips: Sequence[tuple[Watched, np.ndarray]]) -> dict[int, dict[str, float]]:
     """For each shift: the share of clips in which SyncNet and the lip lag find it, and the share
     of p, b and m at which the lips are seen shut.
@@ -766,7 +766,7 @@ SYNC_RECIPES = {
     ),
 }
 
-
+# %% ../../nbs/6_evaluation/05_sync.ipynb #d59af2d7
 def recipe_judge(recipe: SyncRecipe) -> Judge:
     "The judge whose features the mouth regression uses."
     if recipe.judge is not None:

@@ -83,7 +83,7 @@ def halving_convolutions(
         layers.append(nn.ReLU())
     return nn.Sequential(*layers)
 
-
+# %% ../../nbs/6_evaluation/04_video.ipynb #11e0942c
 class FaceRegressor(nn.Module):
     """Predicts opening, articulation and pose from a picture.
 
