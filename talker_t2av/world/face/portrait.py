@@ -36,7 +36,7 @@ SHORT_HAIR = ("short", "quiff", "curly", "buzz", "afro")  # these end above the 
 
 # %% ../../../nbs/1_world/03_portrait.ipynb #8a0bb196
 def head_sdf(who, x, y):
-    """Outline of the face: skull, jaw and chin, melted together."""
+    """Outline of the face: skull, jaw and chin, smoothly joined."""
     crown = who.eye_y - who.skull_height
     skull = sdf_ellipse(x, y, 0, (crown + 0.22) / 2, who.face_width, (0.22 - crown) / 2)
     jaw = sdf_ellipse(
