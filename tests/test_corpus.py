@@ -462,3 +462,10 @@ def test_settings_do_not_depend_on_the_number_of_clips():
     assert {settings.clip(i)[0] for i in range(25)} == set(SPLITS) and abs(
         np.mean([settings.clip(i)[2] for i in range(3_000)]) - 0.3
     ) < 0.04
+
+
+def test_the_commands_load_without_torch():
+    """`talker-t2av corpus --help` answers at once: what is heavy is imported where it is used."""
+    code = "import sys, talker_t2av.world.build; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

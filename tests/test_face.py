@@ -22,7 +22,14 @@ from talker_t2av.world.face.drawing import (
     sdf_ellipse,
     smooth_union,
 )
-from talker_t2av.world.face.portrait import ARTICULATION, POSE, RANGES, lip_gap
+from talker_t2av.world.face.portrait import (
+    ARTICULATION,
+    POSE,
+    RANGES,
+    by_name,
+    lip_gap,
+    mouth_closeups,
+)
 from talker_t2av.world.face.rendering import (
     face_split,
     mouth_box,
@@ -269,3 +276,15 @@ def test_shapes_have_true_areas():
     assert abs(ellipse - np.pi * 0.24) < 0.01 and abs(square - 1.0) < 0.01
     a, b = torch.tensor([0.3, -0.2]), torch.tensor([0.9, -0.1])
     torch.testing.assert_close(smooth_union(a, b, 0.05), torch.minimum(a, b))
+
+
+def test_closeups_draw_each_mouth_by_itself():
+    tracks = torch.cat([track(ARTICULATION, jaw_open=opening) for opening in (0.0, 0.5, 1.0)])
+    who = sample_identity(5)
+    drawn = mouth_closeups(who, tracks, 40, 60)
+    assert drawn.shape == (3, 40, 60, 3) and drawn.dtype == torch.uint8
+    for row, picture in zip(tracks, drawn):
+        assert torch.equal(mouth_closeups(who, row[None], 40, 60)[0], picture)
+    dark = (drawn.float().mean(-1) < 80).flatten(1).sum(1)  # pixels of the open mouth
+    assert dark[0] < dark[1] < dark[2]
+    assert by_name(tracks, ARTICULATION)["jaw_open"].flatten().tolist() == [0.0, 0.5, 1.0]
