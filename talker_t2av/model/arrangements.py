@@ -194,7 +194,11 @@ class ArrangedTalker(Talker):
         )
 
     def losses(
-        self, hidden: Tensor, batch: TalkerBatch, generator=None, draws=None
+        self,
+        hidden: Tensor,  # (B, 1 + T, D)
+        batch: TalkerBatch,
+        generator: torch.Generator | None = None,  # as in `Talker.forward`
+        draws=None,
     ) -> TalkerOutput:
         "As `Talker.losses`, with each stream predicted from its own positions."
         c, a = self.config, self.arrangement

@@ -85,7 +85,7 @@ ROPE_LAYOUTS = {"rotate_half": rotate_half, "interleaved": rotate_interleaved}
 
 def apply_rope(
     x: Tensor,  # (B, H, S, head_dim) queries or keys
-    table: Tensor,  # rows of `rope_table` for these tokens, as `Rope` gives them
+    table: Tensor,  # (S, head_dim / 2, 2) or (B, 1, S, head_dim / 2, 2), see `Rope`
     layout: str,  # "rotate_half" or "interleaved"
 ) -> Tensor:  # (B, H, S, head_dim), dtype of x
     "Rotate each pair of channels by its angle. Raises KeyError for an unknown layout."
@@ -162,7 +162,7 @@ def fast_attention(
     q: Tensor,  # (B, H, S, head_dim)
     k: Tensor,  # (B, H_kv, T, head_dim)
     v: Tensor,  # (B, H_kv, T, head_dim)
-    mask: Tensor | None = None,  # as in `attention`
+    mask: Tensor | None = None,  # bool, broadcasts to (B, H, S, T); True: may be read
     causal: bool = False,  # token s reads tokens 0 .. s; then there is no mask, and S = T
 ) -> Tensor:  # (B, H, S, head_dim)
     "`attention`, by the faster of two kernels; they agree up to rounding."
@@ -255,6 +255,7 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
     def split_heads(self, x: Tensor) -> Tensor:  # (B, S, heads * head_dim)
+        "(B, heads, S, head_dim)."
         return rearrange(x, "b s (h c) -> b h s c", c=self.config.head_dim)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # (B, S, D)
@@ -275,7 +276,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,  # (B, S, D)
-        table: Tensor,  # rotary table of these positions, see `Rope.forward`
+        table: Tensor,  # (S, head_dim / 2, 2) or (B, 1, S, head_dim / 2, 2), see `Rope.forward`
         # bool (B, 1, S, T), True: may be read; replaces the causal order
         mask: Tensor | None = None,
         cache=None,  # has `update(k, v) -> (k, v)` over all tokens so far; comes with a mask

@@ -341,7 +341,7 @@ def check_batch(batch: TalkerBatch, config) -> None:  # config: `TalkerConfig`
 
 
 def check_stream(name: str, batch: StreamBatch, stream, B: int, L: int, P: int) -> None:
-    "The same for one stream; `stream` is its `StreamConfig`."
+    "Raise TypeError or ValueError for one stream; `stream` is its `StreamConfig`."
     where = f"streams[{name!r}]"
     _check_tensor(f"{where}.patches", batch.patches, (B, L, P, stream.latent_dim), "float")
     _check_tensor(f"{where}.targets", batch.targets, (B, L, P, stream.latent_dim), "float")

@@ -485,12 +485,12 @@ def train_talker(
     def validate(trainer: TalkerTrainer, step: int) -> dict:
         talker = trainer.talker
         seen = diagonal(talker, eight[0].to(talker.stop.head.weight.device), eight[1], tokenizer)
-        gauges = reading_gap(trainer, checks) | {
+        metrics = reading_gap(trainer, checks) | {
             "diagonal": float(seen["share"].max()),
             "even": seen["even"],
         }
         if out is not None:
-            gauges |= write_samples(
+            metrics |= write_samples(
                 talker,
                 tokenizer,
                 validation,
@@ -499,7 +499,7 @@ def train_talker(
                 out / "samples",
                 f"step{step:07d}",
             )
-        return gauges | {
+        return metrics | {
             "best_head": list(seen["best"]),
             "map": [[round(float(v), 3) for v in row] for row in seen["maps"][0].tolist()],
             "map_text": eight[1][0]["text"],
