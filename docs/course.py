@@ -125,11 +125,19 @@ def neighbours(name: str, order: list[str]) -> tuple[str | None, str | None]:
     return before, after
 
 
+def link(name: str | None, at: str, titles: dict[str, str]) -> str | None:
+    """A link from notebook `at` that says the whole title; None for no notebook."""
+    return f"[{titles[name]}]({target(name, at)})" if name else None
+
+
 def arrows(before: str | None, middle: str, after: str | None) -> str:
     """One line of links: ← before · middle · after →."""
-    return " · ".join(
-        [f"← {before}"] * bool(before) + [middle] * bool(middle) + [f"{after} →"] * bool(after)
-    )
+    shown = [middle]
+    if before:
+        shown.insert(0, f"← {before}")
+    if after:
+        shown.append(f"{after} →")
+    return " · ".join(shown)
 
 
 def start_cell(name: str, cells: list[dict], titles: dict[str, str], table: dict) -> str:
@@ -138,24 +146,25 @@ def start_cell(name: str, cells: list[dict], titles: dict[str, str], table: dict
     needs = ", ".join(short(need, name) for need in entry["needs"] if need in titles)
     side = ", ".join(short(room, name) for room in entry.get("side", []) if room in titles)
     facts = [f"**Read first:** {needs or 'nothing'}"]
-    facts += [f"**Side rooms:** {side}"] * bool(side)
-    facts += [f"**Time:** about {minutes(cells)} minutes to read"]
-    facts += [f"**Words:** [glossary]({target(GLOSSARY, name)})"]
+    if side:
+        facts.append(f"**Side rooms:** {side}")
+    facts.append(f"**Time:** about {minutes(cells)} minutes to read")
+    facts.append(f"**Words:** [glossary]({target(GLOSSARY, name)})")
     if name in path:
-        facts += [f"{MAIN} **Main path:** {path.index(name) + 1} of {len(path)}"]
+        facts.append(f"{MAIN} **Main path:** {path.index(name) + 1} of {len(path)}")
     return f"{START}\n{' · '.join(facts)}"
 
 
 def links_cell(name: str, titles: dict[str, str], table: dict) -> str:
     """Where to go next: along the main path, and to the neighbours in the order of the book."""
-    linked = lambda other: other and f"[{titles[other]}]({target(other, name)})"
     lines, path = [LINKS], main_path(table, list(titles))
     if name in path:
         before, after = neighbours(name, path)
-        lines += [arrows(linked(before), f"{MAIN} **Main path**", linked(after)), ""]
+        middle = f"{MAIN} **Main path**"
+        lines += [arrows(link(before, name, titles), middle, link(after, name, titles)), ""]
     before, after = neighbours(name, list(titles))
-    contents = f"[Contents]({target('index', name)})"
-    lines += [arrows(linked(before), contents, linked(after))]
+    middle = f"[Contents]({target('index', name)})"
+    lines += [arrows(link(before, name, titles), middle, link(after, name, titles))]
     return "\n".join(lines)
 
 

@@ -47,11 +47,11 @@ def contents() -> str:
     books, rows = course.notebooks(), []
     path = course.main_path(TABLE, list(books))
     for folder, names in course.parts(list(books)).items():
-        links = [
-            f"{course.MAIN + ' ' if name in path else ''}[{course.label(name)}](nbs/{name}.ipynb) "
-            + course.short_title(books[name]["cells"])
-            for name in names
-        ]
+        links = []
+        for name in names:
+            mark = f"{course.MAIN} " if name in path else ""
+            number = f"[{course.label(name)}](nbs/{name}.ipynb)"
+            links.append(f"{mark}{number} {course.short_title(books[name]['cells'])}")
         time = f"{course.hours(books, names):.1f} h"
         rows.append([course.part_title(folder), " · ".join(links), time])
     return f"{course.MAIN} marks the main path.\n\n" + table(["part", "notebooks", "to read"], rows)
