@@ -215,7 +215,7 @@ SHUT = 0.02  # half image widths, 1.5 pixels of 128: lips that are nearer than t
 
 def lips_shut(
     opening: np.ndarray,  # (N,)
-    closures: np.ndarray,  # frames of p, b and m; those outside of the clip do not count
+    closures: np.ndarray,  # (K,) frames of p, b and m; those outside of the clip do not count
     tolerance: int = 1,  # frames
 ) -> float:  # share; NaN if there are no closures
     "Share of the closures for which the lips are seen shut, at most `tolerance` frames away."
@@ -304,7 +304,7 @@ class SyncNet(nn.Module):
 def sync_loss(
     mouth: Tensor,  # (B, N, d), length 1
     sound: Tensor,  # (B, N, d), length 1
-    scale: Tensor,  # of the similarities before the softmax
+    scale: Tensor,  # (), of the similarities before the softmax
 ) -> tuple[Tensor, Tensor]:  # loss, accuracy: share of mouths whose own sound is the most similar
     """Which of the N moments of this clip is this one?
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AUDIO_PRESETS', 'DESIGNS', 'RELEASED_NAMES', 'OWN_TENSORS', 'UNUSED_RELEASED', 'AudioCodecConfig', 'DacCodecConfig',
            'check_strides', 'SpectralCodecConfig', 'SourceFilterCodecConfig', 'Posterior', 'check_latents',
-           'AudioCodec', 'DacCodec', 'SpectralCodec', 'SourceFilterCodec', 'build_audio_codec', 'released_name',
-           'released_config', 'from_released', 'fit_statistics', 'DecoderStream']
+           'AudioCodec', 'DacCodec', 'SpectralCodec', 'SourceFilterCodec', 'build_audio_codec', 'fit_statistics',
+           'DecoderStream', 'released_name', 'released_config', 'from_released']
 
 # %% ../../../nbs/2_codecs/04_audio_codec.ipynb #00136a25
 from collections.abc import Iterable
@@ -137,7 +137,7 @@ class Posterior(NamedTuple):
 
 # %% ../../../nbs/2_codecs/04_audio_codec.ipynb #f3c9c900
 def check_latents(latent: Tensor, latent_size: int) -> None:  # (B, N, d)
-    "Raises TypeError or ValueError for what `decode` cannot take."
+    "Raises TypeError or ValueError for what is not a stream of latents."
     if not isinstance(latent, Tensor) or not latent.is_floating_point():
         raise TypeError(
             f"latent: takes a float tensor (B, N, {latent_size}), got "
@@ -147,8 +147,6 @@ def check_latents(latent: Tensor, latent_size: int) -> None:  # (B, N, d)
         raise ValueError(
             f"latent: takes (B, N, {latent_size}) with N > 0, got {tuple(latent.shape)}"
         )
-    if not torch.isfinite(latent).all():
-        raise ValueError("latent: holds NaN or infinity")
 
 # %% ../../../nbs/2_codecs/04_audio_codec.ipynb #c9fd830d
 class AudioCodec(nn.Module):
@@ -257,6 +255,15 @@ class AudioCodec(nn.Module):
     ) -> Tensor:  # (B, 960 N)
         "Sound in [-1, 1]. Raises TypeError or ValueError for another shape, or NaN."
         check_latents(latent, self.config.latent_size)
+        if not torch.isfinite(latent).all():
+            raise ValueError("latent: holds NaN or infinity")
+        return self.decode_checked(latent, phase)
+
+    @torch.no_grad()
+    def decode_checked(
+        self, latent: Tensor, phase: Tensor | None = None
+    ) -> Tensor:  # (B, N, d) normalised, (B,) -> (B, 960 N)
+        "`decode` without a look at its input; a stream calls it for every patch."
         return self.speak(self.denormalise(latent), phase=phase).clamp(-1, 1)
 
     def advance(
@@ -410,6 +417,74 @@ def build_audio_codec(values: dict) -> AudioCodec:  # the content of config.json
     values["semantic"] = SemanticConfig(**values["semantic"])
     return AudioCodec.from_config(DESIGNS[design][0](**values))
 
+# %% ../../../nbs/2_codecs/04_audio_codec.ipynb #16b9f3f2
+@torch.no_grad()
+def fit_statistics(
+    codec: AudioCodec,
+    wavs: Iterable[Tensor],  # each (T,) at 24 kHz: speech like that to come
+) -> None:
+    """Set the codec's normalisation from examples: mean, and total standard deviation of mean
+    plus noise, per dimension.
+
+    Raises ValueError without examples.
+    """
+    posteriors = [codec.posterior(wav[None]) for wav in wavs]
+    if not posteriors:
+        raise ValueError("wavs: takes at least one waveform, got none")
+    mean = torch.cat([p.mean[0] for p in posteriors])  # (frames, d)
+    noise = torch.cat([p.std[0] for p in posteriors])  # (frames, d)
+    codec.latent_mean.copy_(mean.mean(0))
+    codec.latent_deviation.copy_((mean.var(0, correction=0) + noise.square().mean(0)).sqrt())
+
+# %% ../../../nbs/2_codecs/04_audio_codec.ipynb #76b92596
+class DecoderStream:
+    """Decodes latents as they come.
+
+    Keeps `context + lookahead` latent frames; sound comes `lookahead` frames late; the end comes
+    with `close`.
+    """
+
+    def __init__(self, codec: AudioCodec):
+        self.codec = codec
+        self.context, self.lookahead = codec.decoder.context, codec.decoder.lookahead
+        self.kept = None  # (B, at most context + lookahead, d): what later sound still depends on
+        self.handed_out = 0  # of the kept frames, how many have been handed out as sound
+        self.phase = None  # (B,) of the voice where the kept frames begin
+
+    def push(
+        self, latent: Tensor
+    ) -> Tensor:  # (B, n, d) normalised -> (B, 960 m), where m may be 0 at first
+        """Take the next latents, give all sound that is certain.
+
+        Raises TypeError or ValueError for latents of another kind or shape.
+        """
+        check_latents(latent, self.codec.config.latent_size)
+        if self.kept is not None and len(latent) != len(self.kept):
+            raise ValueError(
+                f"latent: the stream began with a batch of {len(self.kept)}, got {len(latent)}"
+            )
+        self.kept = latent if self.kept is None else torch.cat([self.kept, latent], dim=1)
+        return self._hand_out(self.kept.shape[1] - self.lookahead)
+
+    def close(self) -> Tensor:  # (B, 960 m)
+        "The rest of the sound. Raises ValueError if nothing was pushed."
+        if self.kept is None:
+            raise ValueError("close: nothing was pushed into the stream")
+        return self._hand_out(self.kept.shape[1])
+
+    def _hand_out(self, end: int) -> Tensor:
+        "Sound of kept frames up to `end`; then forget what no later frame depends on."
+        if end <= self.handed_out:
+            return self.kept.new_zeros(len(self.kept), 0)
+        wav = self.codec.decode_checked(self.kept, self.phase)
+        wav = wav[:, SAMPLES_PER_FRAME * self.handed_out : SAMPLES_PER_FRAME * end]
+        forget = max(0, end - self.context)
+        if forget > 0:
+            self.phase = self.codec.advance(self.kept[:, : forget + 1], self.phase)
+        self.kept = self.kept[:, forget:]
+        self.handed_out = end - forget
+        return wav
+
 # %% ../../../nbs/2_codecs/04_audio_codec.ipynb #daa8042b
 _STAGES, _UNITS = range(4), range(3)
 RELEASED_NAMES = (  # (ours, released), applied in this order
@@ -500,71 +575,3 @@ def from_released(tensors: dict[str, Tensor], num_attention_heads: int | None = 
             found[ours.get(name, name)] = value
     load_weights(codec, found, "released audio codec")
     return codec.eval()
-
-# %% ../../../nbs/2_codecs/04_audio_codec.ipynb #16b9f3f2
-@torch.no_grad()
-def fit_statistics(
-    codec: AudioCodec,
-    wavs: Iterable[Tensor],  # each (T,) at 24 kHz: speech like that to come
-) -> None:
-    """Set the codec's normalisation from examples: mean, and total standard deviation of mean
-    plus noise, per dimension.
-
-    Raises ValueError without examples.
-    """
-    posteriors = [codec.posterior(wav[None]) for wav in wavs]
-    if not posteriors:
-        raise ValueError("wavs: takes at least one waveform, got none")
-    mean = torch.cat([p.mean[0] for p in posteriors])  # (frames, d)
-    noise = torch.cat([p.std[0] for p in posteriors])  # (frames, d)
-    codec.latent_mean.copy_(mean.mean(0))
-    codec.latent_deviation.copy_((mean.var(0, correction=0) + noise.square().mean(0)).sqrt())
-
-# %% ../../../nbs/2_codecs/04_audio_codec.ipynb #76b92596
-class DecoderStream:
-    """Decodes latents as they come.
-
-    Keeps `context + lookahead` latent frames; sound comes `lookahead` frames late; the end comes
-    with `close`.
-    """
-
-    def __init__(self, codec: AudioCodec):
-        self.codec = codec
-        self.context, self.lookahead = codec.decoder.context, codec.decoder.lookahead
-        self.kept = None  # (B, at most context + lookahead, d): what later sound still depends on
-        self.handed_out = 0  # of the kept frames, how many have been handed out as sound
-        self.phase = None  # (B,) of the voice where the kept frames begin
-
-    def push(
-        self, latent: Tensor
-    ) -> Tensor:  # (B, n, d) normalised -> (B, 960 m), where m may be 0 at first
-        """Take the next latents, give all sound that is certain.
-
-        Raises TypeError or ValueError as `decode` does.
-        """
-        check_latents(latent, self.codec.config.latent_size)
-        if self.kept is not None and len(latent) != len(self.kept):
-            raise ValueError(
-                f"latent: the stream began with a batch of {len(self.kept)}, got {len(latent)}"
-            )
-        self.kept = latent if self.kept is None else torch.cat([self.kept, latent], dim=1)
-        return self._hand_out(self.kept.shape[1] - self.lookahead)
-
-    def close(self) -> Tensor:  # (B, 960 m)
-        "The rest of the sound. Raises ValueError if nothing was pushed."
-        if self.kept is None:
-            raise ValueError("close: nothing was pushed into the stream")
-        return self._hand_out(self.kept.shape[1])
-
-    def _hand_out(self, end: int) -> Tensor:
-        "Sound of kept frames up to `end`; then forget what no later frame depends on."
-        if end <= self.handed_out:
-            return self.kept.new_zeros(len(self.kept), 0)
-        wav = self.codec.decode(self.kept, self.phase)
-        wav = wav[:, SAMPLES_PER_FRAME * self.handed_out : SAMPLES_PER_FRAME * end]
-        forget = max(0, end - self.context)
-        if forget > 0:
-            self.phase = self.codec.advance(self.kept[:, : forget + 1], self.phase)
-        self.kept = self.kept[:, forget:]
-        self.handed_out = end - forget
-        return wav
