@@ -87,8 +87,8 @@ GROSS = 1.2  # a pitch that is off by more than this factor is a gross error
 def spectral_distances(
     ours: np.ndarray,  # (M, 80) decibels
     truth: np.ndarray,  # (K, 80) decibels
-    i: np.ndarray,  # path: columns of ours
-    j: np.ndarray,  # path: columns of the truth
+    i: np.ndarray,  # (S,) path: columns of ours
+    j: np.ndarray,  # (S,) path: columns of the truth
 ) -> dict[str, float]:
     """Mel-cepstral and log-spectral distance in decibels along a path, where the truth is not
     silent.
@@ -108,8 +108,8 @@ def spectral_distances(
 def pitch_distances(
     ours: Tensor,  # (T,) at 24 kHz
     truth: Tensor,  # (T',) at 24 kHz
-    i: np.ndarray,  # path: columns of ours
-    j: np.ndarray,  # path: columns of the truth
+    i: np.ndarray,  # (S,) path: columns of ours
+    j: np.ndarray,  # (S,) path: columns of the truth
 ) -> dict[str, float]:
     """Pitch error in cents, share of gross errors, share of moments voiced in one sound only;
     counted along a path.
@@ -135,8 +135,8 @@ def pitch_distances(
 # %% ../../nbs/6_evaluation/03_audio.ipynb #32dc5130
 def duration_distance(
     phonemes: Sequence[Phoneme],  # of the reference
-    i: np.ndarray,  # path, 100 columns a second: generated
-    j: np.ndarray,  # path: reference
+    i: np.ndarray,  # (S,) path, 100 columns a second: generated
+    j: np.ndarray,  # (S,) path: reference
 ) -> float:
     """Sum of the absolute differences of phoneme durations over the sum of the true ones.
 

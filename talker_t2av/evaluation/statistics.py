@@ -68,8 +68,8 @@ def symmetric_root(matrix: np.ndarray) -> np.ndarray:  # (d, d) symmetric, posit
 def gaussian_frechet(
     mean_a: np.ndarray,  # (d,)
     cov_a: np.ndarray,  # (d, d)
-    mean_b: np.ndarray,
-    cov_b: np.ndarray,
+    mean_b: np.ndarray,  # (d,)
+    cov_b: np.ndarray,  # (d, d)
 ) -> float:
     "Squared Fréchet distance of two Gaussians (Dowson and Landau 1982)."
     half = symmetric_root(cov_a)

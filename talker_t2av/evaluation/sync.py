@@ -304,7 +304,7 @@ class SyncNet(nn.Module):
 def sync_loss(
     mouth: Tensor,  # (B, N, d), length 1
     sound: Tensor,  # (B, N, d), length 1
-    scale: Tensor,  # (), of the similarities before the softmax
+    scale: Tensor,  # scalar factor of the similarities, before the softmax
 ) -> tuple[Tensor, Tensor]:  # loss, accuracy: share of mouths whose own sound is the most similar
     """Which of the N moments of this clip is this one?
 
