@@ -180,7 +180,7 @@ def _end(process: subprocess.Popen) -> None:
             except OSError:  # what was still in the buffer has nowhere to go
                 pass
 
-
+# %% ../../nbs/workshop/05_files.ipynb #c8103700
 class VideoWriter:
     "An H.264 mp4 with AAC sound, compressed while frames come. Same input, same bytes."
 

@@ -235,7 +235,7 @@ def save_checkpoint(
         shutil.rmtree(old)
     return final
 
-
+# %% ../../nbs/workshop/02_trainer.ipynb #6d65ca59
 def load_checkpoint(
     out: Path,  # the training's folder
     model: nn.Module,
@@ -265,7 +265,7 @@ def load_checkpoint(
     load_optimizer_tensors(optimizer, load_file(newest / "optimizer.safetensors"))
     return record["step"], record["history"]
 
-
+# %% ../../nbs/workshop/02_trainer.ipynb #4709c599
 def check_folder(
     out: str | Path | None,  # the training's folder
     resume: bool,

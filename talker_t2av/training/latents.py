@@ -367,6 +367,7 @@ class TextSource:
 
 # %% ../../nbs/4_training/01_latents.ipynb #22c0101c
 def rounded_times(spans: list) -> list:  # (what, start s, end s)
+    "Times to a tenth of a millisecond, as lists that JSON can hold."
     return [[what, round(start, 4), round(end, 4)] for what, start, end in spans]
 
 
@@ -753,7 +754,7 @@ def run_latents(args) -> int:
         )
     return 0
 
-
+# %% ../../nbs/4_training/01_latents.ipynb #ae40fa77
 def latents_command(parser) -> None:
     """Add the options of `latents` to `parser`; the parsed namespace gets `func`, which takes it
     and returns an exit code.
