@@ -314,7 +314,10 @@ def pulse_train(
     return ((ratio - 1) / 2 * (2 / number).sqrt()).float()
 
 # %% ../../../nbs/2_codecs/03_audio_layers.ipynb #f93dc09f
-def linear_in_double(layer: nn.Linear, x: Tensor) -> Tensor:  # (..., inputs) -> (..., outputs)
+def linear_in_double(
+    layer: nn.Linear,
+    x: Tensor,  # (B, N, inputs) float64
+) -> Tensor:  # (B, N, outputs) float64
     "The layer, computed in double precision whatever its weights are stored in."
     return F.linear(x, layer.weight.double(), layer.bias.double())
 
