@@ -1037,8 +1037,9 @@ def profile_parts(
             ("patch encoders", talker.streams["motion"], "forward"),
             ("both heads", talker_module, "sample_flow"),
             ("stop", talker.stop, "forward"),
-            ("sound decoder", pipeline.audio_codec, "decode"),
-            ("portrait decoder", pipeline.motion_codec, "render"),
+            ("sound decoder", renderer, "sound"),
+            ("sound decoder", renderer, "last_sound"),
+            ("portrait decoder", renderer, "pictures"),
         ):
             watch.wrap(owner, method, part)
         begin = time.thread_time()
