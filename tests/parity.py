@@ -1,9 +1,11 @@
-"""Compare the model with every golden file at hand and write the largest differences to data/results/parity.json.
+"""Compare the model with every golden file at hand and write the largest differences to
+data/results/parity.json.
 
     TALKER_T2AV_GOLDEN=FOLDER python tests/parity.py
 
-Each check below returns rows of {"file", "what", "difference", "tolerance"}; the tests assert on the same rows. Differences are absolute, those of
-losses relative, those of gradients relative to the tensor's largest entry. Sizes come from the JSON files.
+Each check below returns rows of {"file", "what", "difference", "tolerance"}; the tests assert on
+the same rows. Differences are absolute, those of losses relative, those of gradients relative to
+the tensor's largest entry. Sizes come from the JSON files.
 """
 
 import json
@@ -23,6 +25,18 @@ from talker_t2av.model.patches import PatchEncoder, span_mask
 from talker_t2av.model.sequence import StreamBatch, TalkerBatch, predicting_states
 from talker_t2av.model.stop import StopPredictor, StopRule, stop_labels, stop_loss
 from talker_t2av.model.talker import Talker, head_targets
+
+BACKBONE_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "rope_theta",
+    "rms_norm_eps",
+)
 
 
 def row(file: str, what: str, difference, tolerance: float) -> dict:
@@ -50,10 +64,7 @@ def config_of(spec: dict) -> TalkerConfig:
         spec["config"]["patch_encoder"],
     )
     return TalkerConfig(
-        **{
-            name: llm[name]
-            for name in "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size rope_theta rms_norm_eps".split()
-        },
+        **{name: llm[name] for name in BACKBONE_SIZES},
         num_patch_layers=patch["n_layer"],
         num_patch_attention_heads=patch["n_head"],
         num_head_layers=heads["n_layer"],
@@ -69,7 +80,9 @@ def config_of(spec: dict) -> TalkerConfig:
 
 
 class TagOnFirstPatch(Talker):
-    """A habit of the released command line: the task tag is no token; it is added to the first given patch."""
+    """A habit of the released command line: the task tag is no token; it is added to the first
+    given patch.
+    """
 
     def read_prompt(self, prompt_ids, prompt_lengths, task, room):
         B, T = prompt_ids.shape
@@ -155,7 +168,9 @@ def draws_of(tensors: dict, prefix: str) -> dict[str, FlowDraws]:
 
 
 def joint_step(prefix: str) -> list[dict]:
-    """One training step: embeddings, hidden states, targets, losses, stop, gradients. `prefix` is "" or "mixed."."""
+    """One training step: embeddings, hidden states, targets, losses, stop, gradients. `prefix` is
+    "" or "mixed.".
+    """
     tensors, spec = find_golden("joint_step")
     talker, batch, tolerance = (
         talker_of(tensors, spec),
@@ -316,7 +331,7 @@ def stop() -> list[dict]:
         0.0,
     )
     for name, case in spec["config"]["cases"].items():
-        get = lambda key: t[f"labels.{name}.{key}"]
+        get = lambda key, name=name: t[f"labels.{name}.{key}"]
         labels, zeros_per_one = stop_labels(
             get("start"),
             get("length"),
@@ -461,10 +476,10 @@ def flow() -> list[dict]:
 def backbone() -> list[dict]:
     """Hidden states from embeddings, with right padding, and token by token."""
     t, spec = find_golden("backbone")
-    names = "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size rope_theta rms_norm_eps"
+    names = BACKBONE_SIZES
     model = Backbone(
         BackboneConfig(
-            **{name: spec["config"][name] for name in names.split()}, max_position_embeddings=1024
+            **{name: spec["config"][name] for name in names}, max_position_embeddings=1024
         )
     ).eval()
     model.load_state_dict(

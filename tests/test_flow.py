@@ -292,7 +292,9 @@ def test_guidance_identities():
 
 
 def test_weight_zero_is_blind_only_without_zero_star():
-    """Plain guidance of weight 0 is the unconditional velocity; zero-star scales it by c*, which the condition decides."""
+    """Plain guidance of weight 0 is the unconditional velocity; zero-star scales it by c*, which
+    the condition decides.
+    """
     g = torch.Generator().manual_seed(5)
     c, other, u = torch.randn(3, 5, 4, 3, generator=g).unbind(0)
     assert torch.equal(guide(c, u, 0.0, False), guide(other, u, 0.0, False)) and torch.equal(

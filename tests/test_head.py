@@ -298,7 +298,7 @@ def test_bfloat16_and_autocast_run():
 
 
 def test_it_learns():
-    """A hundred steps bring the loss on one repeated target well below that of predicting the mean."""
+    """A hundred steps bring the loss on one repeated target well below that of the mean."""
     head, rng = small_head(), torch.Generator().manual_seed(0)
     x, _, given = random_inputs(SMALL, rows=8)
     optimizer, losses = torch.optim.Adam(head.parameters(), 1e-2), []

@@ -1,4 +1,6 @@
-"""Training the talker: batches, the random part of the patches, helpers that leave, exact resume, both gauges, refusals."""
+"""Training the talker: batches, the random part of the patches, helpers that leave, exact resume,
+both gauges, refusals.
+"""
 
 import json
 from dataclasses import replace
@@ -221,7 +223,8 @@ def test_right_and_wrong_text(data, parts):
     first = reading_gap(trainer, checks)
     assert first == reading_gap(trainer, checks)
     with torch.no_grad():
-        trainer.talker.backbone.embed_tokens.weight.zero_()  # cannot read at all: texts of equal length are the same to it
+        # cannot read at all: texts of equal length are the same to it
+        trainer.talker.backbone.embed_tokens.weight.zero_()
         for pair in (pair for _, pair in checks):
             pair["wrong"] = {
                 "talker": replace(
@@ -251,7 +254,9 @@ def test_attention_maps_are_those_of_the_backbone(data, parts):
         talker.backbone(inputs_embeds=row)
     hook.remove()
     x, out = seen[0]
-    value = layer.project(x)[2].repeat_interleave(maps.shape[2] // layer.heads[2], 1)
+    value = layer.project(x)[2].repeat_interleave(
+        maps.shape[2] // layer.config.num_key_value_heads, 1
+    )
     mine = layer.o_proj((maps[0] @ value).transpose(1, 2).flatten(2))
     torch.testing.assert_close(mine, out, atol=1e-5, rtol=1e-4)
 
