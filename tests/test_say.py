@@ -15,7 +15,7 @@ from talker_t2av.common.media import read_audio, read_video, write_audio, write_
 from talker_t2av.inference.generate import Settings
 from talker_t2av.inference.pipeline import TalkerPipeline
 from talker_t2av.world.corpus import compose_clip
-from talker_t2av.world.voice.voices import VOICES
+from talker_t2av.world.voice.voices import neural_voice_names, voice_names
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +136,10 @@ def test_standard_and_older_names_of_options(talk, tmp_path, capsys):
 def test_voices_lists_them_with_a_line_each(capsys):
     assert cli.main(["voices"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(VOICES)
+    assert [line.split()[0] for line in lines] == [*voice_names(), *neural_voice_names()]
     assert all(len(line.split()) > 5 and len(line) < 100 for line in lines)
     assert cli.main(["voices", "--json"]) == 0
-    assert list(json.loads(capsys.readouterr().out)) == list(VOICES)
+    assert list(json.loads(capsys.readouterr().out)) == [*voice_names(), *neural_voice_names()]
 
 
 def test_a_recording_and_a_film_keep_their_voices(talk, tmp_path):

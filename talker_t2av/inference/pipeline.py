@@ -140,8 +140,9 @@ ACCENTS_NAMED = {
 
 
 def voice_lines() -> dict[str, str]:  # name -> a line about the voice
-    "The world's voices, in alphabetical order."
-    from talker_t2av.world.voice.voices import VOICES
+    "The world's voices: espeak-ng's in alphabetical order, then those of a voice network."
+    from talker_t2av.world.voice.neural import EXTRA
+    from talker_t2av.world.voice.voices import NEURAL_VOICES, VOICES
 
     lines = {}
     for name, voice in VOICES.items():
@@ -149,17 +150,23 @@ def voice_lines() -> dict[str, str]:  # name -> a line about the voice
         known = "in the training data" if voice.split == "train" else "not in the training data"
         speed = f"{voice.rate:.0f} words a minute"
         lines[name] = f"{accent}, {speed}, pitch {voice.pitch:.0f} of 99; {known}"
+    for name in NEURAL_VOICES:
+        lines[name] = f"American English, human-sounding, from a network; {EXTRA}"
     return lines
 
 
 def named_voice(name: str) -> np.ndarray:  # (T,) at 24 kHz
     """A short recording of one of the world's voices.
 
-    Raises ValueError, with the nearest names, for an unknown one.
+    Raises ValueError, with the nearest names, for an unknown one, and for a voice whose packages
+    are not installed.
     """
     from talker_t2av.world.voice.voices import speak
 
-    return speak(SAMPLE_TEXT, name).wav
+    try:
+        return speak(SAMPLE_TEXT, name).wav
+    except ModuleNotFoundError as error:
+        raise ValueError(f"voice: {error}") from None
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #54c21e31
 def _is_file_name(given: str | Path) -> bool:
