@@ -124,7 +124,13 @@ class Judge(nn.Module):
         def build(config: dict) -> "Judge":
             return cls(JudgeConfig(**config["sizes"]), config["symbols"])
 
-        return load_pretrained(source, "judge", build)
+        return load_pretrained(
+            source,
+            "judge",
+            build,
+            revision=revision,
+            local_files_only=local_files_only,
+        )
 
 # %% ../../../nbs/2_codecs/06_judge.ipynb #32390f55
 def check_each(wavs: Sequence[Tensor]) -> list[Tensor]:  # (T,) each
