@@ -374,7 +374,11 @@ class PatchDrawer:
             self.count[name] += 1
         return {name: patches[name] for name in names}
 
-    def draw(self, names: list[str], hidden: Tensor) -> dict[str, Tensor]:
+    def draw(
+        self,
+        names: list[str],
+        hidden: Tensor,  # (B, D)
+    ) -> dict[str, Tensor]:  # stream -> (B, P, d)
         "Sample the next patch of some streams together."
         heads = self.heads.select(names)
         noise = stack_streams(self.next_noise(name).to(hidden) for name in names)  # (B, S, P, W)
