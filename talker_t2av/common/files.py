@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,13 +23,15 @@ from talker_t2av.common.media import (
     atomic_path,
     check_frames,
     check_wav,
+    input_limits,
     read_audio,
+    within_full_scale,
 )
 
 # %% auto #0
 __all__ = ['MEASURED', 'WRITERS', 'PICTURES', 'FILMS', 'LONGEST_INPUT', 'SQUARE', 'make_label', 'read_label', 'SoundWriter',
-           'GifWriter', 'VideoWriter', 'check_ending', 'ClipFile', 'check_heard', 'film_sound', 'read_speech',
-           'read_square', 'read_film']
+           'GifWriter', 'VideoWriter', 'check_ending', 'check_output', 'ClipFile', 'check_heard', 'film_sound',
+           'read_speech', 'read_square', 'read_film']
 
 # %% ../../nbs/workshop/05_files.ipynb #9c2c3b50
 MEASURED = (  # values that are known only afterwards
@@ -82,7 +86,8 @@ def _video_comment(path: Path) -> str:
     "The comment tag of a video, as ffmpeg lists it; empty when there is none."
     import imageio_ffmpeg
 
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", f"file:{path}"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *input_limits(path)]
+    command += ["-i", f"file:{path}"]
     listed = subprocess.run([*command, "-f", "ffmetadata", "-"], capture_output=True).stdout
     for line in listed.decode("utf-8", errors="replace").replace("\\\n", "\n").splitlines():
         if line.startswith("comment="):
@@ -283,7 +288,28 @@ def check_ending(
         raise ValueError(f"output: {str(path)!r} is a folder; give the name of a file")
     return path
 
+# %% ../../nbs/workshop/05_files.ipynb #11187efd
+def check_output(
+    path: str | Path,
+    inputs: Sequence = (),  # what the command reads; names of files, and anything else
+    sound_only: bool = False,  # there is no face to show
+) -> Path:
+    "The path, if a clip may be written there. Raises ValueError that says why not."
+    path = check_ending(path, sound_only)
+    if path.is_symlink():
+        raise ValueError(f"output: {str(path)!r} is a symbolic link; name the file itself")
+    if not path.exists():
+        return path
+    if not path.is_file():
+        raise ValueError(f"output: {str(path)!r} is no ordinary file")
+    for given in inputs:
+        if isinstance(given, (str, Path)) and os.path.isfile(given) and path.samefile(given):
+            raise ValueError(f"output: {str(path)!r} is also an input; give another name")
+    if not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK):
+        raise ValueError(f"output: {str(path)!r} is read-only; it is not replaced")
+    return path
 
+# %% ../../nbs/workshop/05_files.ipynb #04744e4e
 class ClipFile:
     """Write a clip while it comes: `with ClipFile(path, label) as file: file.write(wav, frames)`.
 
@@ -295,7 +321,7 @@ class ClipFile:
         path: str | Path,  # ending: .mp4, .gif, .wav, .flac, .ogg
         label: str = "",  # see `make_label`
     ):
-        self.path = check_ending(path)
+        self.path = check_output(path)
         self.label = label
         self.stack = ExitStack()  # undone in reverse order when the block is left
 
@@ -325,8 +351,11 @@ LONGEST_INPUT = 60.0  # seconds
 
 def check_heard(
     wav: np.ndarray, name: str, shortest: float = 0.5, longest: float = LONGEST_INPUT
-) -> np.ndarray:  # (T,) at 24 kHz
-    "Raises ValueError, naming the input, for sound that is too short, too long, or silent."
+) -> np.ndarray:  # (T,) at 24 kHz, in [-1, 1]
+    """The sound; one over full scale is divided by its peak.
+
+    Raises ValueError, naming the input, for sound that is too short, too long, or silent.
+    """
     seconds = len(wav) / SAMPLE_RATE
     if not shortest <= seconds <= longest:
         raise ValueError(
@@ -334,7 +363,7 @@ def check_heard(
         )
     if np.abs(wav).max() < 1e-3:
         raise ValueError(f"{name}: holds only silence; is it the right file?")
-    return wav
+    return within_full_scale(wav)
 
 
 def _check_kind(path: str | Path, endings: tuple[str, ...], what: str) -> Path:
@@ -352,7 +381,7 @@ def _check_kind(path: str | Path, endings: tuple[str, ...], what: str) -> Path:
 
 def _decoded(path: Path, *words: str) -> bytes:
     "What ffmpeg makes of a local file; empty when it cannot read it."
-    given = ["-protocol_whitelist", "file", "-i", f"file:{path}"]
+    given = [*input_limits(path), "-i", f"file:{path}"]
     process = _ffmpeg(*given, *words, "-", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
         return process.communicate()[0]
@@ -370,7 +399,7 @@ def film_sound(
     if not data:
         read_square(path, 16)  # raises for what is no video at all
         return None
-    return np.frombuffer(data, np.float32).copy()
+    return check_wav(np.frombuffer(data, np.float32), str(path))
 
 
 def read_speech(path: str | Path) -> np.ndarray:  # (T,) float32 at 24 kHz
@@ -378,7 +407,10 @@ def read_speech(path: str | Path) -> np.ndarray:  # (T,) float32 at 24 kHz
 
     Raises FileNotFoundError, or ValueError for what is none.
     """
-    wav = film_sound(path) if Path(path).suffix.lower() in FILMS else read_audio(path)
+    if Path(path).suffix.lower() in FILMS:
+        wav = film_sound(path)
+    else:
+        wav = read_audio(path, longest=LONGEST_INPUT)
     if wav is None:
         raise ValueError(f"{path}: the film has no sound")
     return check_heard(wav, str(path))

@@ -1,0 +1,237 @@
+"""What careless and hostile input may not do: delete a user's files, replace an input, fill the
+memory, open other files, or pass for success.
+"""
+
+import shutil
+import subprocess
+import tracemalloc
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from talker_t2av.common import files, media
+from talker_t2av.common.media import (
+    SAMPLE_RATE,
+    check_wav,
+    load_torchaudio,
+    read_audio,
+    read_video,
+    write_video,
+)
+
+FRAMES = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), dtype=np.uint8)
+
+
+def tone(rate: int, hertz: float = 440.0, seconds: float = 1.0) -> np.ndarray:
+    """A sine of half scale."""
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+
+
+# Sound at any rate
+
+
+@pytest.mark.parametrize("rate", [44_101, 47_999, 23_999, 191_999])
+def test_sound_at_an_odd_rate_takes_little_memory(tmp_path, rate):
+    path = tmp_path / "odd.wav"
+    soundfile.write(path, tone(rate, seconds=0.25), rate, subtype="FLOAT")
+    read_audio(path)  # imports are not counted
+    tracemalloc.start()
+    try:
+        heard = read_audio(path)
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
+    assert abs(len(heard) - SAMPLE_RATE // 4) <= 1
+    assert np.abs(heard - tone(SAMPLE_RATE)[: len(heard)])[200:-200].max() < 2e-3
+
+
+def test_usual_rates_never_take_the_way_of_odd_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(media, "interpolate", None)
+    functional = load_torchaudio().functional
+    for rate in (8_000, 11_025, 12_000, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000, 192_000):
+        path = tmp_path / f"{rate}.wav"
+        soundfile.write(path, tone(rate, seconds=0.1), rate, subtype="FLOAT")
+        stored = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+        assert (read_audio(path) == functional.resample(stored, rate, SAMPLE_RATE).numpy()).all()
+
+
+def test_odd_rates_do_not_fold_high_tones_down():
+    """A tone over half of the new rate is gone, not heard as another one."""
+    made = media.resample(tone(47_999, 15_000).astype(np.float32), 47_999, SAMPLE_RATE)
+    assert np.abs(made[500:-500]).max() < 5e-3
+
+
+@pytest.mark.parametrize("rate", [1, 999, 2_000_000])
+def test_a_rate_that_no_sound_has_is_refused(tmp_path, rate):
+    path = tmp_path / "wrong.wav"
+    soundfile.write(path, tone(8_000), rate)
+    with pytest.raises(ValueError, match=f"wrong.wav.*{rate:,}"):
+        read_audio(path)
+
+
+def test_a_long_recording_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros(200 * 8_000, np.int16), 8_000)
+    read_audio(path, longest=200)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="long.wav.*longer than 60 s"):
+            files.read_speech(path)
+        assert tracemalloc.get_traced_memory()[1] < 6e6
+    finally:
+        tracemalloc.stop()
+
+
+# Samples that are no floats in [-1, 1]
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32])
+def test_whole_numbers_become_floats(tmp_path, kind):
+    full = -int(np.iinfo(kind).min)
+    samples = np.array([-full, 0, full // 2], kind)
+    assert check_wav(samples).tolist() == [-1.0, 0.0, 0.5]
+    media.write_audio(tmp_path / "whole.wav", samples)
+    assert np.abs(read_audio(tmp_path / "whole.wav") - [-1, 0, 0.5]).max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int64, bool, np.complex64])
+def test_numbers_without_a_full_scale_are_refused(kind):
+    with pytest.raises(ValueError, match=f"audio.*{np.dtype(kind)}"):
+        check_wav(np.ones(4, kind), "audio")
+
+
+def test_sound_over_full_scale_keeps_its_form():
+    """Given as an array, the peak becomes 1, and nothing is cut off."""
+    loud = 7 * tone(SAMPLE_RATE).astype(np.float32)
+    heard = files.check_heard(check_wav(loud), "audio")
+    assert np.abs(heard).max() == 1 and np.abs(heard - loud / 3.5).max() < 1e-3
+    quiet = loud / 10
+    assert (files.check_heard(quiet, "audio") == quiet).all()
+
+
+def test_a_file_over_full_scale_keeps_its_form(tmp_path):
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, 7 * tone(SAMPLE_RATE), SAMPLE_RATE, subtype="FLOAT")
+    heard = files.read_speech(path)
+    assert np.abs(heard).max() == 1 and np.abs(heard - 2 * tone(SAMPLE_RATE)).max() < 1e-3
+
+
+def test_the_pipeline_hears_the_same_in_every_type():
+    """int16, int32, floats, and floats that hold whole numbers: one recording."""
+    from talker_t2av.inference.pipeline import hear_recording
+
+    wav = tone(SAMPLE_RATE) / 0.5
+    whole = np.round(wav * 32_767)
+    heard = [
+        hear_recording(whole.astype(np.int16)),
+        hear_recording((whole * 65_536).astype(np.int32)),
+        hear_recording(whole),
+        hear_recording(wav),
+    ]
+    for other in heard[1:]:
+        assert np.abs(other - heard[0]).max() < 1e-3
+
+
+# Files that name other files
+
+
+LISTS = {
+    "concat": "ffconcat version 1.0\nfile secret.mp4\n",
+    "playlist": ("#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nsecret.mp4\n#EXT-X-ENDLIST\n"),
+    "session": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n",
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("name", ["film.mp4", "film.mkv", "face.gif", "face.png"])
+def test_a_list_opens_no_neighbour(tmp_path, kind, name):
+    write_video(tmp_path / "secret.mp4", FRAMES, tone(SAMPLE_RATE), comment='{"synthetic": true}')
+    path = tmp_path / name
+    path.write_text(LISTS[kind])
+    with pytest.raises(ValueError, match=name):
+        files.read_square(path, 64)
+    with pytest.raises(ValueError, match=name):
+        read_video(path)
+    assert files.read_label(path) is None
+    if name.startswith("film"):
+        with pytest.raises(ValueError, match=name):
+            files.read_speech(path)
+        with pytest.raises(ValueError, match=name):
+            files.read_film(path, 64)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "bmp", "gif"])
+@pytest.mark.parametrize("ending", ["png", "jpg", "jpeg", "webp", "bmp", "gif"])
+def test_pictures_are_read_whatever_their_ending_says(tmp_path, kind, ending):
+    y, x = np.mgrid[:64, :64]
+    picture = np.stack([4 * y, 4 * x, 128 + 0 * x], axis=2).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / f"a.{kind}")
+    path = tmp_path / f"b.{ending}"
+    shutil.copy(tmp_path / f"a.{kind}", path)
+    assert np.abs(files.read_square(path, 64)[0].astype(int) - picture).mean() < 12
+
+
+def test_a_percent_sign_names_no_other_picture(tmp_path):
+    Image.fromarray(FRAMES[0]).save(tmp_path / "face3.png")
+    with pytest.raises(FileNotFoundError):
+        files.read_square(tmp_path / "face%d.png", 64)
+    Image.fromarray(FRAMES[1]).save(tmp_path / "face%d.png")
+    assert (files.read_square(tmp_path / "face%d.png", 64)[0] == FRAMES[1]).all()
+
+
+@pytest.mark.parametrize("ending", files.FILMS)
+def test_films_of_every_kind_are_read(tmp_path, ending):
+    write_video(tmp_path / "made.mp4", FRAMES, tone(SAMPLE_RATE))
+    path = tmp_path / f"film{ending}"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
+    subprocess.run([*command, "-i", tmp_path / "made.mp4", path], check=True)
+    assert len(files.read_film(path, 64)) == 8
+    if ending != ".m4v":  # which imageio does not know
+        assert len(read_video(path)[0]) >= 8
+    assert len(files.read_speech(path)) > SAMPLE_RATE // 4
+
+
+# Outputs that are there already
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path):
+    film = write_video(tmp_path / "film.mp4", FRAMES)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "hard.mp4").hardlink_to(film)
+    (tmp_path / "elsewhere").symlink_to(tmp_path)
+    for name in ("film.mp4", "folder/../film.mp4", "hard.mp4", "elsewhere/film.mp4"):
+        with pytest.raises(ValueError, match="output: .* is also an input"):
+            files.check_output(tmp_path / name, ["ada", 7, None, str(film)])
+        with pytest.raises(ValueError, match="output: .* is also an input"):
+            files.check_output(film, [tmp_path / name])
+    (tmp_path / "link.mp4").symlink_to(film)
+    with pytest.raises(ValueError, match="is also an input"):
+        files.check_output(film, [tmp_path / "link.mp4"])
+    other = write_video(tmp_path / "other.mp4", FRAMES)
+    assert files.check_output(other, [film]) == other
+    assert files.check_output(tmp_path / "new.mp4", [film]) == tmp_path / "new.mp4"
+
+
+def write_one(path):
+    with files.ClipFile(path) as file:
+        file.write(tone(SAMPLE_RATE), FRAMES)
+
+
+def test_files_that_may_not_be_replaced_stay(tmp_path):
+    kept = tmp_path / "kept.wav"
+    kept.write_bytes(b"mine")
+    kept.chmod(0o444)
+    link = tmp_path / "link.wav"
+    link.symlink_to(tmp_path / "target.wav")
+    for path, reason in ((kept, "read-only"), (link, "symbolic link")):
+        with pytest.raises(ValueError, match=reason):
+            write_one(path)
+    assert kept.read_bytes() == b"mine" and link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.wav", "link.wav"]
+    kept.chmod(0o644)
+    write_one(kept)
+    assert len(read_audio(kept)) == SAMPLE_RATE
