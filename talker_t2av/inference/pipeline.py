@@ -75,9 +75,9 @@ from ..model.text import TextTokenizer, load_tokenizer, save_tokenizer
 __all__ = ['SAMPLE_TEXT', 'ACCENTS_NAMED', 'SMALLEST', 'LONGEST_GIVEN', 'PATCHES_PER_CHARACTER', 'VOICE', 'FACE', 'FileOrArray',
            'VoiceLike', 'FaceLike', 'OTHER_NAMES', 'P', 'R', 'INDEX', 'PARTS', 'TOKENIZER', 'PIPELINE_FILES',
            'MODEL_CARD', 'TalkingClip', 'voice_lines', 'named_voice', 'hear_voice', 'rest_picture', 'square_picture',
-           'see_face', 'hear_recording', 'see_film', 'film_voice', 'Plan', 'Default', 'per_text', 'refuse_unknown',
-           'takes_parameters_of', 'read_index', 'write_index', 'check_parts', 'check_device', 'TalkerPipeline',
-           'Stopwatch', 'profile_parts']
+           'see_face', 'hear_recording', 'see_film', 'film_voice', 'Plan', 'Default', 'name_of', 'choose_speaker',
+           'choose_portrait', 'per_text', 'refuse_unknown', 'takes_parameters_of', 'read_index', 'write_index',
+           'check_parts', 'check_device', 'TalkerPipeline', 'Stopwatch', 'profile_parts']
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #741d1a23
 @dataclass(frozen=True, eq=False, repr=False)
@@ -346,6 +346,56 @@ FileOrArray = str | Path | np.ndarray
 VoiceLike = str | Path | np.ndarray | Tensor | TalkingClip
 FaceLike = int | str | Path | Image.Image | np.ndarray | TalkingClip
 
+# %% ../../nbs/5_inference/04_pipeline.ipynb #05eaf546
+def name_of(thing) -> str | int | None:
+    """How a voice, face or model is written down in a report: of a path, only the last part,
+    since paths tell more than people want to tell.
+    """
+    if isinstance(thing, str) and thing.isdigit():
+        return int(thing)
+    if isinstance(thing, (str, Path)):
+        return Path(thing).name if Path(thing).exists() else str(thing)
+    if thing is None or isinstance(thing, (int, np.integer)):
+        return thing
+    return "given"
+
+
+def choose_speaker(
+    encoder: SpeakerEncoder, voice, audio=None, video=None, start: TalkingClip | None = None
+) -> tuple[Tensor, Any]:  # (d_s,) voice vector, and its name for the report
+    "Who speaks: the voice that is asked for, or that of what is given, or the default."
+    if isinstance(voice, Default):
+        if start is not None and start.speaker is not None:
+            return start.speaker, start.report["voice"]
+        given = audio if video is None else film_voice(video)
+        voice = voice.value if given is None else given
+    return hear_voice(encoder, voice), name_of(voice)
+
+
+def choose_portrait(
+    face,
+    video,
+    start: TalkingClip | None,
+    size: int,  # pixels
+) -> tuple[np.ndarray | None, Any]:  # (size, size, 3) uint8, and its name; None: sound only
+    """Who is seen: the face that is asked for, or that of what is given, or the default.
+
+    Raises ValueError for a face asked for a clip that has none.
+    """
+    if video is not None:
+        return None, None  # its first frame, see `TalkerPipeline.plan`
+    if start is not None and start.portrait is None:
+        if face is not None and not isinstance(face, Default):
+            raise ValueError("start: this clip is sound only, so it cannot go on with a face")
+        return None, None
+    if isinstance(face, Default):
+        if start is not None:
+            return start.portrait, start.report["face"]
+        face = face.value
+    if face is None:
+        return None, None
+    return see_face(face, size), name_of(face)
+
 # %% ../../nbs/5_inference/04_pipeline.ipynb #d9c3b0c7
 def per_text(
     count: int,  # texts
@@ -584,7 +634,7 @@ class TalkerPipeline(
             part: kind.from_pretrained(folder / places[part]) for part, (kind, _) in PARTS.items()
         }
         tokenizer = load_tokenizer(folder / places["tokenizer"])
-        return cls(tokenizer=tokenizer, name=_named(name), dtype=dtype, **parts).to(device)
+        return cls(tokenizer=tokenizer, name=name_of(name), dtype=dtype, **parts).to(device)
 
     @classmethod
     def untrained(cls, preset: str = "tiny", seed: int = 0) -> TalkerPipeline:
@@ -713,16 +763,17 @@ class TalkerPipeline(
             spoken, left_out = "", ""
         else:
             spoken, left_out = spoken_form(text)
+        size = self.motion_codec.config.image_size
         report = {"model": self.name, "mode": "", "text": spoken}
-        speaker, report["voice"] = self._speaker(voice, audio, video, start)
-        portrait, report["face"] = self._portrait(face, video, start)
+        speaker, report["voice"] = choose_speaker(self.speaker_encoder, voice, audio, video, start)
+        portrait, report["face"] = choose_portrait(face, video, start, size)
         report |= {"seed": seed, **asdict(settings)}
         frames, given_audio, given_motion = None, None, None
         if audio is not None:
             audio = hear_recording(audio)
             given_audio = self.audio_codec.encode(torch.from_numpy(audio)[None].to(self.device))[0]
         if video is not None:
-            frames = see_film(video, self.motion_codec.config.image_size)
+            frames = see_film(video, size)
             portrait = frames[0]
             given_motion = self.motion_codec.encode(frames[None])[0]
         if start is not None:
@@ -740,32 +791,6 @@ class TalkerPipeline(
         how = how | {"left_out": left_out, "lead": self._lead(request.mode, lead)}
         report |= {"mode": request.mode, "lead": how["lead"]}
         return Plan(request, settings, portrait, report, audio, frames, **how)
-
-    def _speaker(self, voice, audio, video, start) -> tuple[Tensor, Any]:  # (d_s,), its name
-        "The voice vector; a default gives way to the voice of what is given."
-        if not isinstance(voice, Default):
-            return hear_voice(self.speaker_encoder, voice), _named(voice)
-        if start is not None and start.speaker is not None:
-            return start.speaker.to(self.device), start.report["voice"]
-        given = audio if video is None else film_voice(video)
-        voice = voice.value if given is None else given
-        return hear_voice(self.speaker_encoder, voice), _named(voice)
-
-    def _portrait(self, face, video, start) -> tuple[np.ndarray | None, Any]:  # (H, W, 3), its name
-        "The portrait; a default gives way to the face of what is given."
-        if video is not None:
-            return None, None  # the film's first frame
-        if start is not None and start.portrait is None:
-            if face is not None and not isinstance(face, Default):
-                raise ValueError("start: this clip is sound only, so it cannot go on with a face")
-            return None, None
-        if isinstance(face, Default):
-            if start is not None:
-                return start.portrait, start.report["face"]
-            face = face.value
-        if face is None:
-            return None, None
-        return see_face(face, self.motion_codec.config.image_size), _named(face)
 
     def _lead(self, mode: str, lead: int | None) -> int:
         "Patches by which the given stream runs ahead: > 0 sound, < 0 motion."
@@ -833,6 +858,7 @@ class TalkerPipeline(
         return self._clip(plan, whole, collect(plan.steps)[0])
 
     def _clip(self, plan: Plan, whole: Chunk, latents: Latents) -> TalkingClip:
+        "A clip with what is needed to go on from it."
         speaker = plan.request.speaker
         return TalkingClip(whole.audio, whole.frames, plan.report, latents, speaker, plan.portrait)
 
@@ -969,21 +995,7 @@ class TalkerPipeline(
 
 def _progress_bar(shown: bool, patches: int) -> tqdm:
     "A bar that counts patches; it counts without being shown, too."
-    bar = tqdm(total=patches, unit=" patches", desc="generating", disable=not shown)
-    return bar
-
-
-def _named(thing) -> str | int | None:
-    """How a voice, face or model is written down in a report: of a path, only the last part,
-    since paths tell more than people want to tell.
-    """
-    if isinstance(thing, str) and thing.isdigit():
-        return int(thing)
-    if isinstance(thing, (str, Path)):
-        return Path(thing).name if Path(thing).exists() else str(thing)
-    if thing is None or isinstance(thing, (int, np.integer)):
-        return thing
-    return "given"
+    return tqdm(total=patches, unit=" patches", desc="generating", disable=not shown)
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #d0c39136
 class Stopwatch:
