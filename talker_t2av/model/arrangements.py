@@ -94,39 +94,6 @@ def lay_out(
         tokens[:, first : first + arrangement.stride * L : arrangement.stride] += stream
     return tokens
 
-# %% ../../nbs/3_model/12_arrangements.ipynb #8853a324
-# "sum", "audio-motion", "motion-audio", or "delay-K" with K from 1
-def parse_arrangement(name: str) -> Arrangement:
-    "The arrangement of that name. Raises ValueError for another name."
-    known = {
-        "sum": Arrangement(),
-        "audio-motion": Arrangement(2, 0, 1),
-        "motion-audio": Arrangement(2, 1, 0),
-    }
-    if name in known:
-        return known[name]
-    delay = re.fullmatch(r"delay-([1-9]\d?)", str(name))
-    if delay is None:
-        names = ", ".join(map(repr, known))
-        raise ValueError(
-            f"arrangement: takes {names} or 'delay-K' (motion K patches late, K from 1 to 99), "
-            f"got {name!r}"
-        )
-    return Arrangement(1, 0, int(delay[1]))
-
-
-def lay_out(
-    vectors: dict[str, Tensor],  # stream -> (B, L, D), zeros beyond a sample's own patches
-    arrangement: Arrangement,
-) -> Tensor:  # (B, positions, D)
-    "Add each patch's vector at its position."
-    B, L, D = next(iter(vectors.values())).shape
-    tokens = vectors["audio"].new_zeros(B, arrangement.num_positions(L), D)
-    for name, stream in vectors.items():
-        first = arrangement.offset(name)
-        tokens[:, first : first + arrangement.stride * L : arrangement.stride] += stream
-    return tokens
-
 # %% ../../nbs/3_model/12_arrangements.ipynb #cb85199c
 @dataclass(frozen=True, kw_only=True)
 class ArrangedConfig(TalkerConfig):
