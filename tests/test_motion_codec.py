@@ -21,9 +21,9 @@ from talker_t2av.codecs.motion.codec import (
     checked_images,
     code_statistics,
     codec_from_released,
-    rename_released_motion,
     motion_config,
     released_names,
+    rename_released_motion,
     to_uint8,
 )
 from talker_t2av.codecs.motion.layers import (

@@ -48,7 +48,8 @@ class Clip:
 
     @property
     def n_frames(self) -> int:
-        return len(self.wav) // SAMPLES_PER_FRAME  # 25 a second
+        "Frames of video, 25 a second."
+        return len(self.wav) // SAMPLES_PER_FRAME
 
 # %% ../../nbs/1_world/07_corpus.ipynb #ccda5a7f
 @contextmanager
