@@ -55,7 +55,7 @@ from talker_t2av.inference.streaming import (
     Chunk,
     LivePlayer,
     Renderer,
-    cut,
+    cut_latents,
     gather,
     generate_long,
     generate_many,
@@ -937,7 +937,7 @@ class TalkerPipeline(
             bar.total = bar.n
         clips = []
         for plan, latents in zip(plans, rows):
-            whole = join(render_in_threads(cut(latents, 8), self._renderer(plan)))
+            whole = join(render_in_threads(cut_latents(latents, 8), self._renderer(plan)))
             plan.report |= {
                 "patches": len(latents.stop),
                 "seconds": round(len(whole.audio) / SAMPLE_RATE, 2),

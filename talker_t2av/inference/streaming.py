@@ -33,7 +33,7 @@ from ..model.text import TextTokenizer
 
 # %% auto #0
 __all__ = ['CARRY', 'DRAWING_THREADS', 'Said', 'next_request', 'generate_long', 'join_latents', 'generate_many', 'Chunk', 'join',
-           'Piece', 'gather', 'cut', 'Renderer', 'render', 'ahead', 'in_a_new_thread', 'limit_threads',
+           'Piece', 'gather', 'cut_latents', 'Renderer', 'render', 'ahead', 'in_a_new_thread', 'limit_threads',
            'render_in_threads', 'chunk_message', 'LivePlayer']
 
 # %% ../../nbs/5_inference/03_streaming.ipynb #c112c5e5
@@ -208,7 +208,7 @@ def _piece(start: int, steps: list[Step]) -> Piece:
     return Piece(start, torch.cat([step.audio[0] for step in steps]), motion)
 
 
-def cut(
+def cut_latents(
     latents: Latents,
     patches: int,  # in a piece
 ) -> Iterator[Piece]:
