@@ -86,7 +86,8 @@ def open_graph(path: Path):
 class VoiceNetwork:
     """A Piper voice: a VITS network (arXiv 2106.06103) that turns phonemes into speech.
 
-    Raises ModuleNotFoundError without onnxruntime and onnx, and what `find_network` raises.
+    Raises ModuleNotFoundError without onnxruntime and onnx, ValueError for a voice of another
+    sample rate, and what `find_network` raises.
     """
 
     def __init__(
