@@ -3,6 +3,9 @@
 Lips at every p, b and m, and jaw against loudness, over many clips.
 
     python benchmarks/world_checks.py [--clips 200] [--out data/results/world_checks.json]
+    python benchmarks/world_checks.py --neural --out data/results/world_checks_neural.json
+
+With --neural the same sentences and faces are spoken by the neural voices, in turn (notebook W.13).
 
 Writes what it measured and exits with 1 if a limit is broken. 200 clips take about two minutes on
 one core: sound and articulation are made whole, pixels are rendered only where they are looked at.
@@ -17,10 +20,11 @@ from tqdm import tqdm
 
 from talker_t2av.common.measuring import energy_envelope, lag_correlation, peak_lag
 from talker_t2av.common.media import FRAME_RATE, data_dir, write_result
-from talker_t2av.world.corpus import make_clip
+from talker_t2av.world.corpus import compose_clip, make_clip
 from talker_t2av.world.face.drawing import sample_identity
 from talker_t2av.world.face.portrait import ARTICULATION, lip_gap
 from talker_t2av.world.face.rendering import ZOOM, mouth_opening, render
+from talker_t2av.world.voice.voices import neural_voice_names
 
 SIZE = 128
 PIXEL = 2 / ZOOM / SIZE  # height of one pixel in units of the portrait
@@ -47,11 +51,19 @@ def seen_opening(clip, frames) -> np.ndarray:  # (len(frames),) pixels
     return ((opening[0] - opening[1]) / PIXEL).numpy()
 
 
-def check_world(n_clips: int = 200, split: str = "train") -> dict:
+def neural_clip(seed: int, split: str):
+    "Clip number `seed` of `split`, spoken by one of the neural voices."
+    clip = make_clip(seed, split, video=False)
+    names = neural_voice_names("train")
+    voice = names[seed % len(names)]
+    return compose_clip(clip.text, voice, clip.face, seed, split, video=False)
+
+
+def check_world(n_clips: int = 200, split: str = "train", neural: bool = False) -> dict:
     "Measure `n_clips` clips; see the keys of what is returned."
     gaps, shut, wide, curves = [], [], [], []
     for seed in tqdm(range(n_clips), unit="clip"):
-        clip = make_clip(seed, split, video=False)
+        clip = neural_clip(seed, split) if neural else make_clip(seed, split, video=False)
         frames, jaw = closures(clip), clip.articulation[:, JAW]
         curves.append(lag_correlation(jaw, energy_envelope(clip.wav)))
         if len(frames):
@@ -89,14 +101,14 @@ def broken_limits(found: dict) -> list[str]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--neural", action="store_true", help="spoken by the neural voices")
     parser.add_argument("--out", default=str(data_dir() / "results" / "world_checks.json"))
     args = parser.parse_args()
-    found = check_world(args.clips)
-    print(
-        write_result(args.out, found, f"python benchmarks/world_checks.py --clips {args.clips}"),
-        found,
-        sep="\n",
-    )
+    found = check_world(args.clips, neural=args.neural)
+    command = f"python benchmarks/world_checks.py --clips {args.clips}"
+    if args.neural:
+        command += " --neural"
+    print(write_result(args.out, found, command), found, sep="\n")
     for name in broken_limits(found):
         print("LIMIT BROKEN:", name)
     sys.exit(bool(broken_limits(found)))

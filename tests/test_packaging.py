@@ -164,13 +164,16 @@ def canonical(name: str) -> str:
 
 def test_requirements_cover_every_import():
     """What the package imports, at the top or inside a function, is in `requirements`; what only
-    notebooks and tests need need not be.
+    notebooks and tests need need not be. Neural voices may ask for their extra.
     """
-    asked = {
-        canonical(re.split(r"[=<>~!]", item)[0]) for item in SETTINGS["requirements"].split()
-    } | COMES_ALONG
+
+    def listed(key):
+        return {canonical(re.split(r"[=<>~!]", item)[0]) for item in SETTINGS[key].split()}
+
+    always = listed("requirements") | COMES_ALONG
     owners, lost = packages_distributions(), {}
     for file in (ROOT / "talker_t2av").rglob("*.py"):
+        asked = always | (listed("neural_requirements") if file.name == "neural.py" else set())
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = (
                 [alias.name for alias in node.names]
