@@ -243,7 +243,7 @@ def test_damage_is_mended_by_building_again(copy, corpus):
     files[0].unlink()
     files[4].write_bytes(files[4].read_bytes()[:100])
     next(copy.glob("clips/*/*.safetensors")).write_bytes(b"cut off")
-    (copy / "clips/00000/.train-000000000-abc123.flac").write_bytes(b"half")
+    (copy / "clips/00000/.train-000000000-abc123_z.flac").write_bytes(b"half")
     (copy / "manifest.csv").unlink()
     build_corpus(copy, 10, workers=1, **SMALL)
     assert sums(copy) == sums(corpus)

@@ -22,6 +22,8 @@ from talker_t2av.common.media import (
     read_video,
     write_video,
 )
+from talker_t2av.training import latents
+from talker_t2av.world.build import build_corpus
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), dtype=np.uint8)
 
@@ -29,6 +31,99 @@ FRAMES = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), dtype=np.uint
 def tone(rate: int, hertz: float = 440.0, seconds: float = 1.0) -> np.ndarray:
     """A sine of half scale."""
     return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+
+
+# Hidden files in a folder that is built
+
+MINE = {
+    ".bashrc": "alias",
+    ".env": "secret",
+    ".gitignore": "*.flac",
+    ".train-notes.txt": "notes",
+    ".build-12345678.txt": "notes",
+    ".other-a1b2c3d4.json": "notes",
+    ".git/config": "[core]",
+}
+
+
+def plant(folder):
+    for name, text in MINE.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def planted(folder):
+    return {name: (folder / name).read_text() for name in MINE}
+
+
+def build_small(folder):
+    build_corpus(folder, 2, "train", size=32, video=False, workers=1)
+
+
+def encode_small(folder):
+    source = latents.WorldSource(2, "train", sound_only=1.0)
+    latents.build_latents(folder, source, latents.CodecNames("pca", "track"), workers=1)
+
+
+@pytest.mark.parametrize("start", [build_small, encode_small])
+def test_a_foreign_folder_is_refused_and_left_as_it_was(tmp_path, start):
+    (tmp_path / "letter.txt").write_text("dear")
+    plant(tmp_path)
+    with pytest.raises(ValueError, match="is not empty"):
+        start(tmp_path)
+    assert planted(tmp_path) == MINE and (tmp_path / "letter.txt").read_text() == "dear"
+    assert len(list(tmp_path.iterdir())) == 1 + len(MINE)
+
+
+@pytest.mark.parametrize(
+    "start, own",
+    [
+        (
+            build_small,
+            [
+                ".build-a1b2c3d4.json",
+                ".manifest-a1b2c3d4.csv",
+                "clips/00000/.train-000000001-_1b2c3d4.flac",
+                "clips/00000/.train-000000000-a1b2c3d4.safetensors",
+            ],
+        ),
+        (
+            encode_small,
+            [
+                ".build-a1b2c3d4.json",
+                ".index-a1b2c3d4.json",
+                ".shard-00000-a1b2c3d4.safetensors",
+            ],
+        ),
+    ],
+)
+def test_only_leftovers_of_the_build_itself_are_swept_away(tmp_path, start, own):
+    """They go, also from a folder in which nothing else is yet; hidden files of others stay."""
+    (tmp_path / own[0]).write_text("half")
+    start(tmp_path)
+    assert not (tmp_path / own[0]).exists()
+    plant(tmp_path)
+    for name in own:
+        (tmp_path / name).write_text("half")
+    start(tmp_path)
+    assert not any((tmp_path / name).exists() for name in own)
+    assert planted(tmp_path) == MINE
+
+
+def test_a_damaged_shard_does_not_enter_the_index(tmp_path):
+    """One flipped bit: the same command names the file, and changes nothing."""
+    encode_small(tmp_path)
+    path = latents.shard_path(tmp_path, 0)
+    whole, index = path.read_bytes(), (tmp_path / "index.json").read_bytes()
+    damaged = bytearray(whole)
+    damaged[-50] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match="shard-00000.safetensors is damaged"):
+        encode_small(tmp_path)
+    assert (tmp_path / "index.json").read_bytes() == index
+    path.unlink()
+    encode_small(tmp_path)
+    assert path.read_bytes() == whole and (tmp_path / "index.json").read_bytes() == index
 
 
 # Sound at any rate

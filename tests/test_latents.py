@@ -106,7 +106,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path, source, monkeypatch)
     shard = shard_path(tmp_path / "killed", 0)
     shard.write_bytes(shard.read_bytes()[:-100])
     assert not is_whole(shard)
-    (tmp_path / "killed" / ".shard-leftover").write_text("x")
+    (tmp_path / "killed" / ".shard-00001-a1b2c3d4.safetensors").write_text("x")
     assert contents(build_latents(tmp_path / "killed", source, NAMES, workers=1)) == whole
     assert len(load_latents(tmp_path / "killed")) == 9
 

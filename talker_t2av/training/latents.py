@@ -6,8 +6,8 @@
 __all__ = ['SHARD', 'TrackCodec', 'world_track', 'stand_ins', 'CodecNames', 'Codecs', 'tensors_sha256', 'load_codecs', 'RawClip',
            'spoken_clip', 'WorldSource', 'ManifestSource', 'read_texts', 'TextSource', 'rounded_times', 'encode_clip',
            'source_image', 'decode_clip', 'pack_clips', 'unpack_clips', 'shard_path', 'ShardTask', 'write_shard',
-           'is_whole', 'estimate', 'agree', 'write_index', 'build_latents', 'LatentSet', 'load_latents', 'join_latents',
-           'quick_latents', 'latent_sources', 'run_latents', 'latents_command']
+           'is_whole', 'estimate', 'agree', 'write_index', 'check_recorded', 'build_latents', 'LatentSet',
+           'load_latents', 'join_latents', 'quick_latents', 'latent_sources', 'run_latents', 'latents_command']
 
 # %% ../../nbs/4_training/01_latents.ipynb #3b7e477b
 import functools
@@ -29,7 +29,7 @@ from ..codecs.audio.linear import PcaCodec
 from ..codecs.audio.semantic import speak_invented
 from ..codecs.motion.codec import MotionCodec
 from ..codecs.speaker.encoder import SpeakerEncoder
-from ..common.media import FRAME_RATE, atomic_path, read_video
+from ..common.media import FRAME_RATE, atomic_path, leftovers, read_video
 from ..model.sequence import TalkerSample, talking_sample
 from talker_t2av.world.build import (
     MAX_CLIPS,
@@ -583,6 +583,30 @@ def write_index(out: Path, n_shards: int, codecs: Codecs) -> Path:
         temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return out / "index.json"
 
+
+def check_recorded(out: Path) -> None:
+    """Compare shards that are whole with the checksums of an earlier index, if there is one.
+
+    Raises ValueError, naming the shard, for other bytes.
+    """
+    index = out / "index.json"
+    if not index.is_file():
+        return
+    try:
+        recorded = {
+            entry["file"]: entry["sha256"]
+            for entry in json.loads(index.read_text(encoding="utf-8"))["shards"]
+        }
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{index} is not readable; remove it and run the same command") from None
+    for name, checksum in recorded.items():
+        path = out / name
+        if is_whole(path) and file_sha256(path) != checksum:
+            raise ValueError(
+                f"{path} is damaged (its checksum is not that of the index); remove it and run "
+                "the same `latents` command again"
+            )
+
 # %% ../../nbs/4_training/01_latents.ipynb #b5a40f78
 def build_latents(
     out: str | Path,  # folder: new, empty, or an unfinished build with the same settings
@@ -592,7 +616,7 @@ def build_latents(
 ) -> Path:  # of the folder
     """Encode all clips of a source, or finish an interrupted build; whole shards stay.
 
-    Raises ValueError for a folder with other latents.
+    Raises ValueError for a folder with other latents, or a shard that has changed since its build.
     """
     out = Path(out)
     codecs = load_codecs(names)
@@ -605,9 +629,11 @@ def build_latents(
     wanted |= {f"codec.{key}": value for key, value in codecs.fingerprint.items()}
     with only_builder(out):
         agree(out, wanted)
-        for leftover in out.glob(".*"):
+        shards = [shard_path(out, i) for i in range(n_shards)]
+        for leftover in leftovers([out / "build.json", out / "index.json", *shards]):
             leftover.unlink(missing_ok=True)
-        missing = [i for i in range(n_shards) if not is_whole(shard_path(out, i))]
+        check_recorded(out)
+        missing = [i for i, path in enumerate(shards) if not is_whole(path)]
         if missing:
             seconds, size = estimate(source, codecs, min(workers, len(missing)))
             minutes = seconds * len(missing) / n_shards / 60

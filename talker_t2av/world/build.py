@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['RELEASED_COLUMNS', 'COLUMNS', 'SOURCE', 'SHARD', 'MAX_CLIPS', 'file_sha256', 'BuildSettings', 'world_fingerprint',
            'clip_paths', 'write_clip', 'truth_record', 'read_record', 'is_finished', 'cpu_count', 'parallel_map',
-           'only_builder', 'agree_on_settings', 'manifest_row', 'write_manifest', 'build_corpus', 'changed',
-           'check_sound', 'check_video', 'check_truth', 'tiles', 'check_row', 'check_corpus', 'read_rows', 'demo_clip',
-           'run_world', 'run_build', 'run_check', 'world_command', 'corpus_command']
+           'only_builder', 'agree_on_settings', 'manifest_row', 'write_manifest', 'build_files', 'build_corpus',
+           'changed', 'check_sound', 'check_video', 'check_truth', 'tiles', 'check_row', 'check_corpus', 'read_rows',
+           'demo_clip', 'run_world', 'run_build', 'run_check', 'world_command', 'corpus_command']
 
 # %% ../../nbs/workshop/12_corpus_files.ipynb #7655ebbb
 import argparse
@@ -37,6 +37,7 @@ from talker_t2av.common.media import (
     SAMPLES_PER_FRAME,
     atomic_path,
     data_dir,
+    leftovers,
     read_video,
     write_audio,
     write_video,
@@ -326,7 +327,7 @@ def agree_on_settings(out: Path, settings: BuildSettings, n_clips: int) -> None:
                 f"{out} holds a build of {found['n_clips']} clips, {n_clips} asked for; a build "
                 "can grow, not shrink"
             )
-    elif any(out.iterdir()):
+    elif set(out.iterdir()) - set(leftovers([noted])):  # of a build killed in its first moment
         raise ValueError(f"{out} is not empty and holds no build; choose an empty or a new folder")
     with atomic_path(noted) as temporary:
         temporary.write_text(json.dumps(asked | {"n_clips": n_clips}, indent=1) + "\n")
@@ -362,6 +363,15 @@ def write_manifest(out: Path, truth_paths: list[str]) -> Path:
     return out / "manifest.csv"
 
 # %% ../../nbs/workshop/12_corpus_files.ipynb #79287ff2
+def build_files(out: Path, settings: BuildSettings, n_clips: int) -> list[Path]:
+    "All files that a build may write."
+    files = [out / "build.json", out / "manifest.csv"]
+    for index in range(n_clips):
+        split, seed, _ = settings.clip(index)
+        files += [out / path for path in clip_paths(index, split, seed).values()]
+    return files
+
+
 def build_corpus(
     out: str | Path,  # folder: new, empty, or an unfinished build with the same settings
     n_clips: int,  # a finished build may be asked to grow
@@ -385,9 +395,9 @@ def build_corpus(
         raise ValueError(f"{out} is a file; a corpus is a folder")
     out.mkdir(parents=True, exist_ok=True)
     with only_builder(out):
-        for leftover in [*out.glob(".*"), *out.glob("clips/*/.*")]:
-            leftover.unlink(missing_ok=True)
         agree_on_settings(out, settings, n_clips)
+        for leftover in leftovers(build_files(out, settings, n_clips)):
+            leftover.unlink(missing_ok=True)
         missing = [i for i in range(n_clips) if not is_finished(out, i, settings)]
         if len(missing) < n_clips:
             print(f"{n_clips - len(missing):,} of {n_clips:,} clips are there already")
