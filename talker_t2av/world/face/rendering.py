@@ -147,8 +147,8 @@ def sampling_grid(
     pose,  # (N, 13)
     size,  # pixels
 ):
-    """For each pixel the portrait point it shows: (N, 3, size, size) holding u, v, and v
-    before the jaw opened.
+    """For each pixel the portrait point that it shows, (N, 3, size, size): u, v, and v with the
+    open jaw (v minus `jaw_drop`), which is for the skin.
     """
     line = torch.linspace(-1, 1, MESH) * (1 - 1 / size)  # centres of the outermost pixels
     y, x = torch.meshgrid(line, line, indexing="ij")
