@@ -13,6 +13,7 @@ import soundfile
 import torch
 from PIL import Image
 
+from talker_t2av.cli import main
 from talker_t2av.common import files, media
 from talker_t2av.common.media import (
     SAMPLE_RATE,
@@ -330,3 +331,56 @@ def test_files_that_may_not_be_replaced_stay(tmp_path):
     kept.chmod(0o644)
     write_one(kept)
     assert len(read_audio(kept)) == SAMPLE_RATE
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("dub", "film.mp4", "Hi.", "-o", "film.mp4"),
+        ("dub", "film.mp4", "Hi.", "-o", "hard.mp4"),
+        ("drive", "film.mp4", "-o", "./film.mp4"),
+        ("drive", "voice.wav", "Hi.", "--face", "film.mp4", "-o", "film.mp4"),
+        ("say", "Hi.", "--voice", "film.mp4", "-o", "film.mp4"),
+        ("say", "Hi.", "--face", "film.mp4", "-o", "film.mp4"),
+        ("speak", "Hi.", "--voice", "voice.wav", "-o", "voice.wav"),
+        ("say", "--lines", "lines.txt", "--face", "clips/002.mp4", "-o", "clips"),
+        ("say", "Hi.", "-o", "link.mp4"),
+        ("say", "Hi.", "-o", "kept.mp4"),
+        ("demo", "Hi.", "-o", "show.mp4"),
+    ],
+)
+def test_commands_destroy_no_file(tmp_path, monkeypatch, capsys, words):
+    """Refused in one line before a model is looked for, and all files stay."""
+    monkeypatch.chdir(tmp_path)
+    write_video("film.mp4", FRAMES, tone(SAMPLE_RATE))
+    media.write_audio("voice.wav", tone(SAMPLE_RATE))
+    write_video("clips/002.mp4", FRAMES)
+    (tmp_path / "lines.txt").write_text("Come in.\nGo out.\n")
+    (tmp_path / "hard.mp4").hardlink_to("film.mp4")
+    (tmp_path / "link.mp4").symlink_to("film.mp4")
+    for name in ("kept.mp4", "show_codecs.mp4"):
+        (tmp_path / name).write_bytes(b"mine")
+        (tmp_path / name).chmod(0o444)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert main([*words, "--model", "./nowhere"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "output: " in said
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("command", ["say", "speak", "drive", "dub", "demo"])
+def test_help_says_what_happens_to_an_existing_output(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "replaced" in capsys.readouterr().out
+
+
+# Failures that look like success
+
+
+@pytest.mark.parametrize("systems", [(), ("--systems", "T2AV")])
+def test_evaluating_a_model_that_is_nowhere_fails(tmp_path, capsys, systems):
+    words = ["evaluate", "--model", str(tmp_path / "nowhere"), "--n", "1", "--workers", "1"]
+    places = ["--out", str(tmp_path / "result.json"), "--parts", str(tmp_path / "parts")]
+    assert main([*words, *places, *systems]) == 2
+    assert "nowhere" in capsys.readouterr().err and list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from ..common.files import FILMS, check_ending, read_speech
+from ..common.files import FILMS, check_output, read_speech
 from .generate import Settings
 from .text_normalization import MAX_CHARACTERS, spoken_form
 
@@ -138,7 +138,10 @@ def add_options(
         "--output",
         default=None,
         metavar="FILE",
-        help=f"file to write; the ending decides the kind (default {output})",
+        help=(
+            "file to write; the ending decides the kind; an existing file is replaced, unless it "
+            f"is an input, a link or read-only (default {output})"
+        ),
     )
     group.add_argument("--json", action="store_true", help="print a report as JSON")
     if voice is not None or face:
@@ -178,7 +181,7 @@ def check_early(args: argparse.Namespace, text: str | None, sound_only: bool = F
     Settings(**settings_of(args))
     if args.seed < 0:
         raise ValueError(f"--seed: takes a whole number from 0 up, got {args.seed}")
-    check_ending(args.output, sound_only)
+    check_output(args.output, _inputs(args), sound_only)
     for name in ("voice", "face"):  # a name, a number, or a file: a file has an ending
         _check_there(name, getattr(args, name, None), only_with_ending=True)
     for name in ("wav", "video"):
@@ -186,6 +189,12 @@ def check_early(args: argparse.Namespace, text: str | None, sound_only: bool = F
     video = getattr(args, "video", None)
     if video and Path(video).suffix.lower() not in FILMS:
         raise ValueError(f"video: {video} should end in one of {', '.join(FILMS)}")
+
+
+def _inputs(args: argparse.Namespace) -> list:
+    "What a command may read: names of files, and anything else."
+    names = ("text_file", "lines", "voice", "face", "wav", "video")
+    return [getattr(args, name, None) for name in names]
 
 
 def _check_there(name: str, given: str | None, only_with_ending: bool = False) -> None:
@@ -256,6 +265,8 @@ def run_lines(args: argparse.Namespace) -> int:  # exit code
     paths = [folder / f"{number:0{digits}}{default.suffix}" for number, _ in lines]
     args.output = paths[0]
     check_early(args, None, args.face is None)
+    for path in paths[1:]:
+        check_output(path, _inputs(args), args.face is None)
     pipeline = load_pipeline(args)
     for path, (_, text) in zip(paths, lines):
         args.output = path
@@ -379,12 +390,13 @@ def run_demo(args: argparse.Namespace) -> int:  # exit code
     from talker_t2av.world.corpus import compose_clip
 
     check_early(args, args.text)
+    beside = Path(args.output).with_name(f"{Path(args.output).stem}_codecs.mp4")
+    check_output(beside)
     pipeline = load_pipeline(args)
     write_clip(args, pipeline, args.text, voice=args.voice, face=args.face)
     spoken, _ = spoken_form(args.text)
     size = pipeline.motion_codec.config.image_size
     clip = compose_clip(spoken, args.voice, args.face, args.seed, size=size)
-    beside = Path(args.output).with_name(f"{Path(args.output).stem}_codecs.mp4")
     write_round_trip(beside, clip, pipeline.audio_codec, pipeline.motion_codec)
     return 0
 
@@ -401,7 +413,7 @@ def demo_command(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=(
             "mp4 to write (default out/demo.mp4); the codecs' film goes beside it, "
-            "as demo_codecs.mp4"
+            "as demo_codecs.mp4; existing files are replaced"
         ),
     )
     parser.add_argument(
