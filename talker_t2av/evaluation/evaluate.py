@@ -230,7 +230,7 @@ def evaluate_world(
     """Measure systems on clips 0, 1, 2... of a split.
 
     Raises ValueError for an unknown system, FileNotFoundError for one that was asked for and has no
-    weights.
+    weights, and for a model of which no system has weights.
     """
     names = systems or [name for name in SYSTEMS if name not in COMPARISONS]
     reasons = why_missing(names, model, split)
@@ -238,6 +238,11 @@ def evaluate_world(
     if systems and missing:
         why = "; ".join(f"{name}: {why}" for name, why in missing.items())
         raise FileNotFoundError(f"evaluate: {why}")
+    with_weights = [name for name in names if SYSTEMS[name].needs]
+    if with_weights and all(name in missing for name in with_weights):
+        raise FileNotFoundError(
+            f"evaluate: nothing of {model!r} can be measured ({missing[with_weights[0]]})"
+        )
     ready = dict.fromkeys(["truth", *(name for name in names if name not in missing)])
     marks = {name: mark_of(name, model, metric_models, settings) for name in ready}
     start = time.perf_counter()

@@ -19,7 +19,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import imageio.v3 as imageio
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ from ..codecs.audio.judge import Judge
 from ..codecs.motion.codec import MotionCodec
 from ..codecs.speaker.encoder import SHORTEST, SpeakerEncoder, SpeakerModel
 from ..common.hub import find_pretrained
-from ..common.media import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME
+from ..common.media import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME, video_rate
 from .audio import sound_distances, speaker_similarity
 from talker_t2av.evaluation.speech import (
     Script,
@@ -387,8 +386,8 @@ def folder_rows(folder: str | Path, name: str = "folder") -> list[Row]:
         if row.video is None:
             continue
         try:
-            rate = imageio.immeta(row.video, plugin="FFMPEG")["fps"]
-        except (OSError, RuntimeError, KeyError, StopIteration, IndexError, ValueError):
+            rate = video_rate(row.video)
+        except (FileNotFoundError, ValueError):
             raise ValueError(f"{name}: {row.video} is no video that ffmpeg can read") from None
         if abs(rate - FRAME_RATE) > 1e-3:
             raise ValueError(
