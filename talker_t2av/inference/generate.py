@@ -31,7 +31,7 @@ class Request:
     Latents are normalised, N frames at 25 a second, N a multiple of the patch size.
     """
 
-    text: str  # as the talker was trained on it, see `long_text.spoken_form`
+    text: str  # as the talker was trained on it, see `text_normalization.spoken_form`
     speaker: Tensor  # (d_s,) speaker embedding
     first_motion: Tensor | None = None  # (d_v,) motion of the first frame; None: sound only
     audio: Tensor | None = None  # (N, d_a) given sound
@@ -76,7 +76,7 @@ class Settings:
     "How a clip is generated. Raises ValueError, naming the setting that is out of range."
 
     num_steps: int = Sampling.num_steps  # Euler steps per patch, 2 or more
-    guidance_scale: float = Sampling.guidance_scale  # 1: none, at half the cost
+    guidance_scale: float = Sampling.guidance_scale  # 1: none; fewer computations, faster
     temperature: float = TEMPERATURES["audio"]  # scale of the initial noise of sound
     motion_temperature: float = TEMPERATURES["motion"]  # the same of motion
     stop_threshold: float = StopRule.threshold  # a stop probability of at least this is an alarm

@@ -169,7 +169,7 @@ class Sampling:
     zero-star and sway the release's. Raises ValueError, naming the value that is out of range."""
 
     num_steps: int = 10  # steps of the time grid; 2 or more with zero_star
-    guidance_scale: float = 2.0  # 1: no guidance, at half the cost
+    guidance_scale: float = 2.0  # 1: no guidance, fewer computations, faster
     zero_star: bool = True  # CFG-zero-star: projection, and no motion in the first 4% of the steps
     sway: float = 1.0  # see `time_grid`
 

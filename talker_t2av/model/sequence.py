@@ -208,69 +208,6 @@ def make_batch(
         streams={name: make_stream(name, samples, num_patches, config) for name in config.streams},
     )
 
-# %% ../../nbs/3_model/07_sequence.ipynb #9f34af4e
-def make_stream(
-    name: str,
-    samples: list[TalkerSample],
-    num_patches: Tensor,  # (B,) of each sample's longest stream
-    config,  # `TalkerConfig`
-) -> StreamBatch:
-    """One stream of all samples as patches; missing frames are zeros, and count as targets
-    (released rule).
-    """
-    stream = config.streams[name]
-    frames = [sample.latents.get(name, torch.zeros(0, stream.latent_dim)) for sample in samples]
-    num_frames = torch.tensor([len(latents) for latents in frames])  # (B,)
-    L = int(num_patches.max())
-    padded = pad_sequence(frames, batch_first=True)  # (B, N, d)
-    # a negative number cuts
-    padded = F.pad(padded, (0, 0, 0, L * config.patch_size - padded.shape[1]))
-    patches = frames_to_patches(padded, config.patch_size)  # (B, L, P, d)
-    count = count_patches(num_frames, config.patch_size, stream.round_up)  # (B,)
-    # a clip of a single patch has no target (released rule)
-    count = torch.where(count > 1, count, 0)
-    no_condition = torch.zeros(stream.condition_dim)
-    return StreamBatch(
-        patches=patches,
-        num_frames=num_frames,
-        is_read=torch.ones(len(samples), dtype=torch.bool),
-        targets=patches,
-        is_target=span_mask(torch.zeros_like(count), count, L),
-        condition=torch.stack([sample.conditions.get(name, no_condition) for sample in samples]),
-    )
-
-
-def longest_stream(sample: TalkerSample, config) -> int:  # config: `TalkerConfig`
-    "Patches of a sample's longest stream."
-    counts = []
-    for name, latents in sample.latents.items():
-        counts.append(count_patches(len(latents), config.patch_size, config.streams[name].round_up))
-    return max(counts)
-
-
-def make_batch(
-    samples: list[TalkerSample],
-    tokenizer,  # has `prompt(text, num_patches)` and `pad_id`, see `model.text`
-    config,  # `TalkerConfig`
-) -> TalkerBatch:
-    """Pad samples into one batch.
-
-    Raises TypeError or ValueError that names the sample and the field at fault.
-    """
-    check_samples(samples, config)
-    num_patches = torch.tensor([longest_stream(sample, config) for sample in samples])  # (B,)
-    prompts = [tokenizer.prompt(sample.text, n) for sample, n in zip(samples, num_patches.tolist())]
-    ids = [torch.tensor(prompt.ids) for prompt in prompts]
-    complete = [len(sample.latents) == len(config.streams) for sample in samples]
-    return TalkerBatch(
-        input_ids=pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_id),
-        num_tokens=torch.tensor([len(prompt.ids) for prompt in prompts]),
-        first_patch=torch.tensor([prompt.span[0] for prompt in prompts]),
-        num_patches=num_patches,
-        task=torch.where(torch.tensor(complete), TASKS["t2av"], TASKS["tts"]),
-        streams={name: make_stream(name, samples, num_patches, config) for name in config.streams},
-    )
-
 # %% ../../nbs/3_model/07_sequence.ipynb #2bae7362
 def _check_tensor(name: str, value, shape: tuple, kind: str) -> None:
     """Raise unless `value` has `shape` (None: any size) and holds finite floats, int64 or bool,

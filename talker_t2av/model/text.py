@@ -205,7 +205,7 @@ class TextTokenizer:
     def prompt(
         self,
         text: str,  # the transcript
-        # slots to reserve: the sample's patches in training, 0 or a prefix's in generation
+        # placeholders to reserve: the sample's patches in training, 0 or a prefix's in generation
         num_patches: int = 0,
     ) -> Prompt:
         """The token ids that the model reads.
