@@ -877,7 +877,7 @@ class TalkerPipeline(
         How:
             seed: another one gives another way of saying it
             num_steps: solver steps for a patch; fewer are faster
-            guidance_scale: how closely to follow the text; 1 is plain, and twice as fast
+            guidance_scale: how closely to follow the text; 1: no guidance, which is faster
             temperature, motion_temperature: variety of the sound and of the motion, 0 to 2
             stop_threshold, stop_streak, min_patches: when a clip ends, see `Settings`
             carry: what one sentence hands to the next, "pose" or "sentence"
