@@ -347,6 +347,7 @@ def test_files_that_may_not_be_replaced_stay(tmp_path):
         ("say", "Hi.", "-o", "link.mp4"),
         ("say", "Hi.", "-o", "kept.mp4"),
         ("demo", "Hi.", "-o", "show.mp4"),
+        ("codecs", "Hi.", "-o", "kept.mp4"),
     ],
 )
 def test_commands_destroy_no_file(tmp_path, monkeypatch, capsys, words):
@@ -368,7 +369,15 @@ def test_commands_destroy_no_file(tmp_path, monkeypatch, capsys, words):
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("command", ["say", "speak", "drive", "dub", "demo"])
+def test_the_world_replaces_no_file_that_is_read_only(tmp_path, capsys):
+    path = tmp_path / "kept.mp4"
+    path.write_bytes(b"mine")
+    path.chmod(0o444)
+    assert main(["world", "Hi.", "--size", "32", "-o", str(path)]) == 2
+    assert "output: " in capsys.readouterr().err and path.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("command", ["say", "speak", "drive", "dub", "demo", "codecs", "world"])
 def test_help_says_what_happens_to_an_existing_output(capsys, command):
     with pytest.raises(SystemExit):
         main([command, "--help"])

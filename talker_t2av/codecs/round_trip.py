@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .audio.codec import AudioCodec
 from .motion.codec import MotionCodec
+from ..common.files import check_output
 from ..common.media import write_video
 from ..world.corpus import Clip, compose_clip
 
@@ -106,6 +107,7 @@ def write_round_trip(
 
 def run_codecs(args: argparse.Namespace) -> int:
     "`codecs`: one sentence, original and decoded side by side; exit code 0."
+    check_output(args.output)
     audio_codec = AudioCodec.from_pretrained(args.model)
     motion_codec = MotionCodec.from_pretrained(args.model)
     size = motion_codec.config.image_size
@@ -124,7 +126,7 @@ def codecs_command(parser: argparse.ArgumentParser) -> None:
         "--output",
         default="out/codecs.mp4",
         metavar="FILE",
-        help="mp4 to write (default out/codecs.mp4)",
+        help="mp4 to write; an existing file is replaced (default out/codecs.mp4)",
     )
     parser.add_argument(
         "--voice",

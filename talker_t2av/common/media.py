@@ -142,7 +142,7 @@ def interpolate(
     factor: float,  # old rate / new rate
     length: int,  # samples of the result
     half_width: int = 24,  # samples on either side that count, at the lower of both rates
-) -> np.ndarray:  # (length,) float32
+) -> np.ndarray:  # (length,) float64
     "Values at the places 0, factor, 2 factor, ... of `wav`, by a windowed sinc."
     cutoff = 0.96 * min(1.0, 1 / factor)  # nothing above half of the new rate
     half = math.ceil(half_width * max(1.0, factor))
@@ -150,7 +150,7 @@ def interpolate(
     padded = np.pad(np.asarray(wav, np.float64), (half, 2 * half))
     # windows[i] holds the samples i + 1 - half to i + half of `wav`
     windows = np.lib.stride_tricks.sliding_window_view(padded[1:], 2 * half)
-    made = np.empty(length, np.float32)
+    made = np.empty(length)
     step = max(1, BLOCK // (2 * half))
     for begin in range(0, length, step):
         places = np.arange(begin, min(begin + step, length)) * factor  # (n,)
@@ -179,7 +179,8 @@ def resample(wav: np.ndarray, rate: int, new_rate: int) -> np.ndarray:  # (T,) -
     if (rate // common) * (new_rate // common) <= LARGEST_TABLE:
         made = load_torchaudio().functional.resample(torch.from_numpy(wav), rate, new_rate)
         return made.numpy()
-    return interpolate(wav, rate / new_rate, math.ceil(len(wav) * new_rate / rate))
+    length = math.ceil(len(wav) * new_rate / rate)
+    return interpolate(wav, rate / new_rate, length).astype(np.float32)
 
 # %% ../../nbs/0_start/02_media.ipynb #4fb22dd0
 def read_audio(

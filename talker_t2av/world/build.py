@@ -30,6 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 import talker_t2av
+from ..common.files import check_output
 from talker_t2av.common.media import (
     FRAME_RATE,
     PATCH_SIZE,
@@ -584,7 +585,7 @@ def demo_clip(
 ) -> Path:  # of the file
     """Write an mp4 with sound of the world saying `text`, atomically.
 
-    Raises ValueError for a text, voice, size or name it cannot take.
+    Raises ValueError for a text, voice, size or name it cannot take, a link or a read-only file.
     """
     return _film(text, voice, face, seed, out, size)[1]
 
@@ -595,6 +596,7 @@ def _film(text: str, voice: str, face: int, seed: int, out: str | Path, size: in
 
     if Path(out).suffix.lower() != ".mp4":
         raise ValueError(f"out: takes a name that ends in .mp4, got {str(out)!r}")
+    check_output(out)
     clip = compose_clip(text, voice, face, seed, size=size)
     label = f"talker_t2av synthetic world, voice {clip.voice}, face {face}: {text}"
     return clip, write_video(out, clip.frames, clip.wav, comment=label)
@@ -650,7 +652,7 @@ def world_command(parser: argparse.ArgumentParser) -> None:
         "--output",
         default="out/world.mp4",
         metavar="FILE",
-        help="mp4 to write (default out/world.mp4)",
+        help="mp4 to write; an existing file is replaced (default out/world.mp4)",
     )
     parser.add_argument(
         "--voice",

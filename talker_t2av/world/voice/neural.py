@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...common.media import interpolate
 from .espeak import ESPEAK_RATE, Mark
 
 # %% ../../../nbs/workshop/13_neural_voice.ipynb #f309be9f
@@ -200,22 +201,9 @@ def phoneme_ids(
 def play_faster(
     wav: np.ndarray,  # (T,)
     factor: float,  # 1.2: a fifth faster and higher
-    half_width: int = 24,  # samples on either side that count, at the lower of both rates
 ) -> np.ndarray:  # (T / factor,) float64
     "Resample: pitch and formants move by the factor, as when a tape runs faster."
-    places = np.arange(int(len(wav) / factor)) * factor  # (T',) in samples of `wav`
-    cutoff = 0.96 * min(1.0, 1 / factor)  # nothing above half of the new rate
-    half = int(np.ceil(half_width * max(1.0, factor)))
-    offsets = np.arange(1 - half, half + 1)
-    whole = np.floor(places).astype(int)
-    distance = (places - whole)[:, None] - offsets  # (T', 2 half)
-    window = np.cos(np.pi * distance / (2 * half)) ** 2
-    weights = cutoff * np.sinc(cutoff * distance) * window
-    padded = np.pad(np.asarray(wav, np.float64), half)
-    blocks = np.lib.stride_tricks.sliding_window_view(
-        padded, 2 * half
-    )  # block i begins at i - half
-    return np.einsum("tk,tk->t", blocks[whole + 1], weights)
+    return interpolate(wav, factor, int(len(wav) / factor))
 
 # %% ../../../nbs/workshop/13_neural_voice.ipynb #c85eeb8e
 _TAIL = round(0.06 * ESPEAK_RATE)  # what rings on after the last phoneme
