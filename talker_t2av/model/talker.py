@@ -47,33 +47,7 @@ class TalkerOutput:
         found = {"loss": self.loss} | self.losses
         return {name: float(value.detach()) for name, value in found.items()}
 
-
-def head_targets(batch: TalkerBatch) -> dict[str, HeadTargets]:
-    "What the heads have to predict; patch 0 has a previous patch of zeros."
-    targets = {}
-    for name, stream in batch.streams.items():
-        previous = torch.cat(
-            [torch.zeros_like(stream.patches[:, :1]), stream.patches[:, :-1]], dim=1
-        )
-        targets[name] = HeadTargets(stream.targets, stream.is_target, previous, stream.condition)
-    return targets
-
 # %% ../../nbs/3_model/10_talker.ipynb #035f2bff
-@dataclass(frozen=True)
-class TalkerOutput:
-    "Losses of one batch, and what they were computed from."
-
-    loss: Tensor  # () the sum that is minimised
-    losses: dict[str, Tensor]  # its parts, unweighted: of each stream, and "stop"
-    hidden: Tensor  # (B, 1 + T, D) hidden states; of no meaning at padding
-    stop_logits: Tensor  # (B, 1 + T)
-
-    def numbers(self) -> dict[str, float]:
-        "All losses as numbers, for logging."
-        found = {"loss": self.loss} | self.losses
-        return {name: float(value.detach()) for name, value in found.items()}
-
-
 def head_targets(batch: TalkerBatch) -> dict[str, HeadTargets]:
     "What the heads have to predict; patch 0 has a previous patch of zeros."
     targets = {}
