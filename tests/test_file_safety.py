@@ -393,3 +393,12 @@ def test_evaluating_a_model_that_is_nowhere_fails(tmp_path, capsys, systems):
     places = ["--out", str(tmp_path / "result.json"), "--parts", str(tmp_path / "parts")]
     assert main([*words, *places, *systems]) == 2
     assert "nowhere" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_leads_back_to_an_input_is_refused(tmp_path, monkeypatch):
+    """`new/../me.mp4` is me.mp4, also while there is no folder `new`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me.mp4").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="also an input"):
+        files.check_output("new/../me.mp4", ["me.mp4"])
+    assert files.check_output("new/../other.mp4", ["me.mp4"]).name == "other.mp4"

@@ -135,6 +135,24 @@ def test_what_cannot_be_given_is_refused(pipe, tone, film):
     ):
         with pytest.raises(ValueError, match=message):
             list(pipe.stream(TEXT, num_steps=2, **wrong))
+    for wrong, message in (
+        ({"start": "x.mp4"}, "start: takes a clip"),
+        ({"seed": -1}, "seed: takes"),
+        ({"seed": 1.5}, "seed: takes"),
+        ({"seed": 2**63}, "seed: takes"),
+        ({"lead": "x"}, "lead: takes"),
+        ({"lead": -1}, "lead: this talker takes 0 to"),
+        ({"callback": 3}, "callback: takes a function"),
+        ({"carry": "nothing"}, "carry: takes"),
+        ({"audio": np.zeros((2, 24_000), np.float32)}, "audio: takes mono"),
+        ({"video": clip}, "video: this clip is sound only"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            pipe.plan(TEXT, **wrong)
+    with pytest.raises(ValueError, match="carry"):
+        pipe([TEXT, TEXT], carry="nothing")
+    with pytest.raises(ValueError, match="preset: takes one of"):
+        TalkerPipeline.untrained("zzz")
     with pytest.raises(FileNotFoundError):
         pipe(TEXT, audio="nowhere.wav")
     with pytest.raises(TypeError, match="takes a string"):
@@ -459,7 +477,11 @@ def test_device_and_type(pipe):
     first = rough.latents.audio[:4] - exact.latents.audio[:4]
     assert first.abs().max() < 0.2
     assert alike(fresh.to(torch.float32)("No.", num_steps=2), exact)
-    for wrong in ("cuda:99", "tpu", "gpu"):
+    assert fresh.to(dtype="bfloat16").dtype == torch.bfloat16
+    for wrong in ("float33", torch.int32, 16):
+        with pytest.raises(ValueError, match="dtype: takes"):
+            fresh.to(dtype=wrong)
+    for wrong in ("cuda:99", "tpu", "gpu", "meta"):
         with pytest.raises(ValueError, match="device"):
             fresh.to(wrong)
         with pytest.raises(ValueError, match="device"):

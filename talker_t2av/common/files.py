@@ -296,6 +296,8 @@ def check_output(
 ) -> Path:
     "The path, if a clip may be written there. Raises ValueError that says why not."
     path = check_ending(path, sound_only)
+    if ".." in path.parts:  # "new/../a.mp4" is "a.mp4", also before `new` is made
+        path = path.parent.resolve() / path.name
     if path.is_symlink():
         raise ValueError(f"output: {str(path)!r} is a symbolic link; name the file itself")
     if not path.exists():

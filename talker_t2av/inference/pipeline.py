@@ -52,6 +52,7 @@ from talker_t2av.common.media import (
 )
 from .generate import Latents, Request, Settings, Step, collect, generate
 from talker_t2av.inference.streaming import (
+    CARRY,
     Chunk,
     LivePlayer,
     Renderer,
@@ -75,9 +76,9 @@ from ..model.text import TextTokenizer, load_tokenizer, save_tokenizer
 __all__ = ['SAMPLE_TEXT', 'ACCENTS_NAMED', 'SMALLEST', 'LONGEST_GIVEN', 'PATCHES_PER_CHARACTER', 'VOICE', 'FACE', 'FileOrArray',
            'VoiceLike', 'FaceLike', 'OTHER_NAMES', 'P', 'R', 'INDEX', 'PARTS', 'TOKENIZER', 'PIPELINE_FILES',
            'MODEL_CARD', 'TalkingClip', 'voice_lines', 'named_voice', 'hear_voice', 'rest_picture', 'square_picture',
-           'see_face', 'hear_recording', 'see_film', 'film_voice', 'Plan', 'Default', 'name_of', 'choose_speaker',
-           'choose_portrait', 'per_text', 'refuse_unknown', 'takes_parameters_of', 'read_index', 'write_index',
-           'check_parts', 'check_device', 'TalkerPipeline', 'Stopwatch', 'profile_parts']
+           'see_face', 'hear_recording', 'see_film', 'film_voice', 'Plan', 'Default', 'name_of', 'check_inputs',
+           'choose_speaker', 'choose_portrait', 'per_text', 'refuse_unknown', 'takes_parameters_of', 'read_index',
+           'write_index', 'check_parts', 'check_dtype', 'check_device', 'TalkerPipeline', 'Stopwatch', 'profile_parts']
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #741d1a23
 @dataclass(frozen=True, eq=False, repr=False)
@@ -262,10 +263,12 @@ LONGEST_GIVEN = 30.0  # seconds of a given recording or film
 
 
 def hear_recording(audio) -> np.ndarray:  # (T,) at 24 kHz, T a multiple of 3,840
-    """A recording from a file of speech, or samples (T,) at 24 kHz.
+    """A recording from a file of speech, samples (T,) at 24 kHz, or a clip.
 
     Raises ValueError or FileNotFoundError for what is none.
     """
+    if isinstance(audio, TalkingClip):
+        audio = audio.audio
     if isinstance(audio, (str, Path)):
         audio = read_speech(audio)
     audio = check_heard(check_wav(audio, "audio"), "audio", longest=LONGEST_GIVEN)
@@ -273,10 +276,14 @@ def hear_recording(audio) -> np.ndarray:  # (T,) at 24 kHz, T a multiple of 3,84
 
 
 def see_film(video, size: int) -> np.ndarray:  # (N, size, size, 3) uint8, N a multiple of 4
-    """A film from a file, or frames (N, H, W, 3) uint8 at 25 a second.
+    """A film from a file, frames (N, H, W, 3) uint8 at 25 a second, or a clip with a face.
 
     Raises ValueError or FileNotFoundError for what is none.
     """
+    if isinstance(video, TalkingClip):
+        if video.frames is None:
+            raise ValueError("video: this clip is sound only; give one with a face")
+        video = video.frames
     if isinstance(video, (str, Path)):
         return read_film(video, size, longest=LONGEST_GIVEN)
     frames = check_frames(video, "video")
@@ -358,6 +365,23 @@ def name_of(thing) -> str | int | None:
     if thing is None or isinstance(thing, (int, np.integer)):
         return thing
     return "given"
+
+
+def check_inputs(start, seed, lead, most_lead: int, carry: str, callback) -> None:
+    "Raise TypeError or ValueError, naming the argument, for what no clip can be made with."
+    if start is not None and not isinstance(start, TalkingClip):
+        raise TypeError(f"start: takes a clip that a pipeline made, got {type(start).__name__}")
+    whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < 2**63:
+        raise ValueError(f"seed: takes a whole number from 0 to 2^63 - 1, got {seed!r}")
+    if lead is not None and (isinstance(lead, bool) or not isinstance(lead, int)):
+        raise TypeError(f"lead: takes a whole number or None, got {lead!r}")
+    if lead is not None and not 0 <= lead <= most_lead:
+        raise ValueError(f"lead: this talker takes 0 to {most_lead} patches, got {lead}")
+    if carry not in CARRY:
+        raise ValueError(f"carry: takes {' or '.join(map(repr, CARRY))}, got {carry!r}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback: takes a function of one patch, got {callback!r}")
 
 
 def choose_speaker(
@@ -556,6 +580,16 @@ def check_parts(
         )
 
 
+def check_dtype(dtype: str | torch.dtype) -> torch.dtype:  # torch.float32, or "float32"
+    "The floating-point type. Raises ValueError for anything else."
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(
+            f"dtype: takes a floating-point type such as torch.bfloat16, got {dtype!r}"
+        )
+    return found
+
+
 def check_device(device: str | torch.device) -> torch.device:
     "The device. Raises ValueError for one that is not there."
     try:
@@ -564,6 +598,8 @@ def check_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device: {str(device)!r} cannot be used here ({reason})") from None
+    if device.type == "meta":
+        raise ValueError("device: 'meta' holds no numbers; take 'cpu' or 'cuda'")
     return device
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #e18c6a9c
@@ -609,7 +645,7 @@ class TalkerPipeline(
         self.motion_codec = motion_codec
         self.speaker_encoder = speaker_encoder
         self.name = name
-        self.fast = FastHeads(talker.heads, dtype)
+        self.fast = FastHeads(talker.heads, check_dtype(dtype))
         self._hub_mixin_config = None  # no config.json: model_index.json takes its place
 
     @classmethod
@@ -640,8 +676,11 @@ class TalkerPipeline(
     def untrained(cls, preset: str = "tiny", seed: int = 0) -> TalkerPipeline:
         """A pipeline with random weights: for tests, and for looking at the machinery.
 
-        What it says is noise.
+        What it says is noise. Raises ValueError for an unknown preset.
         """
+        if preset not in AUDIO_PRESETS or preset not in PRESETS:
+            known = ", ".join(name for name in PRESETS if name in AUDIO_PRESETS)
+            raise ValueError(f"preset: takes one of {known}, got {preset!r}")
         tokenizer = load_tokenizer("small")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -688,11 +727,12 @@ class TalkerPipeline(
         "Move all networks; gives the pipeline. Raises ValueError for a device that is not there."
         if isinstance(device, torch.dtype):
             device, dtype = None, device
+        dtype = self.dtype if dtype is None else check_dtype(dtype)
         if device is not None:
             device = check_device(device)
             for part in PARTS:
                 getattr(self, part).to(device)
-        self.fast = FastHeads(self.talker.heads, dtype or self.dtype)
+        self.fast = FastHeads(self.talker.heads, dtype)
         return self
 
     def plan(
@@ -757,8 +797,13 @@ class TalkerPipeline(
 
     def _plan_one(self, text, settings, lead, how, voice, face, audio, video, start, seed) -> Plan:
         "The plan of one clip."
+        check_inputs(
+            start, seed, lead, self.talker.config.lead_patches, how["carry"], how["callback"]
+        )
         if sum(given is not None for given in (audio, video, start)) > 1:
             raise ValueError("audio, video, start: at most one of them can be given")
+        if audio is not None:
+            recording = hear_recording(audio)
         if text is None and audio is not None:
             spoken, left_out = "", ""
         else:
@@ -770,7 +815,7 @@ class TalkerPipeline(
         report |= {"seed": seed, **asdict(settings)}
         frames, given_audio, given_motion = None, None, None
         if audio is not None:
-            audio = hear_recording(audio)
+            audio = recording
             given_audio = self.audio_codec.encode(torch.from_numpy(audio)[None].to(self.device))[0]
         if video is not None:
             frames = see_film(video, size)
