@@ -222,7 +222,7 @@ def utter_neural(
     """Speak a phrase: as `espeak.utter` does, by a network.
 
     The network speaks `size` times too slowly, then the recording is played that much faster: the
-    tempo stays, pitch and formants move.
+    tempo nearly stays, pitch and formants move.
     """
     ids, owners = phoneme_ids(text, marks, network.ids)
     if not (owners >= 0).any():
