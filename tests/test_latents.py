@@ -35,7 +35,7 @@ from talker_t2av.training.latents import (
 )
 from talker_t2av.world.build import build_corpus
 from talker_t2av.world.dataset import BadClip
-from talker_t2av.world.sentences import is_held_out, sentence_words
+from talker_t2av.world.sentences import is_held_out, sentence_words, split_of_sentence
 from talker_t2av.world.voice.voices import UNSTEADY
 
 NAMES = CodecNames("pca", "track")
@@ -251,15 +251,15 @@ def test_given_sentences_are_said_by_voices_of_the_world(tmp_path):
     assert len(sentences) == 12 and sentences[0] == "Hello, I am here."
     many = tuple(
         f"It is {a} {b}."
-        for a in ("red", "old", "big", "new")
+        for a in ("red", "old", "big", "new", "cold", "warm", "good", "fine", "dark", "soft")
         for b in ("tea", "ink", "sand", "milk", "wool", "rice", "wood", "salt", "clay", "gold")
     )
-    train, validation = (TextSource(many, 6, split) for split in ("train", "validation"))
-    assert (
-        set(train.own) | set(validation.own) == set(many)
-        and not set(train.own) & set(validation.own)
-        and len(validation.own) < 8
-    )
+    own = {split: TextSource(many, 6, split).own for split in ("train", "validation", "test")}
+    assert all(own.values()), "more sentences are needed"
+    assert all(split_of_sentence(text) == split for split in own for text in own[split])
+    assert not set(own["train"]) & {*own["validation"], *own["test"]}
+    assert 0.4 * len(many) < len(own["train"]) < 0.95 * len(many)
+    train = TextSource(many, 6)
     clips = [TextSource(many, 6).clip(i) for i in range(6)]
     assert [raw.text for raw in clips] == train.own[:6] and all(
         raw.motion_input is None and raw.face == "" and raw.phonemes for raw in clips
@@ -281,12 +281,13 @@ def test_sentences_that_cannot_be_are_refused(tmp_path):
     (tmp_path / "sound.txt").write_bytes(b"\xff\xfe\x00\x80" * 9)
     with pytest.raises(ValueError, match="UTF-8"):
         read_texts(tmp_path / "sound.txt")
-    for wrong in ({"split": "test"}, {"n_clips": 0}, {"invented": 2.0}):
+    for wrong in ({"split": "testing"}, {"n_clips": 0}, {"invented": 2.0}, {"neural": -0.1}):
         with pytest.raises(ValueError):
             TextSource(**({"sentences": ("Hello.",), "n_clips": 2} | wrong))
     with pytest.raises(ValueError, match="none of the 1 sentences"):
         TextSource(("Hello there.",), 2, "validation")
-    foreign = TextSource(("Это предложение.", "Hello there."), 4)
+    foreign = TextSource(("Это предложение.", "Come in."), 4)
+    assert set(foreign.own) == {"Это предложение.", "Come in."}
     assert [isinstance(foreign.clip(i), BadClip) for i in range(2)] == [True, False]
 
 

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from talker_t2av.codecs.audio.semantic import speech_bank
 from talker_t2av.common.media import SAMPLES_PER_PATCH
+from talker_t2av.training.latents import TextSource, WorldSource
+from talker_t2av.world.build import BuildSettings
+from talker_t2av.world.corpus import draw_rate_and_pitch, is_neural, make_clip
 from talker_t2av.world.voice import neural
 from talker_t2av.world.voice.espeak import ESPEAK_RATE, Mark
 from talker_t2av.world.voice.voices import (
@@ -149,3 +153,49 @@ def test_another_graph_is_refused(tmp_path):
     (tmp_path / "g.onnx.json").write_text(json.dumps({}))
     with pytest.raises(ValueError, match="not a graph of a Piper voice"):
         neural.VoiceNetwork(tmp_path)
+
+
+def test_a_share_of_the_clips_has_a_neural_voice(network):
+    """The share is kept, the split's side too, and all other clips stay as they are."""
+    chosen = [seed for seed in range(400) if is_neural(seed, "train", 0.25)]
+    assert 60 < len(chosen) < 140
+    assert all(is_neural(seed, "train", 0.5) for seed in chosen)
+    neural_clip = make_clip(chosen[0], "train", video=False, neural=0.25)
+    assert neural_clip.voice in neural_voice_names("train")
+    other = next(seed for seed in range(400) if seed not in chosen)
+    plain = make_clip(other, "train", video=False)
+    assert plain.voice in VOICES
+    assert np.array_equal(plain.wav, make_clip(other, "train", video=False, neural=0.25).wav)
+    unseen = make_clip(0, "test_voices", video=False, neural=1.0)
+    assert unseen.voice in neural_voice_names("held-out")
+    with pytest.raises(ValueError, match="neural"):
+        make_clip(0, "train", video=False, neural=1.5)
+
+
+def test_every_source_of_speech_takes_the_share(network):
+    """A bank, clips for latents and given texts: all speak with neural voices when asked to."""
+    names = set(neural_voice_names("train"))
+    assert set(speech_bank(3, neural=1.0).voices) <= names
+    world = WorldSource(2, sound_only=1.0, neural=1.0, invented=1.0)
+    assert {world.clip(i, "track").voice for i in range(2)} <= names
+    texts = TextSource(("It is cold again.", "Come in."), 2, neural=1.0, invented=1.0)
+    assert {texts.clip(i).voice for i in range(2)} <= names
+    assert BuildSettings(neural=0.5).neural == 0.5
+    with pytest.raises(ValueError, match="neural"):
+        BuildSettings(neural=2.0)
+
+
+def test_the_pitch_of_a_relative_stays_near_its_own(network):
+    """A neural voice is known by its head size: clips vary it by less than half the distance to
+    the next relative.
+    """
+    sizes = sorted(voice.size for voice in NEURAL_VOICES.values())
+    nearest = min(b / a for a, b in zip(sizes, sizes[1:], strict=False))
+    rng = np.random.default_rng(0)
+    for voice in (NEURAL_VOICES["joe"], VOICES["ada"]):
+        drawn = np.array([draw_rate_and_pitch(rng, voice) for _ in range(200)])
+        assert np.ptp(drawn[:, 0]) > 0.2
+        if voice.name == "joe":
+            assert drawn[:, 1].max() < 1 + (nearest - 1) / 2
+        else:
+            assert drawn[:, 1].max() > 1.1

@@ -101,6 +101,7 @@ def test_who_speaks(bank):
         ({"split": "trian"}, "trian"),
         ({"seed": -1}, "-1"),
         ({"invented": 1.5}, "1.5"),
+        ({"neural": -0.5}, "-0.5"),
         ({"n_clips": 10**7}, "10000000"),
     ],
 )

@@ -39,18 +39,22 @@ from talker_t2av.world.build import (
     parallel_map,
     world_fingerprint,
 )
-from ..world.corpus import clip_rng, make_clip
+from talker_t2av.world.corpus import (
+    clip_rng,
+    draw_rate_and_pitch,
+    draw_speaker,
+    is_neural,
+    make_clip,
+)
 from ..world.dataset import BadClip, ClipDataset, read_manifest
 from ..world.face.drawing import sample_identity
 from ..world.face.portrait import ARTICULATION, POSE
 from ..world.face.rendering import render
-from ..world.sentences import SPLITS, hash_share
+from ..world.sentences import SPLITS, hash_share, split_of_sentence
 from talker_t2av.world.voice.voices import (
-    SPREAD,
     PronunciationError,
     draw_invented_voice,
     speak,
-    voice_names,
 )
 
 # %% ../../nbs/4_training/01_latents.ipynb #85129712
@@ -215,14 +219,16 @@ class WorldSource:
     split: str = "train"  # one of SPLITS
     first: int = 0  # number of the first clip
     sound_only: float = 0.5  # share of clips without a face
-    invented: float = 0.5  # share of sound-only training clips that an invented voice speaks
+    neural: float = 0.0  # share of clips in which a neural voice speaks (W.13)
+    # share of the other sound-only training clips in which an invented voice speaks
+    invented: float = 0.5
 
     def __post_init__(self):
         if self.split not in SPLITS:
             raise ValueError(f"split: takes one of {', '.join(SPLITS)}, got {self.split!r}")
         if self.n_clips < 1 or self.first < 0:
             raise ValueError(f"WorldSource: takes n_clips >= 1 and first >= 0, got {self}")
-        if not 0 <= self.sound_only <= 1 or not 0 <= self.invented <= 1:
+        if not all(0 <= share <= 1 for share in (self.sound_only, self.neural, self.invented)):
             raise ValueError(f"WorldSource: takes shares from 0 to 1, got {self}")
 
     def __len__(self) -> int:
@@ -234,10 +240,14 @@ class WorldSource:
         sample_id = f"{self.split}-{number:09d}"
         key = f"{self.split} {number}"
         if hash_share(key, "latents: sound only") < self.sound_only:
-            if self.split == "train" and hash_share(key, "latents: invented") < self.invented:
+            invented = (
+                self.split == "train" and hash_share(key, "latents: invented") < self.invented
+            )
+            if invented and not is_neural(number, self.split, self.neural):
                 return spoken_clip(sample_id, speak_invented(number, self.split))
-            return spoken_clip(sample_id, make_clip(number, self.split, size, video=False))
-        made = make_clip(number, self.split, size, video=wants == "frames")
+            made = make_clip(number, self.split, size, video=False, neural=self.neural)
+            return spoken_clip(sample_id, made)
+        made = make_clip(number, self.split, size, video=wants == "frames", neural=self.neural)
         motion_input = made.frames if wants == "frames" else world_track(made)
         return spoken_clip(sample_id, made, motion_input, str(made.face))
 
@@ -304,17 +314,19 @@ class TextSource:
 
     sentences: tuple[str, ...]  # of all splits
     n_clips: int  # more than there are sentences: other voices say them again
-    split: str = "train"  # or validation: one sentence in twenty
+    split: str = "train"  # one of SPLITS: `split_of_sentence` says which sentences are its own
     first: int = 0  # number of the first clip
-    invented: float = 0.5  # share of training clips that an invented voice speaks
+    neural: float = 0.0  # share of clips in which a neural voice speaks (W.13)
+    invented: float = 0.5  # share of the other training clips in which an invented voice speaks
 
     def __post_init__(self):
-        if self.split not in ("train", "validation"):
-            raise ValueError(f"split: takes train or validation, got {self.split!r}")
-        if self.n_clips < 1 or self.first < 0 or not 0 <= self.invented <= 1:
+        if self.split not in SPLITS:
+            raise ValueError(f"split: takes one of {', '.join(SPLITS)}, got {self.split!r}")
+        shares = (self.neural, self.invented)
+        if self.n_clips < 1 or self.first < 0 or not all(0 <= share <= 1 for share in shares):
             raise ValueError(
-                "TextSource: takes n_clips >= 1, first >= 0 and a share from 0 to 1, got "
-                f"{self.n_clips}, {self.first}, {self.invented}"
+                "TextSource: takes n_clips >= 1, first >= 0 and shares from 0 to 1, got "
+                f"{self.n_clips}, {self.first}, {self.neural}, {self.invented}"
             )
         if not self.own:
             raise ValueError(
@@ -324,12 +336,9 @@ class TextSource:
 
     @functools.cached_property
     def own(self) -> list[str]:
-        "The sentences of this split."
-        return [
-            text
-            for text in dict.fromkeys(self.sentences)
-            if (hash_share(text, "texts") < 0.05) == (self.split == "validation")
-        ]
+        "The sentences that this split may say, each once."
+        different = dict.fromkeys(self.sentences)
+        return [text for text in different if split_of_sentence(text) == self.split]
 
     def __len__(self) -> int:
         return self.n_clips
@@ -341,21 +350,15 @@ class TextSource:
         number = self.first + index
         sample_id = f"texts-{self.split}-{number:09d}"
         rng = clip_rng(number, f"texts {self.split}")
-        if self.split == "train" and rng.random() < self.invented:
+        neural = is_neural(number, f"texts {self.split}", self.neural)
+        if self.split == "train" and not neural and rng.random() < self.invented:
             voice = draw_invented_voice(rng)
         else:
-            names = voice_names("train")
-            voice = names[int(rng.integers(len(names)))]
-        rate, pitch = 1 + rng.uniform(-SPREAD, SPREAD, size=2)
+            voice = draw_speaker(rng, self.split, neural)
+        rate, pitch = draw_rate_and_pitch(rng, voice)
+        text, phrasing = self.own[number % len(self.own)], int(rng.integers(2**31))
         try:
-            said = speak(
-                self.own[number % len(self.own)],
-                voice,
-                float(rate),
-                float(pitch),
-                variation=1.0,
-                seed=int(rng.integers(2**31)),
-            )
+            said = speak(text, voice, rate, pitch, variation=1.0, seed=phrasing)
         except PronunciationError as error:
             return BadClip(sample_id, str(error))
         return spoken_clip(sample_id, said)
@@ -755,13 +758,13 @@ def latent_sources(args) -> dict[str, WorldSource | ManifestSource | TextSource]
     if args.texts:
         sentences = tuple(sentence for path in args.texts for sentence in read_texts(path))
         return {
-            split: TextSource(sentences, clips, split, first, args.invented)
+            split: TextSource(sentences, clips, split, first, args.neural, args.invented)
             for split, clips in splits.items()
         }
     if args.manifest is not None:
         return {split: ManifestSource(args.manifest, split) for split in splits}
     return {
-        split: WorldSource(clips, split, first, args.sound_only, args.invented)
+        split: WorldSource(clips, split, first, args.sound_only, args.neural, args.invented)
         for split, clips in splits.items()
     }
 
@@ -844,11 +847,18 @@ def latents_command(parser) -> None:
         help="share of clips without a face, which cost a fifth of the time (default 0.8)",
     )
     parser.add_argument(
+        "--neural",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of clips by neural voices (default 0; needs talker-t2av[neural])",
+    )
+    parser.add_argument(
         "--invented",
         type=float,
         default=0.5,
         metavar="SHARE",
-        help="share of sound-only training clips by invented voices (default 0.5)",
+        help="share of the other sound-only training clips by invented voices (default 0.5)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="another seed gives other clips (default 0)"

@@ -91,6 +91,7 @@ class BuildSettings:
     variation: float = 1.0  # liveliness of timing, 0 to 1
     video: bool = True  # write videos?
     tts_share: float = 0.0  # share of clips that are sound only: no video, no motion
+    neural: float = 0.0  # share of clips in which a neural voice speaks (W.13)
 
     def __post_init__(self):
         if self.split not in (*SPLITS, "all"):
@@ -101,7 +102,8 @@ class BuildSettings:
             raise ValueError(f"size must be an even number of pixels, 16 or more; got {self.size}")
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more; got {self.seed}")
-        for name, value in (("variation", self.variation), ("tts_share", self.tts_share)):
+        for name in ("variation", "tts_share", "neural"):
+            value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1; got {value}")
 
@@ -156,9 +158,8 @@ def write_clip(out: Path, index: int, settings: BuildSettings) -> None:
 
     split, seed, sound_only = settings.clip(index)
     try:
-        clip = make_clip(
-            seed, split, settings.size, settings.variation, settings.video and not sound_only
-        )
+        video = settings.video and not sound_only
+        clip = make_clip(seed, split, settings.size, settings.variation, video, settings.neural)
     except Exception as error:
         raise RuntimeError(f"make_clip({seed}, {split!r}) failed: {error}") from error
     paths = clip_paths(index, split, seed)
@@ -382,13 +383,14 @@ def build_corpus(
     variation: float = 1.0,  # liveliness of timing, 0 to 1
     video: bool = True,  # write videos? (motion is written either way)
     tts_share: float = 0.0,  # share of clips that are sound only
+    neural: float = 0.0,  # share of clips in which a neural voice speaks
     workers: int | None = None,  # processes; None: one a core
 ) -> Path:  # of manifest.csv
     """Build or finish a corpus: same bytes for any number of workers, killed or not.
 
     Raises ValueError for bad settings or a foreign folder.
     """
-    settings = BuildSettings(split, size, seed, variation, video, tts_share)
+    settings = BuildSettings(split, size, seed, variation, video, tts_share, neural)
     out = Path(out)
     if not 0 < n_clips <= MAX_CLIPS:
         raise ValueError(f"n_clips must lie between 1 and {MAX_CLIPS:,}; got {n_clips}")
@@ -621,6 +623,7 @@ def run_build(args: argparse.Namespace) -> int:
             args.variation,
             not args.no_video,
             args.tts_share,
+            args.neural,
             args.workers,
         )
     except KeyboardInterrupt:
@@ -712,6 +715,13 @@ def corpus_command(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="SHARE",
         help="share of clips that are sound only (default 0)",
+    )
+    build.add_argument(
+        "--neural",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of clips by neural voices (default 0; needs talker-t2av[neural])",
     )
     build.add_argument(
         "--no-video",

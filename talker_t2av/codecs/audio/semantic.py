@@ -41,12 +41,11 @@ from talker_t2av.common.trainer import (
     with_overrides,
 )
 from ...world.build import MAX_CLIPS, parallel_map
-from ...world.corpus import clip_rng, make_clip
+from ...world.corpus import clip_rng, draw_rate_and_pitch, is_neural, make_clip
 from ...world.sentences import SPLITS, sample_sentence
 from talker_t2av.world.voice.voices import (
     PHONEMES,
     SILENCE,
-    SPREAD,
     PronunciationError,
     Utterance,
     draw_invented_voice,
@@ -410,18 +409,12 @@ def speak_invented(number: int, split: str) -> Utterance:
     """
     rng = clip_rng(number, f"invented {split}")
     voice = draw_invented_voice(rng)
-    rate, pitch = 1 + rng.uniform(-SPREAD, SPREAD, size=2)
+    rate, pitch = draw_rate_and_pitch(rng, voice)
     phrasing = int(rng.integers(2**31))
     while True:
         try:
-            return speak(
-                sample_sentence(rng, split),
-                voice,
-                float(rate),
-                float(pitch),
-                variation=1.0,
-                seed=phrasing,
-            )
+            text = sample_sentence(rng, split)
+            return speak(text, voice, rate, pitch, variation=1.0, seed=phrasing)
         except PronunciationError:  # an invented word with a foreign sound: another sentence
             continue
 
@@ -429,15 +422,17 @@ def speak_invented(number: int, split: str) -> Utterance:
 def spoken_clip(
     number: int,  # of the clip, 0 or more
     split: str,
-    invented: float,  # chance that an invented voice speaks
+    invented: float,  # chance that an invented voice speaks, where no neural one does
+    neural: float = 0.0,  # share of clips in which a neural voice speaks
 ) -> tuple[
     np.ndarray, list[str], str
 ]:  # (T,) int16 samples, phonemes without silence, name of the voice
     "Sound, phonemes and voice of one clip: `make_clip` without a face, or an invented speaker."
-    if clip_rng(number, f"who speaks {split}").random() < invented:
+    by_chance = clip_rng(number, f"who speaks {split}").random() < invented
+    if by_chance and not is_neural(number, split, neural):
         clip = speak_invented(number, split)
     else:
-        clip = make_clip(number, split, video=False)
+        clip = make_clip(number, split, video=False, neural=neural)
     samples = np.rint(clip.wav * 32767).astype(np.int16)
     return samples, [p.symbol for p in clip.phonemes if p.symbol != SILENCE], clip.voice
 
@@ -470,27 +465,33 @@ def speech_bank(
     n_clips: int,
     split: str = "train",  # one of SPLITS
     seed: int = 0,  # another one gives other clips
-    # share spoken by invented voices; train only, elsewhere the split's own voices speak
+    # share spoken by invented voices, of the clips without a neural voice; train only, elsewhere
+    # the split's own voices speak
     invented: float = 0.5,
     workers: int | None = None,  # processes; None: one a core, if it is worth starting them
+    neural: float = 0.0,  # share spoken by neural voices (W.13)
 ) -> SpeechBank:
     """Make `n_clips` of speech.
 
     The same arguments give the same bytes, on any number of processes. Raises ValueError for
-    arguments out of range.
+    arguments out of range, ModuleNotFoundError for neural voices whose packages are missing.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
-    if not 0 < n_clips <= MAX_CLIPS or seed < 0 or not 0 <= invented <= 1:
+    if not 0 < n_clips <= MAX_CLIPS or seed < 0:
         raise ValueError(
-            f"speech_bank: takes n_clips from 1 to {MAX_CLIPS:,}, seed >= 0 and invented in [0, "
-            f"1]; got {n_clips}, {seed} and {invented}"
+            f"speech_bank: takes n_clips from 1 to {MAX_CLIPS:,} and seed >= 0; got {n_clips} and "
+            f"{seed}"
+        )
+    if not 0 <= invented <= 1 or not 0 <= neural <= 1:
+        raise ValueError(
+            f"speech_bank: takes invented and neural from 0 to 1; got {invented} and {neural}"
         )
     if split != "train":
         invented = 0.0
     if workers is None and n_clips < 200:
         workers = 1
-    make = functools.partial(spoken_clip, split=split, invented=invented)
+    make = functools.partial(spoken_clip, split=split, invented=invented, neural=neural)
     numbers = [seed * MAX_CLIPS + i for i in range(n_clips)]
     found = parallel_map(make, numbers, workers, "speaking")
     wavs, phonemes, voices = zip(*found, strict=True)
@@ -602,7 +603,8 @@ class RecogniserRecipe:
     seconds: float  # of sound in a batch
     bank: int  # seed of the speech bank; the training's own seed is added
     joined: float = 0.0  # chance of a batch of longer sequences
-    invented: float = 0.5  # share of clips by invented voices
+    neural: float = 0.0  # share of clips by neural voices
+    invented: float = 0.5  # share of the others by invented voices
     checked: int = 150  # validation clips
     tested: int = 400  # clips of each split in the final measurement
 
@@ -659,8 +661,10 @@ def train_recogniser(
     """
     out = check_folder(out, resume)
     seed = recipe.train.seed
-    bank = speech_bank(recipe.clips, "train", recipe.bank + seed, recipe.invented, workers)
-    checked = speech_bank(recipe.checked, "validation", workers=workers)
+    bank = speech_bank(
+        recipe.clips, "train", recipe.bank + seed, recipe.invented, workers, recipe.neural
+    )
+    checked = speech_bank(recipe.checked, "validation", workers=workers, neural=recipe.neural)
     wavs = [item["wav"] for item in checked]
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, "weights", recipe.bank))
@@ -728,15 +732,20 @@ def evaluate_recogniser(
     transcribe: Callable[[Tensor], list[list[str]]],
     tested: int = 400,  # clips of each split
     workers: int | None = None,
+    neural: bool = False,  # measure on neural voices too?
 ) -> dict:
     """What a recogniser's notebook claims, measured: new sentences, new words, unseen voices,
-    noise, long sounds; a few transcripts.
+    noise, long sounds, neural voices; a few transcripts.
     """
     banks = {
         split: speech_bank(tested, split, workers=workers)
         for split in ("test", "test_words", "test_voices")
     }
     values = {split: measure_bank(transcribe, bank) for split, bank in banks.items()}
+    if neural:
+        for split in ("test", "test_voices"):
+            bank = speech_bank(tested, split, workers=workers, neural=1.0)
+            values[f"{split} neural"] = measure_bank(transcribe, bank)
     values["noise"] = {
         str(level): measure_bank(transcribe, banks["test"], white_noise(level)) for level in NOISES
     }
@@ -788,7 +797,9 @@ def finish_recogniser(
     """
     model, history = trained
     model.cpu().save_pretrained(out, torch.float16)
-    values = evaluate_recogniser(type(model).from_pretrained(out).transcribe, recipe.tested)
+    values = evaluate_recogniser(
+        type(model).from_pretrained(out).transcribe, recipe.tested, neural=recipe.neural > 0
+    )
     values |= training_record(history, model, out, seconds)
     values["recipe"] = asdict(recipe)
     rates = ", ".join(

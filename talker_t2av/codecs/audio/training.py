@@ -298,7 +298,8 @@ class AudioRecipe:
     # widths of the period discriminators' layers, width of the spectral ones; None: none
     discriminators: tuple[tuple[int, ...], int] | None = None
     clips: int = 4000  # to train on
-    invented: float = 0.5  # share of them by invented voices
+    neural: float = 0.0  # share of them by neural voices
+    invented: float = 0.5  # share of the others by invented voices
     bank: int = 300  # seed of the speech bank; the training's own seed is added
     frames: int = 20  # of a crop, 40 ms each
     batch_size: int = 8  # crops, over all processes
@@ -417,12 +418,11 @@ class Material(NamedTuple):
 
 def make_material(recipe: AudioRecipe, codec: AudioCodec, workers: int | None = None) -> Material:
     "Speech, with the semantic features of the codec's encoder."
-    bank = speech_bank(
-        recipe.clips, "train", recipe.bank + recipe.train.seed, recipe.invented, workers
-    )
+    seed = recipe.bank + recipe.train.seed
+    bank = speech_bank(recipe.clips, "train", seed, recipe.invented, workers, recipe.neural)
     return Material(
         bank,
-        speech_bank(recipe.checked, "validation", workers=workers),
+        speech_bank(recipe.checked, "validation", workers=workers, neural=recipe.neural),
         SpeechCrops(bank, codec, recipe.frames),
     )
 
@@ -566,9 +566,10 @@ def evaluate_audio(
     judge: str | None = "small",  # weights of the judge; None: no phoneme errors
     workers: int | None = None,  # processes that make the speech
     fitted: int = 400,  # training clips for the linear codec
+    neural: bool = False,  # measure on neural voices too?
 ) -> dict:
     """All that this notebook claims, measured: new sentences, unseen voices, the linear codec
-    beside it, each voice, noisy latents, the latents, speed.
+    beside it, each voice, noisy latents, the latents, speed, neural voices.
     """
     listener = None if judge is None else Judge.from_pretrained(judge)
     examples = speech_bank(fitted, "train", 301, workers=workers)
@@ -587,6 +588,10 @@ def evaluate_audio(
     for voice in sorted(set(bank.voices)):
         own = [wav for wav, name in zip(wavs, bank.voices, strict=True) if name == voice]
         values["voices"][voice] = compare(pass_through(codec, own), own) | {"clips": len(own)}
+    if neural:
+        for split in ("test", "test_voices"):
+            bank = speech_bank(tested, split, workers=workers, neural=1.0)
+            values[f"{split} neural"] = measure_split(codec, pca, bank, listener)
     values["latents"] = audio_latent_statistics(codec, wavs)
     values["speed"] = decode_speed(codec)
     return values | {"clips_each": tested, "bank_seed": 0, "judge": judge}
@@ -613,7 +618,11 @@ def finish_audio_codec(
     codec, history = trained
     codec.save_pretrained(out, torch.float16)
     values = evaluate_audio(
-        AudioCodec.from_pretrained(out), recipe.tested, recipe.judge, fitted=recipe.fitted
+        AudioCodec.from_pretrained(out),
+        recipe.tested,
+        recipe.judge,
+        fitted=recipe.fitted,
+        neural=recipe.neural > 0,
     )
     values["training"] = training_curves(history) | {"seconds_this_run": round(seconds)}
     values["size"] = size_record(codec, out)

@@ -41,11 +41,13 @@ from talker_t2av.world.voice.voices import (
     ACCENTS,
     DEVELOPMENT_VARIANTS,
     MARGIN,
+    NEURAL_VOICES,
     SPREAD,
     TRAIN_VARIANTS,
     VOICES,
     Voice,
     invent_voices,
+    neural_voice_names,
     speak,
     voice_names,
 )
@@ -321,7 +323,7 @@ def recordings(
     for index, voice in enumerate(voices):
         rng = np.random.default_rng([seed, index])
         for _ in range(each):
-            rate, pitch = 1 + SPREAD * rng.uniform(-1, 1, size=2)
+            rate, pitch = 1 + np.array([SPREAD, voice.pitch_spread]) * rng.uniform(-1, 1, size=2)
             phrasing = int(rng.integers(2**31))
             start = round(MARGIN * SAMPLE_RATE)
             text, wav = "", np.zeros(0, np.float32)
@@ -485,6 +487,7 @@ class SpeakerRecipe:
     train: TrainConfig
     extra_variants: Sequence[str] = TRAIN_VARIANTS
     named: int = 34  # of the named training voices
+    neural: bool = False  # the neural training voices too?
     each: int = 12  # recordings of every voice
     batch_size: int = 64
     trials: int = 40  # recordings of every voice in a measurement
@@ -537,6 +540,8 @@ def train_speaker(
     out = check_folder(out, resume)
     voices = [VOICES[name] for name in voice_names("train")[: recipe.named]]
     voices += invent_voices(recipe.extra_variants)
+    if recipe.neural:
+        voices += [NEURAL_VOICES[name] for name in neural_voice_names("train")]
     development = invent_voices(DEVELOPMENT_VARIANTS)
     wavs, speaker = cut_trials(
         development, max(3, recipe.trials // 5), seed=21, seconds=2.0, split="validation"
@@ -599,10 +604,13 @@ def pair_rates(
 
 
 def evaluate_speaker(
-    encoder: SpeakerModel, trials: int = 40, seeds: Sequence[int] = (11, 12, 13)
+    encoder: SpeakerModel,
+    trials: int = 40,  # recordings of every voice
+    seeds: Sequence[int] = (11, 12, 13),
+    neural: bool = False,  # measure on the neural voices too?
 ) -> dict:
     """Everything this notebook claims, measured: held-out voices (several seeds), training
-    voices, baseline, pairs, confusions.
+    voices, baseline, pairs, confusions, neural voices.
     """
     held_out = [VOICES[name] for name in voice_names("held-out")]
     named = [VOICES[name] for name in voice_names("train")]
@@ -623,6 +631,15 @@ def evaluate_speaker(
         found["baseline"].append(by_duration(baseline, wavs, speaker))
         chosen = torch.isin(speaker, unheard)
         found["unheard_variants"].append(by_duration(encoder.encode, wavs[chosen], speaker[chosen]))
+    if neural:
+        relatives = [NEURAL_VOICES[name] for name in neural_voice_names()]
+        wavs, speaker = cut_trials(relatives, max(2, trials // 4), seed=41)
+        embedding = embed_all(encoder.encode, wavs[:, : 2 * SAMPLE_RATE])
+        found["neural"] = {
+            "voices": neural_voice_names(),
+            "rates": by_duration(encoder.encode, wavs, speaker),
+            "confusion": confusion_matrix(embedding, speaker).tolist(),
+        }
     wavs, speaker = trial_sets[0]
     embedding = embed_all(encoder.encode, wavs[:, : 2 * SAMPLE_RATE])
     return found | {
@@ -645,7 +662,7 @@ def finish_speaker(
     encoder, history = trained
     encoder.cpu().save_pretrained(out, torch.float16)
     values = evaluate_speaker(
-        SpeakerEncoder.from_pretrained(out), recipe.trials, recipe.trial_seeds
+        SpeakerEncoder.from_pretrained(out), recipe.trials, recipe.trial_seeds, recipe.neural
     )
     values["training"] = {
         "steps": len(history),
