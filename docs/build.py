@@ -220,7 +220,7 @@ def main() -> int:
     shutil.copytree(ROOT / "nbs", STATIC / "notebooks", ignore=shutil.ignore_patterns(".*", "_*"))
     for name in ("book.css", "favicon.svg"):
         shutil.copy(DOCS / name, STATIC)
-    words = ["-q", "-W", "--keep-going", "-c", DOCS, "-d", DOCS / "_build" / "doctrees"]
+    words = ["-q", "-W", "--keep-going", "-j", "2", "-c", DOCS, "-d", DOCS / "_build" / "doctrees"]
     code = sphinx_build([str(word) for word in [*words, "-b", "html", PAGES, HTML]])
     if code == 0:
         print(f"site: {HTML.relative_to(ROOT)}/index.html")

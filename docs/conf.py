@@ -28,6 +28,7 @@ html_theme_options = {
     "show_toc_level": 2,
     "home_page_in_toc": True,
     "show_navbar_depth": 1,
+    "max_navbar_depth": 2,  # part and notebook; headings of the page stand on its right
     "navbar_persistent": [],
 }
 # light or dark as the reader's system is; without it the theme complains in the console
