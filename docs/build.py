@@ -85,6 +85,17 @@ def still(output: dict) -> dict | None:
     )
 
 
+def linked(output: dict) -> dict:
+    """Links to notebooks in Markdown that a cell shows lead to their pages: Sphinx resolves those
+    of the text only.
+    """
+    shown = output.get("data", {}).get("text/markdown")
+    if shown is None:
+        return output
+    text = re.sub(r"(\]\([^)\s:]+)\.ipynb\b", r"\1.html", "".join(shown))
+    return output | {"data": output["data"] | {"text/markdown": text}}
+
+
 def head_of(name: str, cells: list[dict], module: str | None, on_main_path: bool) -> str:
     """Title, what it is about, and links to the notebook's file and to its module."""
     top = "../" * name.count("/")
@@ -112,7 +123,8 @@ def shown_cells(nb: dict) -> list[dict]:
                 cell["source"]
             ):  # show_doc: the result without its call
                 cell["metadata"]["tags"] = ["remove-input"]
-            cell["outputs"] = [kept for output in cell["outputs"] if (kept := still(output))]
+            kept = [still(output) for output in cell["outputs"]]
+            cell["outputs"] = [linked(output) for output in kept if output]
         cells.append({key: value for key, value in cell.items() if not key.endswith("_")})
     return cells
 
