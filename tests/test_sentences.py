@@ -31,11 +31,11 @@ from talker_t2av.world.sentences import (
 
 @pytest.fixture(scope="module")
 def drawn():
-    """3,000 sentences of train and 600 of each other split."""
+    """2,000 sentences of train and 300 of each other split."""
     return {
         split: [
             sample_sentence(np.random.default_rng([9, i]), split)
-            for i in range(3_000 if split == "train" else 600)
+            for i in range(2_000 if split == "train" else 300)
         ]
         for split in SPLITS
     }

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import multiprocessing
 import random
 import signal
 import subprocess
@@ -33,81 +34,67 @@ from talker_t2av.common.trainer import (
     with_overrides,
 )
 
-SCRIPT = """
-import sys, time
-import torch
-from torch import nn
-from talker_t2av.common.trainer import TrainConfig, fit, shuffled_batches
-
-out, resume, steps = sys.argv[1], sys.argv[2] == "1", int(sys.argv[3])
-pause, dropout = float(sys.argv[4]), float(sys.argv[5])
-torch.set_num_threads(1)
-torch.manual_seed(3)
-x = torch.randn(64, 8)
-model = nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Dropout(dropout), nn.Linear(32, 8))
-
-def loss_fn(model, batch, generator):
-    time.sleep(pause)
-    noise = torch.randn(batch[0].shape, generator=generator) if dropout else 0
-    return {"loss": (model(batch[0] + 0.1 * noise) - batch[0].flip(-1)).square().mean()}
-
-config = TrainConfig(steps=steps, warmup_steps=5, save_every=7, bf16=False, ema_decay=0.9, seed=11)
-data = torch.utils.data.TensorDataset(x)
-fit(model, loss_fn, shuffled_batches(data, 16, seed=11), config, out, resume=resume, progress=False)
-"""
+# Processes that are forked from one that has imported all this (PyTorch imports torch._dynamo when
+# an optimizer is made): a start costs no imports.
+# (One such server serves a whole test run, so test_corpus.py names the same modules.)
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["accelerate", "torch._dynamo", "talker_t2av.common.trainer", "talker_t2av.world.build"]
+)
 
 
-def run_script(
-    script: Path, out: Path, resume: bool, *, steps=60, pause=0.0, dropout=0.1, launcher=()
-):
-    return subprocess.Popen(
-        [
-            *launcher,
-            *([] if launcher else [sys.executable]),
-            script,
-            out,
-            "1" if resume else "0",
-            str(steps),
-            str(pause),
-            str(dropout),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+def train(out, resume, steps=60, pause=0.0, dropout=0.1):
+    torch.set_num_threads(1)
+    torch.manual_seed(3)
+    x = torch.randn(64, 8)
+    model = nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Dropout(dropout), nn.Linear(32, 8))
+
+    def loss_fn(model, batch, generator):
+        time.sleep(pause)
+        noise = torch.randn(batch[0].shape, generator=generator) if dropout else 0
+        return {"loss": (model(batch[0] + 0.1 * noise) - batch[0].flip(-1)).square().mean()}
+
+    config = TrainConfig(
+        steps=steps, warmup_steps=5, save_every=7, bf16=False, ema_decay=0.9, seed=11
     )
+    batches = shuffled_batches(torch.utils.data.TensorDataset(x), 16, seed=11)
+    fit(model, loss_fn, batches, config, out, resume=resume, progress=False)
+
+
+def start_training(out, resume, **options):
+    process = FORKS.Process(target=train, args=(out, resume), kwargs=options)
+    process.start()
+    return process
+
+
+def finish(process, seconds=120):
+    process.join(seconds)
+    assert process.exitcode == 0
 
 
 def wait_for(condition, process, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.stdout.read()
+        assert process.exitcode is None
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.01)
 
 
-@pytest.fixture
-def script(tmp_path):
-    path = tmp_path / "train.py"
-    path.write_text(SCRIPT)
-    return path
-
-
-def test_sigkill_and_resume_is_bit_exact(script, tmp_path):
+def test_sigkill_and_resume_is_bit_exact(tmp_path):
     """Killed three times at random moments and resumed, the run ends with the bytes of
     the undisturbed run.
     """
-    whole = run_script(script, tmp_path / "whole", False)
-    assert whole.wait(120) == 0, whole.stdout.read()
+    finish(start_training(tmp_path / "whole", False))
     rng, out = random.Random(0), tmp_path / "killed"
     for attempt in range(3):
         seen = set(out.glob("checkpoint-*"))
-        process = run_script(script, out, attempt > 0, pause=0.01)
+        process = start_training(out, attempt > 0, pause=0.01)
         wait_for(lambda seen=seen: set(out.glob("checkpoint-*")) - seen, process)
         time.sleep(0.1 * rng.random())
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    last = run_script(script, out, True)
-    assert last.wait(120) == 0, last.stdout.read()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    finish(start_training(out, True))
     for name in ("model", "ema", "optimizer"):
         expected, got = (
             load_file(folder / "checkpoint-00000060" / f"{name}.safetensors")
@@ -118,26 +105,22 @@ def test_sigkill_and_resume_is_bit_exact(script, tmp_path):
         ), name
 
 
-def test_two_processes_equal_one(script, tmp_path):
-    """The same command on two processes, each with half of every batch, learns the same weights
+def test_two_processes_equal_one(tmp_path):
+    """The same training on two processes, each with half of every batch, learns the same weights
     (up to the order of sums).
     """
-    launcher = [
-        Path(sys.executable).parent / "accelerate",
-        "launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
-    for out, how in (("one", ()), ("two", launcher)):
-        process = run_script(script, tmp_path / out, False, steps=20, dropout=0.0, launcher=how)
-        assert process.wait(180) == 0, process.stdout.read()
+    finish(start_training(tmp_path / "one", False, steps=20, dropout=0.0))
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_training_loop import train\n"
+        "train(sys.argv[1], False, steps=20, dropout=0.0)\n"
+    )
+    command = [Path(sys.executable).parent / "accelerate", "launch", "--cpu"]
+    command += ["--num_processes", "2", "--num_machines", "1"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", script, tmp_path / "two"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert ran.returncode == 0, ran.stderr
     one, two = (
         load_file(tmp_path / out / "checkpoint-00000020" / "model.safetensors")
         for out in ("one", "two")
