@@ -13,7 +13,7 @@ export DEMO_TEXT = $(value TEXT)
 export TALKER_T2AV_GOLDEN := $(or $(TALKER_T2AV_GOLDEN),$(CURDIR)/tests/golden)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser lab docs export format course refresh bench clean
+.PHONY: help setup demo test browser lab docs export format course refresh weights bench clean
 
 help:  ## list these commands
 	@echo "make demo TEXT=\"...\"   say a sentence: writes $(OUT), sound and face"
@@ -38,7 +38,7 @@ browser: $(STAMP)
 
 test: browser  ## all checks: package equals notebooks, site builds, notebooks run, tests pass
 	@echo "== 1/4 The house: package and notebooks agree, are clean and laid out"
-	@$(BIN)/python -m pytest tests/test_house.py tests/test_words.py
+	@$(BIN)/python -m pytest -n 2 tests/test_house.py tests/test_words.py
 	@echo "== 2/4 The site builds without warnings"
 	@$(BIN)/python docs/build.py
 	@echo "== 3/4 Every notebook runs from top to bottom (cells flagged slow or cuda excepted)"
@@ -63,6 +63,9 @@ course: $(STAMP)  ## renew what is computed: links, reading times and contents i
 
 refresh: $(STAMP)  ## run every notebook in place, store fresh outputs and running times
 	@OMP_NUM_THREADS=1 $(BIN)/python docs/refresh.py
+
+weights: $(STAMP)  ## train every network again, from nothing (hours; an interrupted run goes on): runs/small
+	@$(BIN)/talker-t2av train all --preset small --out runs/small
 
 bench: $(STAMP)  ## measure speeds: prints a table and writes data/results/benchmarks.json
 	@$(BIN)/python benchmarks/run.py

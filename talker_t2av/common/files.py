@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,9 @@ from talker_t2av.common.media import (
 )
 
 # %% auto #0
-__all__ = ['MEASURED', 'WRITERS', 'PICTURES', 'FILMS', 'LONGEST_INPUT', 'SQUARE', 'make_label', 'read_label', 'SoundWriter',
-           'GifWriter', 'VideoWriter', 'check_ending', 'check_output', 'ClipFile', 'check_heard', 'film_sound',
-           'read_speech', 'read_square', 'read_film']
+__all__ = ['MEASURED', 'WRITERS', 'PICTURES', 'FILMS', 'SHORTEST_INPUT', 'LONGEST_INPUT', 'CODER_PADDING', 'SQUARE', 'make_label',
+           'read_label', 'SoundWriter', 'GifWriter', 'VideoWriter', 'check_ending', 'check_output', 'ClipFile',
+           'check_heard', 'film_sound', 'read_speech', 'read_square', 'read_film']
 
 # %% ../../nbs/workshop/05_files.ipynb #9c2c3b50
 MEASURED = (  # values that are known only afterwards
@@ -41,6 +42,10 @@ MEASURED = (  # values that are known only afterwards
     "first_chunk_seconds",
     "generated_in_seconds",
     "times_real_time",
+    "list_clips",
+    "list_seconds",
+    "list_generated_in_seconds",
+    "list_times_real_time",
 )
 
 
@@ -348,11 +353,12 @@ class ClipFile:
 # %% ../../nbs/workshop/05_files.ipynb #0b927bc7
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 FILMS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
-LONGEST_INPUT = 60.0  # seconds
+SHORTEST_INPUT, LONGEST_INPUT = 0.48, 60.0  # seconds; 0.48: the shortest clips that we make
+CODER_PADDING = 0.1  # seconds by which a sound coder may lengthen the sound of a film
 
 
 def check_heard(
-    wav: np.ndarray, name: str, shortest: float = 0.5, longest: float = LONGEST_INPUT
+    wav: np.ndarray, name: str, shortest: float = SHORTEST_INPUT, longest: float = LONGEST_INPUT
 ) -> np.ndarray:  # (T,) at 24 kHz, in [-1, 1]
     """The sound; one over full scale is divided by its peak.
 
@@ -391,31 +397,56 @@ def _decoded(path: Path, *words: str) -> bytes:
         _end(process)
 
 
+def _pictures_end(path: Path) -> float:
+    "How many seconds the pictures of a film last; 0 for a film without any."
+    words = f"-map 0:v:0? -c copy -t {LONGEST_INPUT} -f framecrc".split()
+    tick, begin, end = Fraction(0), None, 0
+    for line in _decoded(path, *words).decode("ascii", errors="replace").splitlines():
+        if line.startswith("#tb 0:"):
+            tick = Fraction(line.removeprefix("#tb 0:").strip())  # seconds
+        elif not line.startswith("#"):
+            shown, duration = map(int, line.split(",")[2:4])  # a line for each picture, in ticks
+            begin = shown if begin is None else min(begin, shown)
+            end = max(end, shown + duration)
+    return float((end - (begin or 0)) * tick)
+
+
 def film_sound(
     path: str | Path,
+    name: str = "film",  # stands in front of errors: the argument that named the file
 ) -> np.ndarray | None:  # (T,) float32 at 24 kHz; None: the film has no sound
-    "The sound of a video. Raises FileNotFoundError, or ValueError for what is no video."
-    path = _check_kind(path, FILMS, "film")
+    """The sound of a video, without the padding of its coder at the end.
+
+    Raises FileNotFoundError, or ValueError for what is no video.
+    """
+    path = _check_kind(path, FILMS, name)
     mono = f"-map 0:a:0? -ac 1 -ar {SAMPLE_RATE} -t {LONGEST_INPUT} -f f32le".split()
     data = _decoded(path, *mono)
     if not data:
-        read_square(path, 16)  # raises for what is no video at all
+        read_square(path, 16, name=name)  # raises for what is no video at all
         return None
-    return check_wav(np.frombuffer(data, np.float32), str(path))
+    wav = check_wav(np.frombuffer(data, np.float32), f"{name}: {path}")
+    length = round(_pictures_end(path) * SAMPLE_RATE)
+    if 0 < length < len(wav) <= length + CODER_PADDING * SAMPLE_RATE:
+        wav = wav[:length]
+    return wav
 
 
-def read_speech(path: str | Path) -> np.ndarray:  # (T,) float32 at 24 kHz
-    """Speech from a recording or a video, 0.5 to 60 s.
+def read_speech(
+    path: str | Path,
+    name: str = "recording",  # stands in front of errors: the argument that named the file
+) -> np.ndarray:  # (T,) float32 at 24 kHz
+    """Speech from a recording or a video, 0.48 to 60 s.
 
     Raises FileNotFoundError, or ValueError for what is none.
     """
     if Path(path).suffix.lower() in FILMS:
-        wav = film_sound(path)
+        wav = film_sound(path, name)
     else:
-        wav = read_audio(path, longest=LONGEST_INPUT)
+        wav = read_audio(path, longest=LONGEST_INPUT, name=name)
     if wav is None:
-        raise ValueError(f"{path}: the film has no sound")
-    return check_heard(wav, str(path))
+        raise ValueError(f"{name}: {path} is a film without sound")
+    return check_heard(wav, f"{name}: {path}")
 
 # %% ../../nbs/workshop/05_files.ipynb #d91d8547
 # ffmpeg's filter: the largest square, in the middle, or of an upright image from the upper third
@@ -426,12 +457,13 @@ def read_square(
     path: str | Path,  # image or video
     size: int,  # pixels, height and width of what is returned
     max_frames: int = 1,  # read no more than this
+    name: str = "picture",  # stands in front of errors: the argument that named the file
 ) -> np.ndarray:  # (N, size, size, 3) uint8, 25 a second
     """Frames of an image or video as squares.
 
     Raises FileNotFoundError, or ValueError for what ffmpeg cannot read.
     """
-    path = _check_kind(path, (*PICTURES, *FILMS), "picture")
+    path = _check_kind(path, (*PICTURES, *FILMS), name)
     steps = f"{SQUARE},scale={size}:{size}:flags=area"
     if path.suffix.lower() not in PICTURES:
         steps = f"fps={FRAME_RATE},{steps}"
@@ -440,7 +472,7 @@ def read_square(
     frame_bytes = size * size * 3
     n_frames = len(data) // frame_bytes
     if n_frames == 0:
-        raise ValueError(f"picture: {path} is no picture or film that ffmpeg can read")
+        raise ValueError(f"{name}: {path} is no picture or film that ffmpeg can read")
     frames = np.frombuffer(data[: n_frames * frame_bytes], np.uint8)
     return frames.reshape(n_frames, size, size, 3).copy()
 
@@ -450,15 +482,16 @@ def read_film(
     size: int,  # pixels, height and width of what is returned
     patch_size: int = 4,  # the length is cut to a multiple of this many frames
     longest: float = 30.0,  # seconds
+    name: str = "video",  # stands in front of errors: the argument that named the file
 ) -> np.ndarray:  # (N, size, size, 3) uint8, 25 a second
     "A whole video as squares. Raises ValueError for one that is shorter than a patch, or too long."
-    path = _check_kind(path, FILMS, "video")
+    path = _check_kind(path, FILMS, name)
     most = round(longest * FRAME_RATE)
-    frames = read_square(path, size, most + FRAME_RATE)
+    frames = read_square(path, size, most + FRAME_RATE, name)
     if len(frames) > most:
-        raise ValueError(f"video: {path} is longer than {longest:g} s; cut it into parts")
+        raise ValueError(f"{name}: {path} is longer than {longest:g} s; cut it into parts")
     if len(frames) < patch_size:
         raise ValueError(
-            f"video: {path} has {len(frames)} frames at 25 a second; takes {patch_size} or more"
+            f"{name}: {path} has {len(frames)} frames at 25 a second; takes {patch_size} or more"
         )
     return frames[: len(frames) // patch_size * patch_size]

@@ -7,9 +7,10 @@ __all__ = ['SAMPLE_RATE', 'FRAME_RATE', 'SAMPLES_PER_FRAME', 'PATCH_SIZE', 'SAMP
            'BLOCK', 'LOWEST_RATE', 'HIGHEST_RATE', 'FILM_FORMATS', 'PICTURE_FORMATS', 'atomic_path', 'leftovers',
            'load_torchaudio', 'check_wav', 'within_full_scale', 'interpolate', 'resample', 'read_audio', 'write_audio',
            'play_audio', 'check_frames', 'write_video', 'input_limits', 'open_video', 'video_rate', 'read_video',
-           'play_video', 'project_dir', 'data_dir', 'machine_facts', 'write_result']
+           'play_video', 'project_dir', 'data_dir', 'machine_facts', 'file_sha256', 'code_facts', 'write_result']
 
 # %% ../../nbs/0_start/02_media.ipynb #592407ba
+import hashlib
 import json
 import math
 import os
@@ -187,6 +188,7 @@ def read_audio(
     path: str | Path,  # WAV, FLAC, MP3, OGG...
     sample_rate: int = SAMPLE_RATE,  # of what is returned, in Hz
     longest: float | None = None,  # seconds; no more is read of a longer file
+    name: str = "read_audio",  # stands in front of errors: the argument that named the file
 ) -> np.ndarray:  # (T,) float32 in [-1, 1]
     """Read a sound file as mono float32 at `sample_rate`.
 
@@ -197,7 +199,7 @@ def read_audio(
 
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"read_audio: no file at {path}")
+        raise FileNotFoundError(f"{name}: no file at {path}")
     try:
         with soundfile.SoundFile(path) as file:
             rate = file.samplerate
@@ -205,16 +207,16 @@ def read_audio(
             wav = file.read(most, dtype="float32", always_2d=True)  # (T, channels)
     except soundfile.LibsndfileError as error:
         raise ValueError(
-            f"read_audio: {path} is no sound file that can be read ({error.error_string}); takes "
+            f"{name}: {path} is no sound file that can be read ({error.error_string}); takes "
             "WAV, FLAC, MP3 or OGG"
         ) from None
     if longest is not None and len(wav) > longest * rate:
-        raise ValueError(f"{path}: is longer than {longest:g} s")
-    wav = check_wav(wav.mean(axis=1), str(path))
+        raise ValueError(f"{name}: {path} is longer than {longest:g} s")
+    wav = check_wav(wav.mean(axis=1), f"{name}: {path}")
     try:
         wav = resample(wav, rate, sample_rate)
     except ValueError as error:
-        raise ValueError(f"read_audio: {path}: {error}") from None
+        raise ValueError(f"{name}: {path}: {error}") from None
     return within_full_scale(wav)
 
 # %% ../../nbs/0_start/02_media.ipynb #7a145f35
@@ -449,26 +451,48 @@ def _memory_gb() -> int | None:
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9)
 
 # %% ../../nbs/0_start/02_media.ipynb #7c6c6331
+def file_sha256(path: str | Path) -> str:
+    "Checksum of a file's bytes, as 64 hex digits."
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _git(*words: str) -> str | None:
+    "What git prints about the project's folder; None where it cannot say."
+    try:
+        said = subprocess.run(["git", *words], capture_output=True, text=True, cwd=project_dir())
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return said.stdout.strip() if said.returncode == 0 else None
+
+
+def code_facts() -> dict:
+    """Which code is running: version of the package, commit, and whether the tree was clean, that
+    is, unchanged since that commit. The last two are None outside a clone.
+    """
+    from talker_t2av import __version__
+
+    changes = _git("status", "--porcelain")
+    return {
+        "version": __version__,
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "clean": None if changes is None else not changes,
+    }
+
+
 def write_result(
     path: str | Path,  # of the JSON file, usually under data/results/
     values,  # anything JSON can hold
     command: str,  # that makes this file
+    code: dict | None = None,  # `code_facts` of the moment when the work began; None: of now
+    parents: dict[str, str] | None = None,  # checksums of the weights that the values rest on
 ) -> Path:
-    "Write measured values as JSON with command, commit, machine and date, atomically."
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            capture_output=True,
-            text=True,
-            cwd=project_dir(),
-        ).stdout.strip()
-    except FileNotFoundError:  # no git on this machine
-        commit = ""
+    "Write measured values as JSON with command, code, machine and date, atomically."
     record = {
         "command": command,
-        "commit": commit or None,
+        **(code or code_facts()),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "machine": machine_facts(),
+        **({"parents": parents} if parents else {}),
         "values": values,
     }
     with atomic_path(path) as temporary:

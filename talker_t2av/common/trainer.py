@@ -17,6 +17,7 @@ import math
 import os
 import shlex
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .media import write_result
+from .media import code_facts, file_sha256, write_result
 
 # %% ../../nbs/workshop/02_trainer.ipynb #2aa2137e
 @dataclass(frozen=True)
@@ -443,7 +444,9 @@ def training_options(
     writes: str = "config.json, model.safetensors",
     seeds: str = "speech, weights and batches",  # what another seed changes; for --help
 ) -> None:
-    "Add the options that all `train` commands share to `parser`; the parsed namespace gets `func`."
+    """Add the options that all `train` commands share to `parser`; the parsed namespace gets
+    `func`, and `recipe_of`: a function of the namespace that gives the recipe.
+    """
     parser.add_argument(
         "--preset",
         choices=sorted(recipes),
@@ -475,7 +478,11 @@ def training_options(
         metavar="FILE",
         help="where the measured values go (default DIR/results.json)",
     )
-    parser.set_defaults(func=func)
+
+    def recipe_of(args: argparse.Namespace):
+        return with_overrides(recipes[args.preset], args)
+
+    parser.set_defaults(func=func, recipe_of=recipe_of)
 
 
 def with_overrides(
@@ -518,16 +525,25 @@ def run_training(
     finish: Callable,
     folders: tuple[str, ...] = ("out",),  # as `command_text` takes them
     options: tuple[str, ...] = ("steps", "seed"),
+    parents: dict[str, Path] | None = None,  # weight files that the training starts from
 ) -> int:  # exit code 0; errors go up
-    "Train, then, on the main process only, store, measure and write the results."
+    """Train, then, on the main process only, store, measure and write the results.
+
+    The results name the code as it was at the start, and the checksums of the parents' weights.
+    """
     from accelerate import PartialState
 
     out = Path(args.out)
     start = time.perf_counter()
+    code = code_facts()
+    if code["clean"] is False:
+        print(f"{name}: the tree has uncommitted changes; the results will say so", file=sys.stderr)
+    hashes = {kind: file_sha256(path) for kind, path in (parents or {}).items()}
     trained = train(recipe, out, args.resume)
     if PartialState().is_main_process:
         values, line = finish(trained, recipe, out, time.perf_counter() - start)
         results = args.results or out / "results.json"
-        write_result(results, values, command_text(name, args, folders, options))
+        command = command_text(name, args, folders, options)
+        write_result(results, values, command, code, hashes)
         print(f"{out}: {line}")
     return 0

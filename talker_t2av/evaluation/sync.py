@@ -15,7 +15,7 @@ __all__ = ['REGRESSED', 'REGRESSION_REACH', 'SHUT', 'SYNC_PRESETS', 'REACH', 'MA
 # %% ../../nbs/6_evaluation/05_sync.ipynb #c0f35dcf
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,12 @@ from ..codecs.audio.semantic import ctc_decode
 from ..codecs.audio.spectrogram import JUDGE_MEL, SPEAKER_MEL, log_mel
 from ..codecs.audio.training import training_curves
 from ..codecs.speaker.encoder import augment_mel
-from ..common.hub import load_pretrained, save_pretrained
+from talker_t2av.common.hub import (
+    WEIGHTS,
+    find_pretrained,
+    load_pretrained,
+    save_pretrained,
+)
 from ..common.measuring import lag_correlation, peak_lag
 from ..common.media import FRAME_RATE, SAMPLES_PER_FRAME
 from talker_t2av.common.trainer import (
@@ -149,10 +154,10 @@ class MouthRegression(nn.Module):
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #c7d052bd
 def heard_clip(
-    seed: int, split: str, judge: Judge
+    seed: int, split: str, judge: Judge, neural: float = 0.0
 ) -> tuple[Tensor, Tensor]:  # features (L, D), truth (N, 8)
     "The judge's features of a clip's sound, and what the mouth does."
-    clip = make_clip(seed, split, video=False)
+    clip = make_clip(seed, split, video=False, neural=neural)
     articulation = torch.from_numpy(clip.articulation)
     truth = torch.cat([lip_gap(articulation)[:, None], articulation], dim=1)
     return listen(judge, torch.from_numpy(clip.wav)).features, truth
@@ -177,11 +182,12 @@ def fit_mouth_regression(
     judge: Judge,
     clips: int,
     ridge: float = 1e-3,  # share of the mean variance that is added to the diagonal
+    neural: float = 0.0,  # share of the clips by neural voices
 ) -> None:
     """Fit the map from the judge's features to the mouth, and the axes on which sounds are
     compared, on clips of the training split.
     """
-    pairs = [heard_clip(seed, "train", judge) for seed in range(clips)]
+    pairs = [heard_clip(seed, "train", judge, neural) for seed in range(clips)]
     every = torch.cat([features for features, _ in pairs])
     regression.mean.copy_(every.mean(0))
     regression.deviation.copy_(every.std(0).clamp(min=1e-3))
@@ -728,6 +734,7 @@ class SyncRecipe:
     window: int = 40  # frames
     batch_size: int = 12
     regression_clips: int = 300
+    neural: float = 0.0  # share of these by neural voices
     checked: int = 16  # clips of a validation
     tested: int = 60  # clips of each split in the calibration
     judge: str | None = "small"  # weights of the judge; None: random ones, for tests
@@ -763,6 +770,7 @@ SYNC_RECIPES = {
             save_every=200,
             validate_every=200,
         ),
+        neural=0.4,
     ),
 }
 
@@ -815,7 +823,7 @@ def train_sync(
         progress,
     )
     fit_axes(model, bank)
-    fit_mouth_regression(model.ear, judge, recipe.regression_clips)
+    fit_mouth_regression(model.ear, judge, recipe.regression_clips, neural=recipe.neural)
     return model, history
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #36f1d3d2
@@ -854,12 +862,11 @@ def finish_sync(
 
 def run_syncnet(args: argparse.Namespace) -> int:
     "`train syncnet`: train, calibrate, write weights and results."
+    recipe = args.recipe_of(args)
+    parents = {"judge": find_pretrained(recipe.judge, "judge") / WEIGHTS} if recipe.judge else {}
+    folders = ("out", "judge") if args.judge else ("out",)
     return run_training(
-        args,
-        "train syncnet",
-        with_overrides(SYNC_RECIPES[args.preset], args),
-        train_sync,
-        finish_sync,
+        args, "train syncnet", recipe, train_sync, finish_sync, folders, parents=parents
     )
 
 
@@ -868,3 +875,15 @@ def syncnet_command(parser: argparse.ArgumentParser) -> None:
     takes it and returns an exit code.
     """
     training_options(parser, SYNC_RECIPES, run_syncnet, seeds="weights and batches")
+    parser.add_argument(
+        "--judge",
+        default=None,
+        metavar="SOURCE",
+        help="folder or preset of the judge whose features are read (default: the recipe's)",
+    )
+
+    def recipe_of(args: argparse.Namespace) -> SyncRecipe:
+        recipe = with_overrides(SYNC_RECIPES[args.preset], args)
+        return replace(recipe, judge=args.judge or recipe.judge)
+
+    parser.set_defaults(recipe_of=recipe_of)

@@ -29,12 +29,17 @@ from ..codecs.audio.linear import PcaCodec
 from ..codecs.audio.semantic import speak_invented
 from ..codecs.motion.codec import MotionCodec
 from ..codecs.speaker.encoder import SpeakerEncoder
-from ..common.media import FRAME_RATE, atomic_path, leftovers, read_video
+from talker_t2av.common.media import (
+    FRAME_RATE,
+    atomic_path,
+    file_sha256,
+    leftovers,
+    read_video,
+)
 from ..model.sequence import TalkerSample, talking_sample
 from talker_t2av.world.build import (
     MAX_CLIPS,
     cpu_count,
-    file_sha256,
     only_builder,
     parallel_map,
     world_fingerprint,

@@ -290,17 +290,18 @@ TALKER_RECIPES = {
     "small": TalkerRecipe(
         config=PRESETS["small"],
         train=TrainConfig(
-            steps=13_000,
+            steps=18_000,
             learning_rate=1e-3,
             warmup_steps=200,
             ema_decay=0.999,
-            save_every=650,
-            validate_every=1300,
+            save_every=500,
+            validate_every=1500,
         ),
         options=LossOptions(head_patches=128, phoneme_weight=1.0, input_noise=0.2),
         text="pieces",
-        face_share=1 / 3,
-        lead_share=0.25,
+        face_share=0.4,
+        lead_share=0.5,
+        motion_share=0.75,
     ),
 }
 
@@ -581,10 +582,7 @@ def parse_setting(text: str) -> tuple[str, object]:
 
 def run_talker(args: argparse.Namespace) -> int:
     "`train talker`: exit code 0. Errors go up to `cli.main`."
-    changes = dict(parse_setting(text) for text in args.set) | (
-        {"start": args.start} if args.start else {}
-    )
-    recipe = with_overrides(change_recipe(TALKER_RECIPES[args.preset], changes), args)
+    recipe = args.recipe_of(args)
     data = open_latents(args.data)
 
     def finish(trained: tuple, recipe: TalkerRecipe, out: Path, seconds: float) -> tuple[dict, str]:
@@ -642,3 +640,11 @@ def talker_command(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="change a setting of the recipe, e.g. phoneme_weight=0; may be repeated",
     )
+
+    def recipe_of(args: argparse.Namespace) -> TalkerRecipe:
+        changes = dict(parse_setting(text) for text in args.set)
+        if args.start:
+            changes["start"] = args.start
+        return with_overrides(change_recipe(TALKER_RECIPES[args.preset], changes), args)
+
+    parser.set_defaults(recipe_of=recipe_of)

@@ -53,6 +53,7 @@ from talker_t2av.codecs.audio.semantic import (
     speech_bank,
 )
 from .spectrogram import CODEC_MEL, log_mel
+from ...common.hub import WEIGHTS, find_pretrained
 from ...common.measuring import fastest
 from talker_t2av.common.media import (
     FRAME_RATE,
@@ -377,6 +378,7 @@ AUDIO_RECIPES = {
         AUDIO_PRESETS["small"],
         _LONG,
         LossWeights(kl=0.3, mel_sizes=MEL_SIZES[::2], stft_sizes=(512, 2048), pitch=5.0, noise=0.1),
+        neural=0.5,
     ),
     "whisper": AudioRecipe(  # our first version, which knows no pitch
         SpectralCodecConfig(semantic=SEMANTIC_PRESETS["small"]),
@@ -636,15 +638,17 @@ def finish_audio_codec(
 
 def run_audio_codec(args: argparse.Namespace) -> int:
     "`train audio-codec`: train, measure, write weights and results."
-    recipe = with_overrides(AUDIO_RECIPES[args.preset], args)
-    recipe = replace(recipe, semantic=args.semantic or recipe.semantic)
+    recipe = args.recipe_of(args)
+    names = {"semantic": recipe.semantic, "judge": recipe.judge}
+    parents = {kind: find_pretrained(name, kind) / WEIGHTS for kind, name in names.items() if name}
     return run_training(
         args,
         "train audio-codec",
         recipe,
         train_audio_codec,
         finish_audio_codec,
-        options=("steps", "seed", "semantic"),
+        folders=("out", *(kind for kind in ("semantic", "judge") if getattr(args, kind))),
+        parents=parents,
     )
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #5d78f96f
@@ -662,3 +666,17 @@ def audio_codec_command(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="folder or preset of the trained semantic encoder (default: the recipe's)",
     )
+    parser.add_argument(
+        "--judge",
+        default=None,
+        metavar="SOURCE",
+        help="folder or preset of the judge that counts phoneme errors (default: the recipe's)",
+    )
+
+    def recipe_of(args: argparse.Namespace) -> AudioRecipe:
+        recipe = with_overrides(AUDIO_RECIPES[args.preset], args)
+        return replace(
+            recipe, semantic=args.semantic or recipe.semantic, judge=args.judge or recipe.judge
+        )
+
+    parser.set_defaults(recipe_of=recipe_of)

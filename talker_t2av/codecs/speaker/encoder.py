@@ -523,6 +523,7 @@ SPEAKER_RECIPES = {
             save_every=250,
             validate_every=250,
         ),
+        neural=True,
     ),
 }
 

@@ -545,8 +545,9 @@ def get_voice(voice: str | Voice) -> Voice:
         near = difflib.get_close_matches(voice.lower(), everybody, n=3, cutoff=0.3)
         near = near or list(VOICES)[:3]
         raise ValueError(
-            f"voice: there is no {voice!r}; near it: {', '.join(near)}; voice_names() and "
-            f"neural_voice_names() list all {len(everybody)}"
+            f"voice: there is no {voice!r}; near it: {', '.join(near)}; all {len(everybody)} are "
+            "listed by talker-t2av voices, in Python by pipe.voices, voice_names() and "
+            "neural_voice_names()"
         )
     return everybody[voice]
 
