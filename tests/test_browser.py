@@ -6,6 +6,7 @@ says so and skips where one is missing.
 """
 
 import functools
+import html
 import http.server
 import json
 import os
@@ -18,6 +19,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from chromium import system_chromium
@@ -111,6 +113,9 @@ def site():
 
 PAGES = [path.relative_to(SITE).as_posix() for path in sorted(SITE.rglob("*.html"))]
 PAGES = [name for name in PAGES if not name.startswith("_")]
+# the source of one module each: pages of one kind, of which the browser opens some
+SOURCE_PAGES = [name for name in PAGES if name.startswith("module_")]
+OPENED = [name for name in PAGES if name not in SOURCE_PAGES] + SOURCE_PAGES[::20]
 
 
 def test_pages_are_small():
@@ -123,12 +128,59 @@ def test_pages_are_small():
     assert not large
 
 
-def test_every_page_opens(page, site):
-    """No console error, no missing file, nothing asked from another machine, and
-    a heading to be seen.
+def faults_of(name: str, text: str) -> list[str]:
+    """What is wrong with the source of a page: no heading, files of the site that are not there,
+    files that would be fetched from another machine.
+    """
+    faults = [] if re.search(r"<h1>.*\w.*</h1>", text) else ["no heading"]
+    needed = re.findall(r"<(?:script|img|video|audio|source|iframe)\b[^>]* src=\"([^\"]*)", text)
+    needed += re.findall(r"<link\b[^>]* href=\"([^\"]*)", text)
+    faults += [f"outside: {url}" for url in needed if re.match(r"(\w+:)?//", url)]
+    for url in {*needed, *re.findall(r"<a\b[^>]* href=\"([^\"]*)", text)}:
+        file = unquote(html.unescape(url).split("#")[0].split("?")[0])
+        if file and not re.match(r"\w+:|//", file):
+            if not (SITE / name).parent.joinpath(file).is_file():
+                faults.append(f"missing: {url}")
+    return [f"{name}: {fault}" for fault in faults]
+
+
+def test_every_page_is_complete():
+    """Headings, links, scripts, styles and pictures, read from the files. Pages with source code
+    differ in nothing but the code.
     """
     assert len(PAGES) > 20
+    faults, scripts = [], {}
     for name in PAGES:
+        text = (SITE / name).read_text(encoding="utf-8")
+        faults += faults_of(name, text)
+        if name in SOURCE_PAGES:
+            found = re.findall(r"<script\b.*?</script>", text, flags=re.S)
+            scripts[name] = [part.replace(name.removesuffix(".html"), "") for part in found]
+    assert not faults, faults[:10]
+    first = scripts[SOURCE_PAGES[0]]
+    assert len(first) > 5 and all(found == first for found in scripts.values())
+
+
+def test_a_page_with_faults_is_noticed():
+    text = (
+        '<script src="https://elsewhere.org/a.js"></script><img alt="" src="nothing.png">'
+        '<a href="nowhere.html#top">x</a><a href="https://arxiv.org">y</a>'
+        '<a href="index.html">z</a><a href="#top">up</a>'
+    )
+    assert set(faults_of("api_model.html", text)) == {
+        "api_model.html: no heading",
+        "api_model.html: outside: https://elsewhere.org/a.js",
+        "api_model.html: missing: nothing.png",
+        "api_model.html: missing: nowhere.html#top",
+    }
+
+
+def test_every_page_opens(page, site):
+    """No console error, no missing file, nothing asked from another machine, and a heading to be
+    seen. Of the pages that show source code, every twentieth.
+    """
+    assert len(OPENED) > 20
+    for name in OPENED:
         before = len(page.faults)
         page.goto(f"{site}/{name}", wait_until="load")
         heading = page.evaluate("() => document.querySelector('h1, h2')?.innerText ?? ''")
@@ -379,10 +431,10 @@ PICTURE = (
 
 
 def test_a_slider_moves_a_picture(page, lab):
-    """Melting shapes: run the notebook, press an arrow key on the first slider, and
-    see another picture.
+    """The length of a spectrogram's window: run the notebook, press an arrow key on the slider,
+    and see another picture.
     """
-    run_all(page, lab, "1_world/02_drawing.ipynb")
+    run_all(page, lab, "2_codecs/00_spectrogram.ipynb")
     page.wait_for_function(f"() => ({PICTURE})().length > 100")
     before = page.evaluate(PICTURE)
     page.focus(".noUi-handle")
