@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from talker_t2av import cli
 from talker_t2av.cli import COMMANDS, command_parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +22,6 @@ sys.path.insert(0, str(ROOT / "docs"))
 import readme  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAM = Path(sys.executable).parent / "talker-t2av"
 # of the packages and the clone: tests/test_packaging.py installs for real
 ELSEWHERE = ("pip install", "git clone", "cd ")
 # subcommands whose options are only parsed here
@@ -56,9 +56,9 @@ ALL_COMMANDS, SOURCES = pieces(README)
 
 
 @pytest.mark.parametrize("command", ALL_COMMANDS)
-def test_command(command, tmp_path):
-    """make: the rule exists and its recipe can be written out; talker-t2av: it is run, or its
-    words are parsed if it is long.
+def test_command(command, tmp_path, monkeypatch, capsys):
+    """make: the rule exists and its recipe can be written out; talker-t2av: it is run in this
+    process, or its words are parsed if it is long.
     """
     assert command.startswith(KINDS), (
         f"README.md has a command of a kind that this test does not know: {command!r}"
@@ -75,7 +75,13 @@ def test_command(command, tmp_path):
         command_parser(name).parse_args(words[1 + len(name.split()) :])
         return
     elif words[0].endswith("talker-t2av"):
-        done = subprocess.run([PROGRAM, *words[1:]], cwd=tmp_path, capture_output=True, text=True)
+        monkeypatch.chdir(tmp_path)
+        try:
+            code = cli.main(words[1:])
+        except SystemExit as end:  # --help
+            code = end.code or 0
+        assert code == 0, capsys.readouterr().err[-1500:]
+        return
     else:
         return
     assert done.returncode == 0, done.stderr[-1500:]
