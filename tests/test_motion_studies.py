@@ -35,7 +35,7 @@ TINY = Study(
     stages=(Stage(1, 3, 2),),
     people=40,
     clips=2,
-    unseen_clips=2,
+    unseen_clips=1,
     known_clips=2,
 )
 
@@ -51,8 +51,13 @@ def reader():
 
 
 @pytest.fixture(scope="module")
-def seen(reader):
-    images = to_images(frame_bank(40, 4, 64, clips=2).frames.flatten(0, 1))
+def material(reader, tmp_path_factory):
+    return study_material(TINY, reader, tmp_path_factory.mktemp("material"))
+
+
+@pytest.fixture(scope="module")
+def seen(reader, material):
+    images = to_images(material["frames"].flatten(0, 1))
     return images, *read_features(reader, images)
 
 
@@ -103,8 +108,9 @@ def test_a_learned_code_starts_from_the_principal_directions(reader, seen, size)
     ]
 
 
-def test_only_the_layer_that_makes_the_code_learns_and_the_reader_stays_as_it_was(reader, tmp_path):
-    material = study_material(TINY, reader, tmp_path)
+def test_only_the_layer_that_makes_the_code_learns_and_the_reader_stays_as_it_was(
+    reader, material, tmp_path
+):
     before = {name: value.clone() for name, value in reader.state_dict().items()}
     bank, view = bank_and_view(material)
     start = LearnedCode(reader, view, material["turn"], 24, torch.Generator().manual_seed(0))
@@ -139,8 +145,8 @@ def test_only_the_layer_that_makes_the_code_learns_and_the_reader_stays_as_it_wa
 
 
 @pytest.mark.parametrize("name", ["40 numbers, sparse", "free dictionary", "all, and features"])
-def test_variants_are_trained_and_measured(reader, tmp_path, name):
-    measured = run_variant(TINY, name, study_material(TINY, reader, None), reader, progress=False)
+def test_variants_are_trained_and_measured(reader, material, name):
+    measured = run_variant(TINY, name, material, reader, progress=False)
     assert len(measured["std"]) == VARIANTS[name].code_size and 5 < measured["psnr"] < 40
     assert (
         set(measured["moves"]) == set(measured["probe"])

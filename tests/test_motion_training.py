@@ -4,9 +4,8 @@ stays frozen, and that a killed run goes on.
 
 import argparse
 import json
+import multiprocessing
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -17,6 +16,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from talker_t2av.codecs.motion import training
 from talker_t2av.codecs.motion.codec import (
     REGIONS,
     CopyReference,
@@ -62,10 +62,18 @@ def command(*words):
     return args.func(args)
 
 
+def short_clips(count, size, seed=0, frames=9, split="test_faces"):
+    """`spoken_clips` with nine frames of each clip where nothing else is asked for."""
+    return spoken_clips(count, size, seed, frames, split)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
+    """A folder that the command filled; it measured a few frames of each clip."""
     out = tmp_path_factory.mktemp("motion")
-    assert command("--out", out) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "spoken_clips", short_clips)
+        assert command("--out", out) == 0
     return out
 
 
@@ -83,7 +91,7 @@ def codec():
 def test_the_command_writes_weights_that_load_and_results_that_belong_to_them(trained):
     codec = MotionCodec.from_pretrained(trained)
     record = json.loads((trained / "results.json").read_text())
-    values, clips = record["values"], spoken_clips(MOTION_RECIPES["tiny"].measured_clips, 64)
+    values, clips = record["values"], short_clips(MOTION_RECIPES["tiny"].measured_clips, 64)
     again = own_face(codec, clips, [redraw(codec, clip)[0] for clip in clips])
     assert (
         again["psnr"] == pytest.approx(values["self"]["psnr"], abs=1e-4)
@@ -132,25 +140,27 @@ def test_the_code_is_frozen_before_the_decoder_learns(trained):
     )
 
 
-@pytest.mark.parametrize("stage", ["reader", "size-64"])
-def test_a_killed_run_goes_on_to_the_same_weights(trained, tmp_path, stage):
-    script = (
-        "import sys\nfrom talker_t2av.codecs.motion.training import MOTION_RECIPES, train_motion\n"
-        "train_motion(MOTION_RECIPES['tiny'], sys.argv[1], progress=False)"
+def test_a_killed_run_goes_on_to_the_same_weights(trained, tmp_path):
+    """Killed while the reader learns, resumed, killed while the decoder learns, resumed."""
+    forks = multiprocessing.get_context("forkserver")
+    # the list of test_training_loop.py: one server serves a whole test run
+    forks.set_forkserver_preload(
+        ["accelerate", "torch._dynamo", "talker_t2av.common.trainer", "talker_t2av.world.build"]
     )
-    process, limit = (
-        subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]),
-        time.monotonic() + 300,
-    )
-    while (
-        not any((tmp_path / stage).glob("checkpoint-*"))
-        and process.poll() is None
-        and time.monotonic() < limit
-    ):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert list((tmp_path / stage).glob("checkpoint-*"))
+    for stage, resume in (("reader", False), ("size-64", True)):
+        words = (MOTION_RECIPES["tiny"], tmp_path, resume, False)
+        process, limit = forks.Process(target=train_motion, args=words), time.monotonic() + 300
+        process.start()
+        while (
+            not any((tmp_path / stage).glob("checkpoint-*"))
+            and process.is_alive()
+            and time.monotonic() < limit
+        ):
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert list((tmp_path / stage).glob("checkpoint-*"))
     codec, histories = train_motion(MOTION_RECIPES["tiny"], tmp_path, resume=True, progress=False)
     assert [entry["step"] for entry in histories["size-64"]] == list(
         range(MOTION_RECIPES["tiny"].train.steps)
