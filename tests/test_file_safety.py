@@ -232,6 +232,44 @@ def test_the_pipeline_hears_the_same_in_every_type():
         assert np.abs(other - heard[0]).max() < 1e-3
 
 
+# The sound of films
+
+
+@pytest.mark.parametrize("frames", [13, 16, 40])
+def test_the_sound_of_a_film_is_as_long_as_its_pictures(tmp_path, frames):
+    """The coder of the sound works in blocks and adds a part of one; nothing is shifted."""
+    rng = np.random.default_rng(1)
+    wav = 0.2 * rng.standard_normal(960 * frames).astype(np.float32)
+    wav = np.convolve(wav, np.ones(12) / 4, mode="same")  # without what AAC leaves out
+    write_video(tmp_path / "film.mp4", np.repeat(FRAMES[:1], frames, axis=0), wav)
+    heard = files.film_sound(tmp_path / "film.mp4")
+    assert len(heard) == len(wav)
+    assert np.corrcoef(heard, wav)[0, 1] > 0.95
+
+
+def test_sound_that_outlasts_the_pictures_is_kept(tmp_path):
+    """A film with a second more of sound, and a recording with a single picture."""
+    for frames in (1, 8):
+        write_video(tmp_path / "film.mp4", FRAMES[:frames], tone(SAMPLE_RATE, seconds=2))
+        assert len(files.film_sound(tmp_path / "film.mp4")) >= 2 * SAMPLE_RATE
+
+
+@pytest.mark.parametrize("name", ["voice", "audio"])
+def test_errors_about_files_name_the_argument(tmp_path, name):
+    (tmp_path / "list.txt").write_text("eggs")
+    write_video(tmp_path / "mute.mp4", FRAMES)
+    media.write_audio(tmp_path / "silent.wav", np.zeros(SAMPLE_RATE, np.float32))
+    soundfile.write(tmp_path / "slow.wav", tone(8_000), 1)
+    for file in ("none.wav", "none.mp4", "list.txt", "mute.mp4", "silent.wav", "slow.wav"):
+        with pytest.raises((ValueError, FileNotFoundError), match=f"^{name}: .*{file}"):
+            files.read_speech(tmp_path / file, name)
+    for file in ("none.png", "list.txt", "bob"):
+        with pytest.raises((ValueError, FileNotFoundError), match=f"^{name}: .*{file}"):
+            files.read_square(tmp_path / file, 64, name=name)
+        with pytest.raises((ValueError, FileNotFoundError), match=f"^{name}: .*{file}"):
+            files.read_film(tmp_path / file, 64, name=name)
+
+
 # Files that name other files
 
 

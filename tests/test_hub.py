@@ -2,9 +2,12 @@
 
 import json
 
+import httpx
 import huggingface_hub
 import pytest
+import requests
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -19,6 +22,7 @@ from talker_t2av.common.hub import (
     WEIGHTS,
     WEIGHTS_INDEX,
     find_pretrained,
+    hub_errors,
     load_from_files,
     load_pretrained,
     load_weights,
@@ -60,6 +64,42 @@ def test_what_a_name_stands_for(tmp_path, hub):
     for wrong in nowhere:
         with pytest.raises(FileNotFoundError, match="neither a preset"):
             local_folder(wrong)
+
+
+def test_a_preset_without_weights_says_how_to_get_some():
+    for load in (local_folder, Talker.from_pretrained, SpeakerEncoder.from_pretrained):
+        with pytest.raises(FileNotFoundError, match="no weights are shipped") as caught:
+            load("tiny")
+        said = str(caught.value)
+        assert "only for small;" in said and "--preset tiny" in said and "untrained('tiny')" in said
+    with pytest.raises(FileNotFoundError, match=r"preset with weights \(small\)"):
+        local_folder("nothing")
+
+
+def test_without_a_network_there_is_one_line(monkeypatch):
+    """Whatever the library of the Hub raises, old or new; other errors go through."""
+    gone = "the Hugging Face Hub cannot be reached"
+    for error in (
+        httpx.ConnectError("[Errno -2] Name or service not known"),
+        httpx.ReadTimeout("timed out"),
+        requests.ConnectionError("no route"),
+        ConnectionError("offline mode"),
+    ):
+        with pytest.raises(ConnectionError, match=f"^what failed: {gone}") as caught:
+            with hub_errors("what failed"):
+                raise error
+        assert "\n" not in str(caught.value) and caught.value.__suppress_context__
+    for error in (ValueError("bad"), PermissionError("mine"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), hub_errors("what failed"):
+            raise error
+
+    def offline(*_, **how):
+        raise LocalEntryNotFoundError("An error happened\nwhile trying to locate the files")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(FileNotFoundError, match=f"'me/talker': not downloaded.*{gone}") as caught:
+        local_folder("me/talker")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

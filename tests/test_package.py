@@ -31,6 +31,13 @@ def test_public_names_are_there(name):
     )
 
 
+def test_whoever_keeps_clips_can_name_their_class():
+    from talker_t2av import TalkingClip
+    from talker_t2av.inference.pipeline import TalkingClip as same
+
+    assert TalkingClip is same and "TalkingClip" in talker_t2av.__all__
+
+
 def test_other_names_are_not():
     with pytest.raises(AttributeError, match="Pipelin"):
         talker_t2av.__getattr__("Pipelin")
