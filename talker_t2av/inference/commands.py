@@ -184,7 +184,7 @@ def check_early(args: argparse.Namespace, text: str | None, sound_only: bool = F
     check_output(args.output, _inputs(args), sound_only)
     for name in ("voice", "face"):  # a name, a number, or a file: a file has an ending
         _check_there(name, getattr(args, name, None), only_with_ending=True)
-    for name in ("wav", "video"):
+    for name in ("audio", "video"):
         _check_there(name, getattr(args, name, None))
     video = getattr(args, "video", None)
     if video and Path(video).suffix.lower() not in FILMS:
@@ -193,7 +193,7 @@ def check_early(args: argparse.Namespace, text: str | None, sound_only: bool = F
 
 def _inputs(args: argparse.Namespace) -> list:
     "What a command may read: names of files, and anything else."
-    names = ("text_file", "lines", "voice", "face", "wav", "video")
+    names = ("text_file", "lines", "voice", "face", "audio", "video")
     return [getattr(args, name, None) for name in names]
 
 
@@ -279,7 +279,7 @@ def run_drive(args: argparse.Namespace) -> int:  # exit code
     text = text_of(args, needed=False)
     args.output = args.output or args.default_output
     check_early(args, text)
-    recording = read_speech(args.wav)
+    recording = read_speech(args.audio, "audio")
     write_clip(args, load_pipeline(args), text, audio=recording, face=args.face)
     return 0
 
@@ -347,7 +347,7 @@ def drive_command(parser: argparse.ArgumentParser) -> None:
     and returns an exit code.
     """
     parser.add_argument(
-        "wav",
+        "audio",
         metavar="recording",
         help="speech: wav, flac, mp3, ogg, or a film with sound; 0.5 to 30 s",
     )
