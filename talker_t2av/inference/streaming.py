@@ -159,7 +159,7 @@ class Chunk(NamedTuple):
     """
 
     audio: np.ndarray  # (T,) float32 at 24 kHz
-    frames: np.ndarray | None  # (N, H, W, 3) uint8; None: no face
+    frames: np.ndarray | None  # (N, H, W, 3) uint8, N may be 0; None: no face
 
     def __repr__(self) -> str:
         count = 0 if self.frames is None else len(self.frames)
@@ -242,6 +242,10 @@ class Renderer:
         )
         self.decoder = audio_codec.stream() if given_audio is None else None
         self.source = None if motion_codec is None else motion_codec.reference(portrait)
+        shown = given_frames
+        if shown is None and motion_codec is not None:
+            shown = np.asarray(portrait)[None]
+        self.no_pictures = None if shown is None else shown[:0]  # (0, H, W, 3) uint8; None: no face
 
     @torch.no_grad()
     def sound(self, piece: Piece) -> np.ndarray:  # (T,) float32
@@ -274,7 +278,7 @@ def render(pieces: Iterable[Piece], renderer: Renderer) -> Iterator[Chunk]:
         yield Chunk(renderer.sound(piece), renderer.pictures(piece))
     rest = renderer.last_sound()
     if len(rest):
-        yield Chunk(rest, None)
+        yield Chunk(rest, renderer.no_pictures)
 
 # %% ../../nbs/5_inference/03_streaming.ipynb #276f6bbb
 def ahead(
@@ -364,8 +368,8 @@ def render_in_threads(pieces: Iterator[Piece], renderer: Renderer) -> Iterator[C
 
         with closing(ahead(begun(), threads=half)) as waiting:
             for audio, drawing in waiting:
-                frames = None if drawing is None else drawing.result()
-                if len(audio) or frames is not None:
+                frames = renderer.no_pictures if drawing is None else drawing.result()
+                if len(audio) or drawing is not None:
                     yield Chunk(audio, frames)
 
 # %% ../../nbs/5_inference/03_streaming.ipynb #0bc6edfd
