@@ -96,10 +96,9 @@ def without_blocks(text: str) -> str:
 def hits(pattern: str, kinds=ALL, only_nbs: bool = False) -> list[str]:
     """place: ...words around the hit..."""
     found = []
-    for kind, place, text in TEXTS:
+    for kind, place, text in WRITTEN:
         if kind not in kinds or only_nbs and place.startswith("talker_t2av"):
             continue
-        text = without_blocks(text)
         for hit in re.finditer(pattern, text, flags=re.I):
             around = text[max(0, hit.start() - 30) : hit.end() + 30].replace("\n", " ")
             found.append(f"{place}: ...{around}...")
@@ -107,6 +106,7 @@ def hits(pattern: str, kinds=ALL, only_nbs: bool = False) -> list[str]:
 
 
 TEXTS = texts()
+WRITTEN = [(kind, place, without_blocks(text)) for kind, place, text in TEXTS]
 
 
 @pytest.mark.parametrize("pattern, kinds, instead", RETIRED, ids=[row[2] for row in RETIRED])
