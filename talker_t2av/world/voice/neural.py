@@ -98,6 +98,7 @@ class VoiceNetwork:
         path = find_network(name)
         try:
             import onnxruntime
+            from onnx.utils import Extractor
 
             model, self.noises, self.durations = open_graph(path)
         except ModuleNotFoundError as error:
@@ -120,9 +121,16 @@ class VoiceNetwork:
         options.intra_op_num_threads = 1  # the same bytes whatever the number of cores
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+
+        def session_of(graph):
+            return onnxruntime.InferenceSession(
+                graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+
+        # onnxruntime always runs a whole graph, so the durations get one that ends with them
+        inputs = [value.name for value in model.graph.input if value.name != self.noises[1]]
+        self.duration_session = session_of(Extractor(model).extract_model(inputs, [self.durations]))
+        self.session = session_of(model)
 
     def synthesise(
         self,
@@ -137,12 +145,11 @@ class VoiceNetwork:
             "input_lengths": np.array([len(ids)], np.int64),
             "scales": np.array([self.noise_scale, length_scale, self.duration_noise], np.float32),
             self.noises[0]: rng.standard_normal((1, 2, len(ids)), dtype=np.float32),
-            self.noises[1]: np.zeros((1, 192, 1), np.float32),  # not read by the first run
         }
         if self.num_speakers > 1:
             feed["sid"] = np.array([speaker], np.int64)
-        # The first run stops at the durations: they say how much noise the second one takes.
-        hops = self.session.run([self.durations], feed)[0].reshape(-1)  # (n,)
+        # the durations first: they say how much noise the rest takes
+        hops = self.duration_session.run([self.durations], feed)[0].reshape(-1)  # (n,)
         feed[self.noises[1]] = rng.standard_normal((1, 192, int(hops.sum())), dtype=np.float32)
         wav = self.session.run(["output"], feed)[0].reshape(-1)  # (T,)
         return wav, hops.astype(int) * HOP
