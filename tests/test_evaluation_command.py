@@ -201,17 +201,24 @@ def test_long_clips_are_measured_window_by_window(tiny, tmp_path, monkeypatch):
     )
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def two_clips(tmp_path_factory):
     "Two clips of the world as somebody else's folder."
+    folder = tmp_path_factory.mktemp("two_clips")
     rows = ["sample_id,text,wav_path,video_path,voice"]
     for seed in (0, 1):
         item = world_item(seed, "test", 64)
-        write_audio(tmp_path / f"{seed}.wav", item.wav)
-        write_video(tmp_path / f"{seed}.mp4", item.frames)
+        write_audio(folder / f"{seed}.wav", item.wav)
+        write_video(folder / f"{seed}.mp4", item.frames)
         rows.append(f'c{seed},"{item.text}",{seed}.wav,{seed}.mp4,{item.voice}')
-    (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
-    return tmp_path
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture
+def folder(two_clips, tmp_path):
+    "The two clips in a folder that a test may spoil."
+    return shutil.copytree(two_clips, tmp_path, dirs_exist_ok=True)
 
 
 def test_a_folder_is_measured_with_and_without_a_reference(folder, tiny, tmp_path):
