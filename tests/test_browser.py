@@ -381,17 +381,31 @@ def lab(tmp_path_factory):
         server.wait(timeout=30)
 
 
-def run_all(page, lab: str, name: str) -> None:
+@pytest.fixture(scope="module")
+def desk(browser, lab):
+    """A page with an empty JupyterLab."""
+    page = browser.new_page()
+    page.set_default_timeout(LIMIT)
+    page.goto(f"{lab}/lab?reset", wait_until="load")
+    page.wait_for_function("() => window.jupyterapp")
+    page.evaluate("() => window.jupyterapp.restored.then(() => true)")
+    yield page
+    page.close()
+
+
+OPEN = """async name => {
+    const lab = window.jupyterapp;
+    window.book = await lab.commands.execute('docmanager:open', {path: name});
+    await window.book.context.ready;
+    lab.shell.activateById(window.book.id);
+    window.finished = false;
+}"""
+
+
+def run_all(page, name: str) -> None:
     """Open a notebook in JupyterLab and run all of its cells; fails when one of them does."""
-    page.goto(f"{lab}/lab/tree/{name}?reset", wait_until="load")
-    page.wait_for_function(
-        "() => window.jupyterapp && document.querySelectorAll('.jp-Notebook "
-        ".jp-CodeCell').length > 2"
-    )
-    page.evaluate(
-        "() => { window.book = [...window.jupyterapp.shell.widgets('main')].find(panel => "
-        "panel.sessionContext); window.jupyterapp.shell.activateById(window.book.id); }"
-    )
+    page.evaluate(OPEN, name)
+    page.wait_for_function("() => window.book.node.querySelectorAll('.jp-CodeCell').length > 2")
     page.wait_for_function("() => window.book.sessionContext.session?.kernel?.status === 'idle'")
     page.evaluate(
         "() => { window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { "
@@ -413,15 +427,15 @@ def run_all(page, lab: str, name: str) -> None:
     assert all(cell["execution_count"] for cell in cells), "some cells were not run"
 
 
-def test_index_runs_in_jupyterlab(page, lab):
+def test_index_runs_in_jupyterlab(desk):
     """All cells of the first page run, and its films are there."""
-    run_all(page, lab, "index.ipynb")
-    assert page.evaluate("() => document.querySelectorAll('.jp-Notebook video').length") >= 1
+    run_all(desk, "index.ipynb")
+    assert desk.evaluate("() => document.querySelectorAll('.jp-Notebook video').length") >= 1
 
 
-def test_a_cell_that_fails_is_noticed(page, lab):
+def test_a_cell_that_fails_is_noticed(desk):
     with pytest.raises(AssertionError, match="ZeroDivisionError"):
-        run_all(page, lab, "broken.ipynb")
+        run_all(desk, "broken.ipynb")
 
 
 PICTURE = (
@@ -430,16 +444,16 @@ PICTURE = (
 )
 
 
-def test_a_slider_moves_a_picture(page, lab):
+def test_a_slider_moves_a_picture(desk):
     """The length of a spectrogram's window: run the notebook, press an arrow key on the slider,
     and see another picture.
     """
-    run_all(page, lab, "2_codecs/00_spectrogram.ipynb")
-    page.wait_for_function(f"() => ({PICTURE})().length > 100")
-    before = page.evaluate(PICTURE)
-    page.focus(".noUi-handle")
+    run_all(desk, "2_codecs/00_spectrogram.ipynb")
+    desk.wait_for_function(f"() => ({PICTURE})().length > 100")
+    before = desk.evaluate(PICTURE)
+    desk.focus(".noUi-handle")
     for _ in range(4):
-        page.keyboard.press("ArrowRight")
-    page.wait_for_function(
+        desk.keyboard.press("ArrowRight")
+    desk.wait_for_function(
         f"() => ({PICTURE})() !== {json.dumps(before)} && ({PICTURE})().length > 100"
     )
