@@ -254,6 +254,16 @@ def test_sound_that_outlasts_the_pictures_is_kept(tmp_path):
         assert len(files.film_sound(tmp_path / "film.mp4")) >= 2 * SAMPLE_RATE
 
 
+def test_sound_is_kept_when_pictures_have_no_times(tmp_path):
+    """As in an .avi with pictures that refer to later ones."""
+    write_video(tmp_path / "made.mp4", np.repeat(FRAMES, 2, axis=0), tone(SAMPLE_RATE)[:15_360])
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
+    words = ["-c:v", "libx264", "-bf", "3", tmp_path / "film.avi"]
+    subprocess.run([*command, "-i", tmp_path / "made.mp4", *words], check=True)
+    assert len(files.film_sound(tmp_path / "made.mp4")) == 15_360
+    assert len(files.film_sound(tmp_path / "film.avi")) >= 15_360
+
+
 @pytest.mark.parametrize("name", ["voice", "audio"])
 def test_errors_about_files_name_the_argument(tmp_path, name):
     (tmp_path / "list.txt").write_text("eggs")

@@ -30,9 +30,9 @@ from talker_t2av.common.media import (
 )
 
 # %% auto #0
-__all__ = ['MEASURED', 'WRITERS', 'PICTURES', 'FILMS', 'SHORTEST_INPUT', 'LONGEST_INPUT', 'CODER_PADDING', 'SQUARE', 'make_label',
-           'read_label', 'SoundWriter', 'GifWriter', 'VideoWriter', 'check_ending', 'check_output', 'ClipFile',
-           'check_heard', 'film_sound', 'read_speech', 'read_square', 'read_film']
+__all__ = ['MEASURED', 'WRITERS', 'PICTURES', 'FILMS', 'SHORTEST_INPUT', 'LONGEST_INPUT', 'CODER_PADDING', 'NOT_SAID', 'SQUARE',
+           'make_label', 'read_label', 'SoundWriter', 'GifWriter', 'VideoWriter', 'check_ending', 'check_output',
+           'ClipFile', 'check_heard', 'film_sound', 'read_speech', 'read_square', 'read_film']
 
 # %% ../../nbs/workshop/05_files.ipynb #9c2c3b50
 MEASURED = (  # values that are known only afterwards
@@ -397,8 +397,11 @@ def _decoded(path: Path, *words: str) -> bytes:
         _end(process)
 
 
+NOT_SAID = -(2**63)  # ffmpeg's time of a picture whose time is unknown, as in some .avi films
+
+
 def _pictures_end(path: Path) -> float:
-    "How many seconds the pictures of a film last; 0 for a film without any."
+    "How many seconds the pictures of a film last; 0 for a film that has none or does not say."
     words = f"-map 0:v:0? -c copy -t {LONGEST_INPUT} -f framecrc".split()
     tick, begin, end = Fraction(0), None, 0
     for line in _decoded(path, *words).decode("ascii", errors="replace").splitlines():
@@ -406,6 +409,8 @@ def _pictures_end(path: Path) -> float:
             tick = Fraction(line.removeprefix("#tb 0:").strip())  # seconds
         elif not line.startswith("#"):
             shown, duration = map(int, line.split(",")[2:4])  # a line for each picture, in ticks
+            if shown == NOT_SAID:
+                return 0.0
             begin = shown if begin is None else min(begin, shown)
             end = max(end, shown + duration)
     return float((end - (begin or 0)) * tick)
