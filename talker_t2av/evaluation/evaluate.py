@@ -61,12 +61,15 @@ def mark_of(
     model: str,  # networks that are measured
     metric_models: str = "small",  # networks that measure
     settings: Settings = Settings(),  # of the talker
+    neural: float = 0.0,  # share of the clips by neural voices
 ) -> str:
-    "Checksum of all that decides a record besides the clip: weights and settings."
+    "Checksum of all that decides a record besides the clip's number: weights, settings, voices."
     system = SYSTEMS.get(name, System(name))
     digest = hashlib.sha256(f"{METRICS_VERSION} {name}".encode())
     if "talker" in system.needs:
         digest.update(json.dumps(asdict(settings)).encode())
+    if neural:
+        digest.update(f"neural {neural}".encode())
     for source, kinds in ((model, system.needs), (metric_models, METRIC_KINDS)):
         for kind in kinds:
             folder = find_pretrained(source, kind)
@@ -124,6 +127,7 @@ class Job:
     metric_models: str = "small"
     size: int = 128  # pixels of the videos
     settings: Settings = Settings()  # of the talker
+    neural: float = 0.0  # share of the clips by neural voices
 
 
 @cache
@@ -144,7 +148,7 @@ def evaluate_clip(seed: int, job: Job) -> None:
     if job.split == "long":
         item, measure_it = long_item(seed, job.size), measure_windows
     else:
-        item, measure_it = world_item(seed, job.split, job.size), measure
+        item, measure_it = world_item(seed, job.split, job.size, job.neural), measure
     for system in todo:
         produced = produce(system, item, job.model, job.settings)
         write_part(paths[system], measure_it(produced, item, models), job.systems[system])
@@ -178,11 +182,12 @@ SPLIT_NOTES = {
 }
 
 
-def about_split(split: str, clips: int) -> str:
+def about_split(split: str, clips: int, neural: float = 0.0) -> str:
     "One line that says what was measured, for the result file."
+    voices = f"; {neural:.0%} of them by neural voices" if neural else ""
     return (
-        f"{clips} clips of the split {split}: {SPLIT_NOTES[split]}; one seed a clip, one training; "
-        "intervals: bootstrap over clips."
+        f"{clips} clips of the split {split}: {SPLIT_NOTES[split]}{voices}; one seed a clip, one "
+        "training; intervals: bootstrap over clips."
     )
 
 
@@ -226,6 +231,7 @@ def evaluate_world(
     workers: int | None = None,
     metric_models: str = "small",
     settings: Settings = Settings(),  # of the talker
+    neural: float = 0.0,  # share of the clips by neural voices
 ) -> dict:  # values of the result file
     """Measure systems on clips 0, 1, 2... of a split.
 
@@ -244,9 +250,9 @@ def evaluate_world(
             f"evaluate: nothing of {model!r} can be measured ({missing[with_weights[0]]})"
         )
     ready = dict.fromkeys(["truth", *(name for name in names if name not in missing)])
-    marks = {name: mark_of(name, model, metric_models, settings) for name in ready}
+    marks = {name: mark_of(name, model, metric_models, settings, neural) for name in ready}
     start = time.perf_counter()
-    job = Job(model, split, marks, parts, metric_models, film_size(model), settings)
+    job = Job(model, split, marks, parts, metric_models, film_size(model), settings, neural)
     parallel_map(partial(evaluate_clip, job=job), list(range(clips)), workers, "evaluate")
     seconds = time.perf_counter() - start
     records = {}
@@ -258,7 +264,8 @@ def evaluate_world(
         values["by_time"] = {system: by_time(rows, WINDOWS) for system, rows in records.items()}
     return values | {
         "missing": missing,
-        "about": about_split(split, clips),
+        "about": about_split(split, clips, neural),
+        "neural": neural,
         "split": split,
         "clips": clips,
         "settings": asdict(settings),
@@ -329,6 +336,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
         raise ValueError(
             f"evaluate: --n and --workers take 1 or more, got {args.n} and {args.workers}"
         )
+    if not 0 <= args.neural <= 1 or (args.neural and args.split == "long"):
+        raise ValueError(
+            f"neural: takes a share from 0 to 1, and 0 for long clips; got {args.neural}"
+        )
     if args.reference and not args.folder:
         raise ValueError("evaluate: --reference belongs to --folder DIR")
     out = Path(args.out or f"out/evaluation_{'folder' if args.folder else args.split}.json")
@@ -351,7 +362,11 @@ def run_evaluate(args: argparse.Namespace) -> int:
         if args.systems:
             words += ["--systems", args.systems]
             systems = args.systems.split(",")
-        values = evaluate_world(args.model, args.split, args.n, systems, parts, args.workers)
+        if args.neural:
+            words += ["--neural", str(args.neural)]
+        values = evaluate_world(
+            args.model, args.split, args.n, systems, parts, args.workers, neural=args.neural
+        )
     write_result(out, values, shlex.join(words))
     if "table" in values:
         print(markdown(values["table"]))
@@ -387,6 +402,13 @@ def evaluate_command(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="A,B",
         help=f"any of {', '.join(SYSTEMS)} (default: all whose weights are there)",
+    )
+    add(
+        "--neural",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the clips by neural voices (default 0; needs talker-t2av[neural])",
     )
     add(
         "--folder",

@@ -72,7 +72,14 @@ from ..world.build import SOURCE, read_record
 from ..world.corpus import clip_rng, compose_clip, draw_face, make_clip
 from ..world.dataset import ClipDataset, Row, load_frames, read_manifest
 from ..world.sentences import sample_sentence
-from ..world.voice.voices import Phoneme, PronunciationError, speak, voice_names
+from talker_t2av.world.voice.voices import (
+    NEURAL_VOICES,
+    Phoneme,
+    PronunciationError,
+    neural_voice_names,
+    speak,
+    voice_names,
+)
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #119858d4
 class MetricModels(NamedTuple):
@@ -124,9 +131,10 @@ def item_of(clip, sample_id: str, seed: int) -> Item:
     )
 
 
-def world_item(seed: int, split: str, size: int = 128) -> Item:
-    "Clip `seed` of a split of the world."
-    return item_of(make_clip(seed, split, size), f"{split}-{seed:09d}", seed)
+def world_item(seed: int, split: str, size: int = 128, neural: float = 0.0) -> Item:
+    "Clip `seed` of a split of the world; `neural` is the share of clips with a neural voice."
+    clip = make_clip(seed, split, size, neural=neural)
+    return item_of(clip, f"{split}-{seed:09d}", seed)
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #842b942c
 class Produced(NamedTuple):
@@ -258,9 +266,12 @@ QUIET, TAIL = 0.03, 0.3  # of the loudest 10 ms; seconds
 
 
 @cache
-def voice_gallery(encoder: SpeakerModel) -> tuple[list[str], Tensor]:  # names, (voices, d_s)
-    "The speaker embedding of each voice of the world."
-    names = voice_names()
+def voice_gallery(
+    encoder: SpeakerModel,
+    neural: bool = False,  # the neural voices instead of espeak's
+) -> tuple[list[str], Tensor]:  # names, (voices, d_s)
+    "The speaker embedding of each voice of the world of one kind."
+    names = neural_voice_names() if neural else voice_names()
     spoken = [torch.from_numpy(speak(GALLERY_TEXT, name).wav) for name in names]
     return names, torch.cat([encoder.encode(wav[None]) for wav in spoken])
 
@@ -289,7 +300,7 @@ def clip_checks(
     }
     if item.wav is not None:
         checks["length_within_15"] = abs(len(wav) / len(item.wav) - 1) <= 0.15
-    names, voices = voice_gallery(encoder)
+    names, voices = voice_gallery(encoder, item.voice in NEURAL_VOICES)
     if item.voice in names and len(wav) >= SHORTEST * SAMPLE_RATE:
         similarity = voices @ encoder.encode(wav[None].float())[0]  # (voices,)
         checks["voice_accuracy"] = names[int(similarity.argmax())] == item.voice

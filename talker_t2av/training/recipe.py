@@ -391,7 +391,7 @@ def finish_recipe(path: Path, stages: list[Stage], folders: dict[str, Path], out
         if "model.safetensors" in stage["products"]:
             print(f"{stage['products']['model.safetensors']}  {name}")
 
-# %% ../../nbs/4_training/04_recipe.ipynb #461f1f40
+# %% ../../nbs/4_training/04_recipe.ipynb #d4a7163b
 def settings_of(stage: Stage, folders: dict[str, Path]) -> dict:
     "Every setting of a stage: the recipe behind its preset, or its options."
     module, function = STAGE_COMMANDS[stage.subcommand].split(":")
@@ -413,7 +413,7 @@ def all_settings(path: str | Path) -> dict[str, dict]:
         for stage in stages
     }
 
-# %% ../../nbs/4_training/04_recipe.ipynb #9985a520
+# %% ../../nbs/4_training/04_recipe.ipynb #7cd6b3d5
 def recipe_path(args: argparse.Namespace) -> Path:
     "The recipe file that the options name. Raises FileNotFoundError."
     path = Path(args.recipe or data_dir() / "recipes" / f"{args.preset}.txt")
@@ -423,7 +423,10 @@ def recipe_path(args: argparse.Namespace) -> Path:
 
 
 def run_all(args: argparse.Namespace) -> int:
-    "`train all`: exit code 0, or that of the stage that failed."
+    """`train all`: exit code 0, or that of the stage that failed.
+
+    Raises ValueError without a folder, and what `recipe_path` and `run_recipe` raise.
+    """
     path = recipe_path(args)
     if args.show:
         print(json.dumps(all_settings(path), indent=1, default=str))
