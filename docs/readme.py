@@ -241,7 +241,7 @@ def trainings() -> str:
     ]
     rows = []
     for name in COMMANDS:
-        if not name.startswith(("train ", "latents")):
+        if not name.startswith(("train ", "latents")) or name == "train all":
             continue
         mine = [record for record in stored if f"talker-t2av {name} " in record["command"]]
         first = [record for record in mine if "--start" not in record["command"]]
