@@ -166,10 +166,9 @@ def test_bad_arguments_are_refused_before_any_work(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-CHEAP = """# every kind of stage, without those of pictures: they cost a minute more
+CHEAP = """# a chain of stages of every kind; all nine would cost a minute and a half more
 judge: train judge --preset tiny --steps 2
-semantic: train semantic --preset tiny --steps 2
-audio_codec: train audio-codec --preset tiny --steps 2 --semantic {semantic} --judge {judge}
+audio_codec: train audio-codec --preset tiny --steps 2 --judge {judge}
 latents: latents --clips 4 --validation 4 --workers 1
   --audio-codec {audio_codec} --motion-codec track --speaker small
 talker: train talker --preset tiny --steps 2 --data {latents} --set check_clips=4
@@ -208,12 +207,13 @@ def test_the_whole_recipe_runs_from_an_empty_folder(run, capsys):
         assert stage["products"] == products(out / name) != {}
         assert stage["seconds"] > 0 and stage["bytes"] > 0
     assert stages["judge"]["sittings"] == 2
-    assert stages["semantic"]["sittings"] == 1
+    assert stages["audio_codec"]["sittings"] == 1
     AudioCodec.from_pretrained(out / "audio_codec")
     Talker.from_pretrained(out / "talker")
     audio = json.loads((out / "audio_codec" / "results.json").read_text())
+    parents = {kind for kind in ("semantic", "judge") if kind in stages}
     assert audio["parents"] == {
-        kind: stages[kind]["products"]["model.safetensors"] for kind in ("semantic", "judge")
+        kind: stages[kind]["products"]["model.safetensors"] for kind in parents
     }
     assert str(out) not in audio["command"]
 
@@ -231,15 +231,15 @@ def test_nothing_is_done_twice_and_nothing_is_thrown_away(run, monkeypatch, caps
         lambda stage, *rest: started.append(stage.name) or real(stage, *rest),
     )
     assert run_recipe(path, out, threads=1) == 0 and started == []
-    weights = out / "semantic" / "model.safetensors"
+    weights = out / "judge" / "model.safetensors"
     before = weights.read_bytes()
     weights.write_bytes(before[:-1] + b"\0")
     with pytest.raises(ValueError, match="its own files"):
         run_recipe(path, out, threads=1)
     assert started == [] and weights.read_bytes() != before
     assert run_recipe(path, out, threads=1, redo=True) == 0
-    assert started == ["semantic"] and weights.read_bytes() == before
-    assert (out / "semantic.before-1" / "stage.json").is_file()
+    assert started == ["judge"] and weights.read_bytes() == before
+    assert (out / "judge.before-1" / "stage.json").is_file()
     with pytest.raises(ValueError, match="threads"):
         run_recipe(path, out, threads=2)
 
