@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from talker_t2av import TalkerPipeline
-from talker_t2av.common.hub import WEIGHTS, find_pretrained
+from talker_t2av.common.hub import weight_files
 from talker_t2av.common.media import data_dir, file_sha256, load_torchaudio, write_result
 from talker_t2av.evaluation.statistics import rate_interval
 from talker_t2av.training.latents import read_texts
@@ -142,7 +142,8 @@ def main() -> None:
         f"python benchmarks/outside_judges.py --clips {args.clips} --voices "
         f"{' '.join(args.voices)} --systems {' '.join(args.systems)}"
     )
-    parents = {kind: file_sha256(find_pretrained(args.model, kind) / WEIGHTS) for kind in kinds}
+    files = weight_files(dict.fromkeys(kinds, args.model))
+    parents = {kind: file_sha256(path) for kind, path in files.items()}
     write_result(args.out, values, command, parents=parents)
 
 

@@ -20,11 +20,10 @@ from tqdm import tqdm
 
 from talker_t2av.common.measuring import energy_envelope, lag_correlation, peak_lag
 from talker_t2av.common.media import FRAME_RATE, data_dir, write_result
-from talker_t2av.world.corpus import compose_clip, make_clip
+from talker_t2av.world.corpus import make_clip
 from talker_t2av.world.face.drawing import sample_identity
 from talker_t2av.world.face.portrait import ARTICULATION, lip_gap
 from talker_t2av.world.face.rendering import ZOOM, mouth_opening, render
-from talker_t2av.world.voice.voices import neural_voice_names
 
 SIZE = 128
 PIXEL = 2 / ZOOM / SIZE  # height of one pixel in units of the portrait
@@ -51,19 +50,11 @@ def seen_opening(clip, frames) -> np.ndarray:  # (len(frames),) pixels
     return ((opening[0] - opening[1]) / PIXEL).numpy()
 
 
-def neural_clip(seed: int, split: str):
-    "Clip number `seed` of `split`, spoken by one of the neural voices."
-    clip = make_clip(seed, split, video=False)
-    names = neural_voice_names("train")
-    voice = names[seed % len(names)]
-    return compose_clip(clip.text, voice, clip.face, seed, split, video=False)
-
-
 def check_world(n_clips: int = 200, split: str = "train", neural: bool = False) -> dict:
     "Measure `n_clips` clips; see the keys of what is returned."
     gaps, shut, wide, curves = [], [], [], []
     for seed in tqdm(range(n_clips), unit="clip"):
-        clip = neural_clip(seed, split) if neural else make_clip(seed, split, video=False)
+        clip = make_clip(seed, split, video=False, neural=float(neural))
         frames, jaw = closures(clip), clip.articulation[:, JAW]
         curves.append(lag_correlation(jaw, energy_envelope(clip.wav)))
         if len(frames):

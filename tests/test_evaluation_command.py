@@ -337,6 +337,10 @@ def test_the_command_writes_a_file_that_says_how_it_was_made(
         (("--reference", "x"), "--folder"),
         (("--folder", "/nowhere"), "no file"),
         (("--systems", "opera"), "opera"),
+        (("--neural", "1.5"), "1.5"),
+        (("--neural", "0.5", "--split", "long"), "neural"),
+        (("--neural", "0.5", "--folder", "/nowhere"), "neural"),
+        (("--neural", "0.5", "--calibration"), "neural"),
     ],
 )
 def test_bad_options_are_named(words, message, tmp_path):

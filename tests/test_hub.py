@@ -29,6 +29,7 @@ from talker_t2av.common.hub import (
     local_folder,
     save_pretrained,
     tensor_files,
+    weight_files,
 )
 from talker_t2av.common.media import data_dir
 from talker_t2av.evaluation.sync import SyncMetrics
@@ -191,3 +192,12 @@ def test_names_and_shapes_are_compared_before_anything_is_read(tmp_path):
         load_from_files(module, places, folder)
     assert all(value.is_meta for value in module.state_dict().values())
     assert load_file(folder / WEIGHTS)["0.weight"].shape == (2, 4)
+
+
+def test_weight_files_of_several_networks():
+    """One file for each kind that has a source; a missing network is named."""
+    small = data_dir() / "small"
+    found = weight_files({"judge": "small", "semantic": str(small / "semantic"), "talker": None})
+    assert found == {kind: small / kind / WEIGHTS for kind in ("judge", "semantic")}
+    with pytest.raises((FileNotFoundError, ValueError), match="nowhere"):
+        weight_files({"judge": "/nowhere/at/all"})

@@ -1,6 +1,7 @@
 """The training loop survives SIGKILL at random moments, and two processes do what one would do."""
 
 import argparse
+import hashlib
 import itertools
 import json
 import multiprocessing
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from talker_t2av.common import trainer as trainer_module
 from talker_t2av.common.trainer import (
     EMA,
     StepSampler,
@@ -25,6 +27,7 @@ from talker_t2av.common.trainer import (
     command_text,
     every_step,
     fit,
+    given_sources,
     learning_rate_at,
     load_checkpoint,
     run_training,
@@ -231,6 +234,24 @@ def test_options_reach_the_recipe():
         with_overrides(RECIPES["tiny"], parsed("--steps", "-3"))
 
 
+@dataclass(frozen=True)
+class Follower:
+    train: TrainConfig
+    judge: str = "small"
+
+
+def test_networks_that_a_recipe_names_are_options():
+    """Given, they replace the recipe's; the recipe of the parsed words is what is trained."""
+    parser = argparse.ArgumentParser()
+    recipes = {"small": Follower(TrainConfig(steps=5))}
+    training_options(parser, recipes, func=print, sources={"judge": "who judges"})
+    plain = parser.parse_args(["--out", "x"])
+    given = parser.parse_args(["--out", "x", "--judge", "mine", "--steps", "7"])
+    assert plain.recipe_of(plain) == recipes["small"] and given_sources(plain) == []
+    assert given.recipe_of(given) == Follower(TrainConfig(steps=7), judge="mine")
+    assert given_sources(given) == ["judge"]
+
+
 @pytest.mark.parametrize(
     "words, text",
     [
@@ -289,6 +310,28 @@ def test_run_trains_everywhere_and_writes_once(tmp_path, monkeypatch, capsys, ma
             record["values"] == {"trained": 7, "size": 1, "out": "out", "timed": True}
             and record["command"] == "talker-t2av train x --preset tiny --out DIR"
         )
+
+
+@pytest.mark.parametrize("clean", [True, False, None])
+def test_results_say_which_code_and_which_weights_made_them(tmp_path, monkeypatch, capsys, clean):
+    """Code as it was at the start, parents by checksum; uncommitted changes are told in the end."""
+    facts = {"version": "1.2", "commit": "abc", "clean": clean}
+    monkeypatch.setattr(trainer_module, "code_facts", lambda: dict(facts))
+    parent = tmp_path / "judge.safetensors"
+    parent.write_bytes(b"weights")
+
+    def train(recipe, out, resume):
+        facts["commit"] = "later"
+        return 7
+
+    args = parsed("--preset", "tiny", "--results", str(tmp_path / "r.json"))
+    args.out = str(tmp_path / "out")
+    finish = lambda *rest: ({}, "done")
+    run_training(args, "train x", RECIPES["tiny"], train, finish, parents={"judge": parent})
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert (record["version"], record["commit"], record["clean"]) == ("1.2", "abc", clean)
+    assert record["parents"] == {"judge": hashlib.sha256(b"weights").hexdigest()}
+    assert ("uncommitted" in capsys.readouterr().err) == (clean is False)
 
 
 def test_folder_is_checked_before_any_work(tmp_path):

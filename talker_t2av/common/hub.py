@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONFIG', 'WEIGHTS', 'WEIGHTS_INDEX', 'SHIPPED', 'Module', 'NO_NETWORK', 'ROW_SCALE', 'save_pretrained', 'hub_errors',
-           'local_folder', 'find_pretrained', 'check_tensors', 'load_weights', 'read_tensors', 'load_pretrained',
-           'tensor_files', 'load_from_files']
+           'local_folder', 'find_pretrained', 'weight_files', 'check_tensors', 'load_weights', 'read_tensors',
+           'load_pretrained', 'tensor_files', 'load_from_files']
 
 # %% ../../nbs/workshop/03_hub.ipynb #f0f8264d
 import json
@@ -142,6 +142,16 @@ def find_pretrained(
         if not (folder / file).is_file():
             raise FileNotFoundError(f"from_pretrained: no {file} in {folder}")
     return folder
+
+
+def weight_files(sources: dict[str, str | None]) -> dict[str, Path]:
+    """The weight file of each network: kind -> source, as `find_pretrained` takes them, without
+    those whose source is None or empty.
+
+    Raises what `find_pretrained` raises.
+    """
+    named = {kind: source for kind, source in sources.items() if source}
+    return {kind: find_pretrained(source, kind) / WEIGHTS for kind, source in named.items()}
 
 # %% ../../nbs/workshop/03_hub.ipynb #128b0918
 def check_tensors(

@@ -6,7 +6,7 @@
 __all__ = ['TrainConfig', 'learning_rate_at', 'seed_of', 'every_step', 'StepSampler', 'shuffled_batches', 'EMA',
            'optimizer_tensors', 'load_optimizer_tensors', 'save_checkpoint', 'load_checkpoint', 'check_folder',
            'to_device', 'native_bfloat16', 'average_gradients', 'train_step', 'fit', 'run_validation',
-           'training_options', 'with_overrides', 'command_text', 'run_training']
+           'training_options', 'given_sources', 'with_overrides', 'command_text', 'run_training']
 
 # %% ../../nbs/workshop/02_trainer.ipynb #5dae6e5d
 import argparse
@@ -443,6 +443,8 @@ def training_options(
     # into --out, besides checkpoints and results.json; for --help
     writes: str = "config.json, model.safetensors",
     seeds: str = "speech, weights and batches",  # what another seed changes; for --help
+    # fields of the recipe that name a trained network, each with its help: options of that name
+    sources: dict[str, str] | None = None,
 ) -> None:
     """Add the options that all `train` commands share to `parser`; the parsed namespace gets
     `func`, and `recipe_of`: a function of the namespace that gives the recipe.
@@ -478,20 +480,30 @@ def training_options(
         metavar="FILE",
         help="where the measured values go (default DIR/results.json)",
     )
+    sources = sources or {}
+    for field, about in sources.items():
+        parser.add_argument(f"--{field}", default=None, metavar="SOURCE", help=about)
 
     def recipe_of(args: argparse.Namespace):
         return with_overrides(recipes[args.preset], args)
 
-    parser.set_defaults(func=func, recipe_of=recipe_of)
+    parser.set_defaults(func=func, recipe_of=recipe_of, sources=tuple(sources))
+
+
+def given_sources(args: argparse.Namespace) -> list[str]:
+    "The options among `sources` that were given."
+    return [field for field in args.sources if getattr(args, field)]
 
 
 def with_overrides(
     recipe,  # a dataclass with a `TrainConfig` as its field `train`
-    args: argparse.Namespace,  # with steps (None: the recipe's) and seed
+    args: argparse.Namespace,  # of a parser that went through `training_options`
 ):  # recipe of the same kind
-    "The recipe with the steps and the seed of the command line."
+    "The recipe with the steps, the seed and the sources of the command line."
     steps = recipe.train.steps if args.steps is None else args.steps
-    return replace(recipe, train=replace(recipe.train, steps=steps, seed=args.seed))
+    train = replace(recipe.train, steps=steps, seed=args.seed)
+    given = {field: getattr(args, field) for field in given_sources(args)}
+    return replace(recipe, train=train, **given)
 
 
 def command_text(
@@ -518,12 +530,12 @@ def command_text(
 def run_training(
     args: argparse.Namespace,  # of a parser that went through `training_options`
     name: str,  # e.g. "train speaker"
-    recipe,  # of `with_overrides`
+    recipe,  # of `args.recipe_of(args)`
     train: Callable,  # (recipe, out, resume) -> whatever `finish` takes
     # (trained, recipe, out, seconds) -> values for the results file, one line to print; stores the
     # weights in `out`
     finish: Callable,
-    folders: tuple[str, ...] = ("out",),  # as `command_text` takes them
+    folders: tuple[str, ...] = ("out",),  # as `command_text` takes them, without the sources
     options: tuple[str, ...] = ("steps", "seed"),
     parents: dict[str, Path] | None = None,  # weight files that the training starts from
 ) -> int:  # exit code 0; errors go up
@@ -536,14 +548,14 @@ def run_training(
     out = Path(args.out)
     start = time.perf_counter()
     code = code_facts()
-    if code["clean"] is False:
-        print(f"{name}: the tree has uncommitted changes; the results will say so", file=sys.stderr)
     hashes = {kind: file_sha256(path) for kind, path in (parents or {}).items()}
     trained = train(recipe, out, args.resume)
     if PartialState().is_main_process:
         values, line = finish(trained, recipe, out, time.perf_counter() - start)
         results = args.results or out / "results.json"
-        command = command_text(name, args, folders, options)
+        command = command_text(name, args, (*folders, *given_sources(args)), options)
         write_result(results, values, command, code, hashes)
         print(f"{out}: {line}")
+        if code["clean"] is False:
+            print(f"{out}: trained from uncommitted changes; the results say so", file=sys.stderr)
     return 0

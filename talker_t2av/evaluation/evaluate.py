@@ -336,9 +336,11 @@ def run_evaluate(args: argparse.Namespace) -> int:
         raise ValueError(
             f"evaluate: --n and --workers take 1 or more, got {args.n} and {args.workers}"
         )
-    if not 0 <= args.neural <= 1 or (args.neural and args.split == "long"):
+    if not 0 <= args.neural <= 1:
+        raise ValueError(f"neural: takes a share from 0 to 1, got {args.neural}")
+    if args.neural and (args.folder or args.calibration or args.split == "long"):
         raise ValueError(
-            f"neural: takes a share from 0 to 1, and 0 for long clips; got {args.neural}"
+            "neural: belongs to clips of the world's splits, not to --folder, --calibration or long"
         )
     if args.reference and not args.folder:
         raise ValueError("evaluate: --reference belongs to --folder DIR")

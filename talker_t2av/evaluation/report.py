@@ -69,7 +69,13 @@ from talker_t2av.evaluation.video import (
 from ..inference.generate import Settings
 from ..inference.pipeline import TalkerPipeline
 from ..world.build import SOURCE, read_record
-from ..world.corpus import clip_rng, compose_clip, draw_face, make_clip
+from talker_t2av.world.corpus import (
+    clip_rng,
+    compose_clip,
+    draw_face,
+    draw_speaker,
+    make_clip,
+)
 from ..world.dataset import ClipDataset, Row, load_frames, read_manifest
 from ..world.sentences import sample_sentence
 from talker_t2av.world.voice.voices import (
@@ -457,8 +463,7 @@ def long_item(seed: int, size: int = 128) -> Item:
     function of its arguments.
     """
     rng = clip_rng(seed, "long")
-    voices = voice_names("train")
-    voice = voices[int(rng.integers(len(voices)))]
+    voice = draw_speaker(rng, "train").name
     face = draw_face(rng, "train")
     text = sample_sentence(rng, "test")
     while True:

@@ -15,7 +15,7 @@ __all__ = ['REGRESSED', 'REGRESSION_REACH', 'SHUT', 'SYNC_PRESETS', 'REACH', 'MA
 # %% ../../nbs/6_evaluation/05_sync.ipynb #c0f35dcf
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -32,10 +32,9 @@ from ..codecs.audio.spectrogram import JUDGE_MEL, SPEAKER_MEL, log_mel
 from ..codecs.audio.training import training_curves
 from ..codecs.speaker.encoder import augment_mel
 from talker_t2av.common.hub import (
-    WEIGHTS,
-    find_pretrained,
     load_pretrained,
     save_pretrained,
+    weight_files,
 )
 from ..common.measuring import lag_correlation, peak_lag
 from ..common.media import FRAME_RATE, SAMPLES_PER_FRAME
@@ -47,7 +46,6 @@ from talker_t2av.common.trainer import (
     run_training,
     seed_of,
     training_options,
-    with_overrides,
 )
 from talker_t2av.evaluation.video import (
     MOUTH_SIZE,
@@ -863,27 +861,20 @@ def finish_sync(
 def run_syncnet(args: argparse.Namespace) -> int:
     "`train syncnet`: train, calibrate, write weights and results."
     recipe = args.recipe_of(args)
-    parents = {"judge": find_pretrained(recipe.judge, "judge") / WEIGHTS} if recipe.judge else {}
-    folders = ("out", "judge") if args.judge else ("out",)
-    return run_training(
-        args, "train syncnet", recipe, train_sync, finish_sync, folders, parents=parents
-    )
+    parents = weight_files({"judge": recipe.judge})
+    return run_training(args, "train syncnet", recipe, train_sync, finish_sync, parents=parents)
 
 
 def syncnet_command(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train syncnet` to `parser`; the parsed namespace gets `func`, which
     takes it and returns an exit code.
     """
-    training_options(parser, SYNC_RECIPES, run_syncnet, seeds="weights and batches")
-    parser.add_argument(
-        "--judge",
-        default=None,
-        metavar="SOURCE",
-        help="folder or preset of the judge whose features are read (default: the recipe's)",
+    training_options(
+        parser,
+        SYNC_RECIPES,
+        run_syncnet,
+        seeds="weights and batches",
+        sources={
+            "judge": "folder or preset of the judge whose features are read (default: the recipe's)"
+        },
     )
-
-    def recipe_of(args: argparse.Namespace) -> SyncRecipe:
-        recipe = with_overrides(SYNC_RECIPES[args.preset], args)
-        return replace(recipe, judge=args.judge or recipe.judge)
-
-    parser.set_defaults(recipe_of=recipe_of)

@@ -348,6 +348,8 @@ def run_recipe(
             state = state_of(folders[stage.name], basis_of(stage, folders, threads))
             rows.append(plan_row(stage.name, state.split(":")[0], folders[stage.name], expected))
         print(plan_text(rows), flush=True)
+        if code_facts()["clean"] is False:
+            print("the tree has uncommitted changes; the results will say so", file=sys.stderr)
         for stage in stages:
             folder, basis = folders[stage.name], basis_of(stage, folders, threads)
             state = state_of(folder, basis)

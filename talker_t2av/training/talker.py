@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..common.hub import find_pretrained, load_weights
+from ..common.hub import find_pretrained, load_weights, weight_files
 from ..common.media import FRAME_RATE, atomic_path, write_audio, write_video
 from talker_t2av.common.trainer import (
     TrainConfig,
@@ -605,8 +605,9 @@ def run_talker(args: argparse.Namespace) -> int:
         recipe,
         train,
         finish,
-        folders=("data", "out", *["start"] * bool(args.start)),
+        folders=("data", "out"),
         options=("set", "steps", "seed"),
+        parents=weight_files({"talker": recipe.start}),
     )
 
 
@@ -622,16 +623,15 @@ def talker_command(parser: argparse.ArgumentParser) -> None:
         help="folder that `talker-t2av latents` wrote; several are joined",
     )
     training_options(
-        parser, TALKER_RECIPES, run_talker, writes="samples, weights", seeds="weights and batches"
-    )
-    parser.add_argument(
-        "--start",
-        default=None,
-        metavar="DIR",
-        help=(
-            "talker whose training goes on: a folder, a Hub id, or 'small' "
-            "(default: random weights)"
-        ),
+        parser,
+        TALKER_RECIPES,
+        run_talker,
+        writes="samples, weights",
+        seeds="weights and batches",
+        sources={
+            "start": "talker whose training goes on: a folder, a Hub id, or 'small' (default: "
+            "random weights)"
+        },
     )
     parser.add_argument(
         "--set",
@@ -643,8 +643,6 @@ def talker_command(parser: argparse.ArgumentParser) -> None:
 
     def recipe_of(args: argparse.Namespace) -> TalkerRecipe:
         changes = dict(parse_setting(text) for text in args.set)
-        if args.start:
-            changes["start"] = args.start
         return with_overrides(change_recipe(TALKER_RECIPES[args.preset], changes), args)
 
     parser.set_defaults(recipe_of=recipe_of)

@@ -575,7 +575,7 @@ def read_rows(folder: Path) -> list[dict]:
 # %% ../../nbs/workshop/12_corpus_files.ipynb #07184f8b
 def demo_clip(
     text: str,  # what is said, up to 1,000 characters
-    voice: str = "ada",  # key of VOICES
+    voice: str = "ada",  # name of a voice, see `get_voice`
     face: int = 7,  # face id
     seed: int = 0,  # of phrasing and idle motion
     out: str | Path = "out/world.mp4",  # .mp4 file to write

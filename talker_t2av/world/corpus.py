@@ -43,7 +43,7 @@ class Clip:
     text: str
     wav: np.ndarray  # (T,) float32 in [-1, 1]
     frames: np.ndarray | None  # (N, H, W, 3) uint8, or None for sound only
-    voice: str  # key of VOICES
+    voice: str  # name of a voice, see `get_voice`
     face: int  # face id
     phonemes: list[Phoneme]  # tile [0, T / 24,000] seconds
     words: list[Word]
@@ -73,7 +73,7 @@ def one_thread():
 # %% ../../nbs/1_world/07_corpus.ipynb #eac40a05
 def compose_clip(
     text: str,  # what is said
-    voice: str,  # key of VOICES
+    voice: str,  # name of a voice, see `get_voice`
     face: int,  # face id
     seed: int = 0,  # of phrasing and idle motion
     split: str = "",  # only noted in the clip

@@ -198,7 +198,7 @@ JUDGE_RECIPES = {
 
 def run_judge(args: argparse.Namespace) -> int:
     "`train judge`."
-    return run_recogniser(args, "train judge", JUDGE_RECIPES, Judge, judge_loss)
+    return run_recogniser(args, "train judge", Judge, judge_loss)
 
 
 def judge_command(parser: argparse.ArgumentParser) -> None:

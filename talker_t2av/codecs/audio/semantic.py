@@ -38,7 +38,6 @@ from talker_t2av.common.trainer import (
     run_training,
     seed_of,
     training_options,
-    with_overrides,
 )
 from ...world.build import MAX_CLIPS, parallel_map
 from ...world.corpus import clip_rng, draw_rate_and_pitch, is_neural, make_clip
@@ -812,7 +811,6 @@ def finish_recogniser(
 def run_recogniser(
     args: argparse.Namespace,
     name: str,  # of the command
-    recipes: dict[str, RecogniserRecipe],
     build: Callable,  # (config, symbols) -> network
     loss_fn: Callable,  # as `fit` takes it
 ) -> int:
@@ -823,15 +821,13 @@ def run_recogniser(
             lambda: build(recipe.config, SPOKEN_SYMBOLS), loss_fn, recipe, out, resume
         )
 
-    recipe = with_overrides(recipes[args.preset], args)
+    recipe = args.recipe_of(args)
     return run_training(args, name, recipe, train, finish_recogniser)
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #3005be91
 def run_semantic(args: argparse.Namespace) -> int:
     "`train semantic`."
-    return run_recogniser(
-        args, "train semantic", SEMANTIC_RECIPES, PhonemeRecogniser, recogniser_loss
-    )
+    return run_recogniser(args, "train semantic", PhonemeRecogniser, recogniser_loss)
 
 
 def semantic_command(parser: argparse.ArgumentParser) -> None:

@@ -53,7 +53,7 @@ from talker_t2av.codecs.audio.semantic import (
     speech_bank,
 )
 from .spectrogram import CODEC_MEL, log_mel
-from ...common.hub import WEIGHTS, find_pretrained
+from ...common.hub import weight_files
 from ...common.measuring import fastest
 from talker_t2av.common.media import (
     FRAME_RATE,
@@ -70,7 +70,6 @@ from talker_t2av.common.trainer import (
     run_training,
     seed_of,
     training_options,
-    with_overrides,
 )
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #75f19847
@@ -639,16 +638,13 @@ def finish_audio_codec(
 def run_audio_codec(args: argparse.Namespace) -> int:
     "`train audio-codec`: train, measure, write weights and results."
     recipe = args.recipe_of(args)
-    names = {"semantic": recipe.semantic, "judge": recipe.judge}
-    parents = {kind: find_pretrained(name, kind) / WEIGHTS for kind, name in names.items() if name}
     return run_training(
         args,
         "train audio-codec",
         recipe,
         train_audio_codec,
         finish_audio_codec,
-        folders=("out", *(kind for kind in ("semantic", "judge") if getattr(args, kind))),
-        parents=parents,
+        parents=weight_files({"semantic": recipe.semantic, "judge": recipe.judge}),
     )
 
 # %% ../../../nbs/2_codecs/07_audio_training.ipynb #5d78f96f
@@ -659,24 +655,9 @@ def audio_codec_command(parser: argparse.ArgumentParser) -> None:
         AUDIO_RECIPES,
         run_audio_codec,
         writes="sound samples, config.json, model.safetensors",
+        sources={
+            "semantic": "folder or preset of the trained semantic encoder (default: the recipe's)",
+            "judge": "folder or preset of the judge that counts phoneme errors (default: the "
+            "recipe's)",
+        },
     )
-    parser.add_argument(
-        "--semantic",
-        default=None,
-        metavar="SOURCE",
-        help="folder or preset of the trained semantic encoder (default: the recipe's)",
-    )
-    parser.add_argument(
-        "--judge",
-        default=None,
-        metavar="SOURCE",
-        help="folder or preset of the judge that counts phoneme errors (default: the recipe's)",
-    )
-
-    def recipe_of(args: argparse.Namespace) -> AudioRecipe:
-        recipe = with_overrides(AUDIO_RECIPES[args.preset], args)
-        return replace(
-            recipe, semantic=args.semantic or recipe.semantic, judge=args.judge or recipe.judge
-        )
-
-    parser.set_defaults(recipe_of=recipe_of)

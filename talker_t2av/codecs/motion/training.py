@@ -53,6 +53,7 @@ from talker_t2av.codecs.motion.reader import (
     spoken_clips,
     train_reader,
 )
+from ...common.hub import weight_files
 from ...common.measuring import fastest
 from ...common.media import atomic_path
 from talker_t2av.common.trainer import (
@@ -62,7 +63,6 @@ from talker_t2av.common.trainer import (
     run_training,
     seed_of,
     training_options,
-    with_overrides,
 )
 from ...world.face.drawing import sample_identity
 from ...world.face.portrait import lip_gap
@@ -648,10 +648,11 @@ def finish_motion(
 
 def run_motion_codec(args: argparse.Namespace) -> int:
     "`train motion-codec`."
-    recipe = with_overrides(MOTION_RECIPES[args.preset], args)
-    if args.start is not None:
-        recipe = replace(recipe, start=args.start)
-    return run_training(args, "train motion-codec", recipe, train_motion, finish_motion)
+    recipe = args.recipe_of(args)
+    parents = weight_files({"motion_codec": recipe.start})
+    return run_training(
+        args, "train motion-codec", recipe, train_motion, finish_motion, parents=parents
+    )
 
 
 def motion_codec_command(parser: argparse.ArgumentParser) -> None:
@@ -662,13 +663,8 @@ def motion_codec_command(parser: argparse.ArgumentParser) -> None:
         run_motion_codec,
         "sample pictures, config.json, model.safetensors",
         "movements, weights and batches",
-    )
-    parser.add_argument(
-        "--start",
-        default=None,
-        metavar="DIR",
-        help=(
-            "codec whose decoder learns on, its code unchanged (default: the preset's; "
+        sources={
+            "start": "codec whose decoder learns on, its code unchanged (default: the preset's; "
             "small-longer takes the shipped one)"
-        ),
+        },
     )

@@ -34,15 +34,14 @@ from talker_t2av.common.trainer import (
     run_training,
     seed_of,
     training_options,
-    with_overrides,
 )
+from ...world.corpus import draw_rate_and_pitch
 from ...world.sentences import sample_sentence
 from talker_t2av.world.voice.voices import (
     ACCENTS,
     DEVELOPMENT_VARIANTS,
     MARGIN,
     NEURAL_VOICES,
-    SPREAD,
     TRAIN_VARIANTS,
     VOICES,
     Voice,
@@ -323,15 +322,13 @@ def recordings(
     for index, voice in enumerate(voices):
         rng = np.random.default_rng([seed, index])
         for _ in range(each):
-            rate, pitch = 1 + np.array([SPREAD, voice.pitch_spread]) * rng.uniform(-1, 1, size=2)
+            rate, pitch = draw_rate_and_pitch(rng, voice)
             phrasing = int(rng.integers(2**31))
             start = round(MARGIN * SAMPLE_RATE)
             text, wav = "", np.zeros(0, np.float32)
             while len(wav) < start + seconds * SAMPLE_RATE:
                 text = f"{text} {sample_sentence(rng, split)}".strip()
-                wav = speak(
-                    text, voice, float(rate), float(pitch), variation=1.0, seed=phrasing
-                ).wav
+                wav = speak(text, voice, rate, pitch, variation=1.0, seed=phrasing).wav
             yield index, wav[start:]
 
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #89d3f5a6
@@ -681,7 +678,7 @@ def finish_speaker(
 
 def run_speaker(args: argparse.Namespace) -> int:
     "`train speaker`: train, measure, write weights and results."
-    recipe = with_overrides(SPEAKER_RECIPES[args.preset], args)
+    recipe = args.recipe_of(args)
     return run_training(args, "train speaker", recipe, train_speaker, finish_speaker)
 
 
