@@ -176,16 +176,21 @@ def load_weights(
     tensors: dict[str, Tensor],  # under the names of module.state_dict(); any float type
     source: str | Path,  # named in errors
 ) -> None:
-    """Copy tensors into a module.
+    """Copy tensors into a module. A module made on the meta device, which has no memory of its own,
+    takes the tensors themselves.
 
     Raises ValueError that names what is missing, unknown, of another shape, or not finite.
     """
-    wanted = {name: value.shape for name, value in module.state_dict().items()}
+    state = module.state_dict()
+    wanted = {name: value.shape for name, value in state.items()}
     check_tensors(wanted, {name: value.shape for name, value in tensors.items()}, source)
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"{source}: these weights do not fit: {name} holds NaN or infinity")
-    module.load_state_dict(tensors)
+    on_meta = any(value.is_meta for value in state.values())
+    if on_meta:
+        tensors = {name: value.to(state[name].dtype) for name, value in tensors.items()}
+    module.load_state_dict(tensors, assign=on_meta)
 
 # %% ../../nbs/workshop/03_hub.ipynb #9da7731f
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -95,10 +95,17 @@ class AttentivePooling(nn.Module):
     1803.10963, 2005.07143).
     """
 
-    def __init__(self, channels: int):
+    def __init__(
+        self,
+        channels: int,
+        hidden_channels: int | None = None,  # of the small network; None: a quarter of `channels`
+        smallest_variance: float = 1e-5,
+    ):
         super().__init__()
+        hidden = channels // 4 if hidden_channels is None else hidden_channels
+        self.smallest_variance = smallest_variance
         self.score = nn.Sequential(
-            nn.Conv1d(channels, channels // 4, 1), nn.Tanh(), nn.Conv1d(channels // 4, channels, 1)
+            nn.Conv1d(channels, hidden, 1), nn.Tanh(), nn.Conv1d(hidden, channels, 1)
         )
 
     def weights(self, x: Tensor) -> Tensor:  # (B, C, L) -> (B, C, L)
@@ -109,14 +116,13 @@ class AttentivePooling(nn.Module):
         weights, x = self.weights(x), x.float()
         mean = (weights * x).sum(-1)
         variance = (weights * (x - mean[..., None]).square()).sum(-1)
-        return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], dim=1)
+        deviation = variance.clamp(min=self.smallest_variance).sqrt()
+        return torch.cat([mean, deviation], dim=1)
 
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #ffe2e112
 @runtime_checkable
 class SpeakerModel(Protocol):
-    """What the talker needs of a speaker encoder, ours or another (the release's: WavLM +
-    ECAPA-TDNN, 256 numbers).
-    """
+    "What the talker needs of a speaker encoder, ours or another (the release's: notebook 2.15)."
 
     @property
     def embedding_size(self) -> int:
@@ -125,7 +131,7 @@ class SpeakerModel(Protocol):
     def encode(
         self, wav: Tensor, sample_rate: int = SAMPLE_RATE
     ) -> Tensor:  # (B, T) -> (B, embedding_size)
-        "Who speaks: vectors of length 1."
+        "Who speaks: vectors with a small angle between them for one voice."
 
 
 SHORTEST, LONGEST = 0.5, 60.0  # seconds
@@ -142,6 +148,8 @@ def check_voice(wav: Tensor, sample_rate: int) -> None:  # (B, T)
 # %% ../../../nbs/2_codecs/13_speaker.ipynb #29295d1a
 class SpeakerEncoder(nn.Module):
     "A second or two of speech to one vector of length 1 (after ECAPA-TDNN, arXiv 2005.07143)."
+
+    unit_length = True  # of its vectors
 
     def __init__(self, config: SpeakerConfig):
         super().__init__()
