@@ -29,6 +29,7 @@ from .. import __version__
 from ..codecs.audio.codec import AUDIO_PRESETS, AudioCodec
 from ..codecs.motion.codec import MotionCodec
 from ..codecs.speaker.encoder import SHORTEST, SPEAKER_PRESETS, SpeakerEncoder
+from ..codecs.speaker.wavlm import AnySpeakerEncoder, load_speaker_encoder
 from talker_t2av.common.files import (
     ClipFile,
     check_ending,
@@ -183,7 +184,7 @@ def _is_file_name(given: str | Path) -> bool:
     return isinstance(given, Path) or (given not in VOICES and Path(given).suffix != "")
 
 
-def hear_voice(encoder: SpeakerEncoder, voice) -> Tensor:  # (d_s,), length 1
+def hear_voice(encoder: AnySpeakerEncoder, voice) -> Tensor:  # (d_s,), as the talker takes it
     """A voice from a name, a file of speech, samples (T,) at 24 kHz, a clip, or a vector.
 
     Raises ValueError or FileNotFoundError for what is none.
@@ -193,7 +194,7 @@ def hear_voice(encoder: SpeakerEncoder, voice) -> Tensor:  # (d_s,), length 1
             return voice.speaker
         voice = voice.audio
     if isinstance(voice, Tensor) and voice.ndim == 1 and len(voice) == encoder.embedding_size:
-        return F.normalize(voice.float(), dim=0)
+        return F.normalize(voice.float(), dim=0) if encoder.unit_length else voice.float()
     if voice is None or isinstance(voice, (bool, int, float)):
         raise ValueError(
             "voice: takes a name (pipe.voices lists them), a file of speech, samples, a clip, or a "
@@ -398,7 +399,7 @@ def check_inputs(start, seed, lead, most_lead: int, carry: str, callback) -> Non
 
 
 def choose_speaker(
-    encoder: SpeakerEncoder, voice, audio=None, video=None, start: TalkingClip | None = None
+    encoder: AnySpeakerEncoder, voice, audio=None, video=None, start: TalkingClip | None = None
 ) -> tuple[Tensor, Any]:  # (d_s,) voice vector, and its name for the report
     "Who speaks: the voice that is asked for, or that of what is given, or the default."
     if isinstance(voice, Default):
@@ -522,11 +523,11 @@ def takes_parameters_of(written: Callable[P, Any]) -> Callable[[Callable[..., R]
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #19045a91
 INDEX = "model_index.json"
-PARTS = {  # part of the pipeline -> its class, and its place in the folder
-    "talker": (Talker, "talker"),
-    "audio_codec": (AudioCodec, "audio_codec"),
-    "motion_codec": (MotionCodec, "motion_codec"),
-    "speaker_encoder": (SpeakerEncoder, "speaker"),
+PARTS = {  # part of the pipeline -> its name in the index, what loads it, its place in the folder
+    "talker": ("Talker", Talker.from_pretrained, "talker"),
+    "audio_codec": ("AudioCodec", AudioCodec.from_pretrained, "audio_codec"),
+    "motion_codec": ("MotionCodec", MotionCodec.from_pretrained, "motion_codec"),
+    "speaker_encoder": ("SpeakerEncoder", load_speaker_encoder, "speaker"),
 }
 TOKENIZER = "tokenizer.json"
 PIPELINE_FILES = ("*.json", "*.safetensors")  # what is taken from a Hub repository
@@ -554,7 +555,7 @@ def read_index(folder: Path) -> dict[str, str]:  # part -> folder or file
 
     Raises ValueError for the index of something else.
     """
-    places = {part: place for part, (_, place) in PARTS.items()} | {"tokenizer": TOKENIZER}
+    places = {part: place for part, (_, _, place) in PARTS.items()} | {"tokenizer": TOKENIZER}
     if not (folder / INDEX).is_file():
         return places
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -571,8 +572,8 @@ def read_index(folder: Path) -> dict[str, str]:  # part -> folder or file
 def write_index(folder: Path) -> None:
     "Write `model_index.json`: class and version of the pipeline, class and place of each part."
     index = {"_class_name": "TalkerPipeline", "_talker_t2av_version": __version__}
-    for part, (kind, place) in PARTS.items():
-        index[part] = [kind.__name__, place]
+    for part, (name, _, place) in PARTS.items():
+        index[part] = [name, place]
     index["tokenizer"] = ["TextTokenizer", TOKENIZER]
     with atomic_path(folder / INDEX) as temporary:
         temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
@@ -583,7 +584,7 @@ def check_parts(
     tokenizer: TextTokenizer,
     audio_codec: AudioCodec,
     motion_codec: MotionCodec,
-    speaker_encoder: SpeakerEncoder,
+    speaker_encoder: AnySpeakerEncoder,
 ) -> None:
     "Raise ValueError unless the talker was made for these codecs, this encoder, these tokens."
     config = talker.config
@@ -658,7 +659,7 @@ class TalkerPipeline(
         tokenizer: TextTokenizer,
         audio_codec: AudioCodec,
         motion_codec: MotionCodec,
-        speaker_encoder: SpeakerEncoder,
+        speaker_encoder: AnySpeakerEncoder,
         name: str = "",  # noted in every file
         # of the heads; bfloat16 is less exact, and faster only where it is native
         dtype: torch.dtype = torch.float32,
@@ -691,9 +692,7 @@ class TalkerPipeline(
         device = check_device(device)
         folder = local_folder(name, PIPELINE_FILES, revision, local_files_only)
         places = read_index(folder)
-        parts = {
-            part: kind.from_pretrained(folder / places[part]) for part, (kind, _) in PARTS.items()
-        }
+        parts = {part: load(folder / places[part]) for part, (_, load, _) in PARTS.items()}
         tokenizer = load_tokenizer(folder / places["tokenizer"])
         return cls(tokenizer=tokenizer, name=name_of(name), dtype=dtype, **parts).to(device)
 
@@ -723,7 +722,7 @@ class TalkerPipeline(
 
     def _save_pretrained(self, folder: Path) -> None:
         "Write every part into its place, and the index; `save_pretrained` calls this."
-        for part, (_, place) in PARTS.items():
+        for part, (_, _, place) in PARTS.items():
             getattr(self, part).save_pretrained(folder / place)
         save_tokenizer(self.tokenizer, folder / TOKENIZER)
         write_index(folder)

@@ -28,7 +28,7 @@ from ..codecs.audio.codec import AudioCodec
 from ..codecs.audio.linear import PcaCodec
 from ..codecs.audio.semantic import speak_invented
 from ..codecs.motion.codec import MotionCodec
-from ..codecs.speaker.encoder import SpeakerEncoder
+from ..codecs.speaker.wavlm import load_speaker_encoder
 from talker_t2av.common.media import (
     FRAME_RATE,
     atomic_path,
@@ -185,7 +185,7 @@ def load_codecs(names: CodecNames = CodecNames()) -> Codecs:
         motion = stand_ins()[1]
     else:
         motion = MotionCodec.from_pretrained(names.motion)
-    speaker = SpeakerEncoder.from_pretrained(names.speaker)
+    speaker = load_speaker_encoder(names.speaker)
     fingerprint = {
         "audio": tensors_sha256(audio),
         "motion": tensors_sha256(motion),

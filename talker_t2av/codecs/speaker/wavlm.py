@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CONVOLUTIONS', 'POSITION_KERNEL', 'POSITION_GROUPS', 'MAX_DISTANCE', 'DILATIONS', 'RES2_GROUPS', 'WAVLM_PRESETS',
-           'WAVLM_RATE', 'WAVLM_FRAME', 'LONGEST_HEARD', 'DESIGN', 'RELEASED_SPEAKER_NAMES', 'UNUSED_RELEASED',
-           'WavLMSpeakerConfig', 'build_wavlm', 'standardised', 'hidden_states', 'ConvReluNorm', 'Res2Conv',
-           'EcapaBlock', 'WavLMSpeakerEncoder', 'build_speaker_encoder', 'load_speaker_encoder', 'released_names',
-           'to_released', 'released_config', 'from_released']
+           'WAVLM_RATE', 'WAVLM_FRAME', 'LONGEST_HEARD', 'DESIGN', 'AnySpeakerEncoder', 'RELEASED_SPEAKER_NAMES',
+           'UNUSED_RELEASED', 'WavLMSpeakerConfig', 'build_wavlm', 'standardised', 'hidden_states', 'ConvReluNorm',
+           'Res2Conv', 'EcapaBlock', 'WavLMSpeakerEncoder', 'build_speaker_encoder', 'load_speaker_encoder',
+           'released_names', 'to_released', 'released_config', 'from_released']
 
 # %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #60c00ad6
 from dataclasses import asdict, dataclass
@@ -303,10 +303,13 @@ class WavLMSpeakerEncoder(nn.Module):
             )
         return encoder
 
-# %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #1530fbf9
+# %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #d0ff7482
+AnySpeakerEncoder = SpeakerEncoder | WavLMSpeakerEncoder
+
+
 def build_speaker_encoder(
     values: dict,  # the content of config.json
-) -> SpeakerEncoder | WavLMSpeakerEncoder:  # the latter on the meta device: it takes its tensors
+) -> AnySpeakerEncoder:  # WavLM's on the meta device: it takes the tensors as they are
     "The encoder that a configuration describes. Raises ValueError or TypeError for what fits none."
     values = dict(values)
     design = values.pop("design", None)
@@ -322,7 +325,7 @@ def load_speaker_encoder(
     source: str | Path,  # "small", a folder, or a Hub id
     revision: str | None = None,  # branch, tag or commit on the Hub
     local_files_only: bool = False,  # of the Hub only what was downloaded before
-) -> SpeakerEncoder | WavLMSpeakerEncoder:
+) -> AnySpeakerEncoder:
     """Either kind of speaker encoder; config.json tells which.
 
     Raises FileNotFoundError, or ValueError naming the tensor that does not fit.
