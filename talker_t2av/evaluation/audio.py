@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..codecs.audio.spectrogram import COMPARISON_MEL, log_mel
@@ -160,7 +161,7 @@ def speaker_similarity(
     if min(len(ours), len(truth)) < SHORTEST * SAMPLE_RATE or ours.abs().max() < 1e-3:
         return float("nan")
     one, other = (encoder.encode(wav[None].float())[0] for wav in (ours, truth))
-    return float(one @ other)
+    return float(F.cosine_similarity(one, other, dim=0))
 
 
 def sound_distances(

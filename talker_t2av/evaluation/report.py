@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..codecs.audio.codec import AudioCodec
@@ -308,7 +309,8 @@ def clip_checks(
         checks["length_within_15"] = abs(len(wav) / len(item.wav) - 1) <= 0.15
     names, voices = voice_gallery(encoder, item.voice in NEURAL_VOICES)
     if item.voice in names and len(wav) >= SHORTEST * SAMPLE_RATE:
-        similarity = voices @ encoder.encode(wav[None].float())[0]  # (voices,)
+        heard = encoder.encode(wav[None].float())  # (1, d_s)
+        similarity = F.cosine_similarity(voices, heard)  # (voices,)
         checks["voice_accuracy"] = names[int(similarity.argmax())] == item.voice
     return checks
 

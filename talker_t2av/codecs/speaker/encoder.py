@@ -218,10 +218,18 @@ class SpeakerEncoder(nn.Module):
 
         Raises FileNotFoundError, or ValueError naming the tensor that does not fit.
         """
+
+        def build(values: dict) -> "SpeakerEncoder":
+            if "design" in values:
+                raise ValueError(
+                    f"design {values['design']!r} is another encoder; load_speaker_encoder takes it"
+                )
+            return cls(SpeakerConfig(**values))
+
         return load_pretrained(
             source,
             "speaker",
-            lambda values: cls(SpeakerConfig(**values)),
+            build,
             revision=revision,
             local_files_only=local_files_only,
         )
