@@ -176,8 +176,8 @@ def load_weights(
     tensors: dict[str, Tensor],  # under the names of module.state_dict(); any float type
     source: str | Path,  # named in errors
 ) -> None:
-    """Copy tensors into a module. A module made on the meta device, which has no memory of its own,
-    takes the tensors themselves.
+    """Copy tensors into a module. One that was made on the meta device gets memory now, and so was
+    never filled with random numbers in vain.
 
     Raises ValueError that names what is missing, unknown, of another shape, or not finite.
     """
@@ -187,10 +187,9 @@ def load_weights(
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"{source}: these weights do not fit: {name} holds NaN or infinity")
-    on_meta = any(value.is_meta for value in state.values())
-    if on_meta:
-        tensors = {name: value.to(state[name].dtype) for name, value in tensors.items()}
-    module.load_state_dict(tensors, assign=on_meta)
+    if any(value.is_meta for value in state.values()):
+        module.to_empty(device="cpu")
+    module.load_state_dict(tensors)
 
 # %% ../../nbs/workshop/03_hub.ipynb #9da7731f
 def read_tensors(path: Path) -> dict[str, Tensor]:

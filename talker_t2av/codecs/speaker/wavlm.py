@@ -303,13 +303,13 @@ class WavLMSpeakerEncoder(nn.Module):
             )
         return encoder
 
-# %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #d0ff7482
+# %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #91bbd089
 AnySpeakerEncoder = SpeakerEncoder | WavLMSpeakerEncoder
 
 
 def build_speaker_encoder(
     values: dict,  # the content of config.json
-) -> AnySpeakerEncoder:  # WavLM's on the meta device: it takes the tensors as they are
+) -> AnySpeakerEncoder:  # WavLM's on the meta device, until `load_weights` fills it
     "The encoder that a configuration describes. Raises ValueError or TypeError for what fits none."
     values = dict(values)
     design = values.pop("design", None)
@@ -403,31 +403,38 @@ def to_released(
         found |= zip(theirs, parts)
     return found
 
-# %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #d44cfd07
+# %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #5cd9d210
 def released_config(
     tensors: dict[str, Tensor],  # under the release's names
 ) -> WavLMSpeakerConfig:
     "Read the sizes off the shapes. Raises ValueError for a tensor that is missing."
+
+    def size(name: str, axis: int = 0) -> int:
+        "Length of an axis of one of the tensors."
+        if name not in tensors:
+            raise ValueError(f"released speaker encoder: {name} is missing")
+        shape = tuple(tensors[name].shape)
+        if axis >= len(shape):
+            raise ValueError(f"released speaker encoder: {name} has shape {shape}")
+        return shape[axis]
+
     layers = {name.split(".")[4] for name in tensors if name.startswith(_WAVLM + "encoder.layers.")}
+    projection = _WAVLM + "post_extract_proj.weight"  # (hidden, conv)
     first = _WAVLM + "encoder.layers.0."
-    try:
-        hidden_size, conv_channels = tensors[_WAVLM + "post_extract_proj.weight"].shape
-        num_buckets, num_heads = tensors[first + "self_attn.relative_attention_bias.weight"].shape
-        return WavLMSpeakerConfig(
-            embedding_size=len(tensors["linear.bias"]),
-            conv_channels=conv_channels,
-            hidden_size=hidden_size,
-            intermediate_size=len(tensors[first + "fc1.bias"]),
-            num_hidden_layers=len(layers),
-            num_attention_heads=num_heads,
-            num_buckets=num_buckets,
-            channels=len(tensors["layer1.conv.bias"]),
-            pooled_channels=len(tensors["conv.bias"]),
-            attention_channels=len(tensors["pooling.linear1.bias"]),
-            gate_channels=len(tensors["layer2.SE_Connect.linear1.bias"]),
-        )
-    except KeyError as error:
-        raise ValueError(f"released speaker encoder: {error.args[0]} is missing") from None
+    distances = first + "self_attn.relative_attention_bias.weight"  # (buckets, heads)
+    return WavLMSpeakerConfig(
+        embedding_size=size("linear.bias"),
+        conv_channels=size(projection, 1),
+        hidden_size=size(projection),
+        intermediate_size=size(first + "fc1.bias"),
+        num_hidden_layers=len(layers),
+        num_attention_heads=size(distances, 1),
+        num_buckets=size(distances),
+        channels=size("layer1.conv.bias"),
+        pooled_channels=size("conv.bias"),
+        attention_channels=size("pooling.linear1.bias"),
+        gate_channels=size("layer2.SE_Connect.linear1.bias"),
+    )
 
 
 def from_released(
