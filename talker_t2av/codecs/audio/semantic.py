@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SEMANTIC_RATE', 'PLAIN_ATTENTION', 'LONGEST', 'SPOKEN_SYMBOLS', 'SEMANTIC_PRESETS', 'RELEASED_SEMANTIC_NAMES',
-           'SEMANTIC_RECIPES', 'NOISES', 'resample_to_16k', 'check_sound', 'SemanticConfig', 'sinusoids',
-           'SelfAttention', 'SemanticLayer', 'SemanticEncoder', 'pool_pairs', 'renamed', 'ctc_decode',
+           'WHISPER_NAMES', 'WHISPER_SIZES', 'WHISPER_NEEDS', 'WHISPER_FILES', 'SEMANTIC_RECIPES', 'NOISES',
+           'resample_to_16k', 'check_sound', 'SemanticConfig', 'sinusoids', 'SelfAttention', 'SemanticLayer',
+           'SemanticEncoder', 'pool_pairs', 'renamed', 'config_from_whisper', 'load_whisper', 'ctc_decode',
            'PhonemeRecogniser', 'ctc_targets', 'ctc_loss', 'count_errors', 'augment', 'speak_invented', 'spoken_clip',
            'SpeechBank', 'speech_bank', 'speech_batches', 'seeded_batches', 'join_clips', 'recogniser_loss',
            'transcribe_all', 'RecogniserRecipe', 'train_recogniser', 'measure_bank', 'white_noise', 'by_voice',
@@ -15,6 +16,7 @@ __all__ = ['SEMANTIC_RATE', 'PLAIN_ATTENTION', 'LONGEST', 'SPOKEN_SYMBOLS', 'SEM
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #62cac667
 import argparse
 import functools
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +30,16 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from .spectrogram import WHISPER_MEL, log_mel
-from ...common.hub import WEIGHTS, load_pretrained, save_pretrained
+from talker_t2av.common.hub import (
+    CONFIG,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    load_from_files,
+    load_pretrained,
+    local_folder,
+    save_pretrained,
+    tensor_files,
+)
 from ...common.media import SAMPLE_RATE, SAMPLES_PER_FRAME, load_torchaudio
 from talker_t2av.common.trainer import (
     TrainConfig,
@@ -244,6 +255,86 @@ def renamed(
     for ours, released in table:
         name = name.replace(ours, released)
     return name
+
+# %% ../../../nbs/2_codecs/01_semantic.ipynb #727c10c4
+WHISPER_NAMES = (  # (ours, transformers'), applied in this order
+    ("positional_embedding", "embed_positions.weight"),
+    ("attention_norm.", "self_attn_layer_norm."),
+    ("attention.query.", "self_attn.q_proj."),
+    ("attention.key.", "self_attn.k_proj."),
+    ("attention.value.", "self_attn.v_proj."),
+    ("attention.output.", "self_attn.out_proj."),
+    ("mlp_norm.", "final_layer_norm."),
+    ("up.", "fc1."),
+    ("down.", "fc2."),
+    ("final_norm.", "layer_norm."),
+)
+WHISPER_SIZES = {  # ours -> in Whisper's config.json
+    "n_mels": "num_mel_bins",
+    "hidden_size": "d_model",
+    "num_hidden_layers": "encoder_layers",
+    "num_attention_heads": "encoder_attention_heads",
+    "max_positions": "max_source_positions",
+}
+WHISPER_NEEDS = {  # setting -> the one value that this encoder can compute
+    "model_type": "whisper",
+    "activation_function": "gelu",
+    "scale_embedding": False,
+}
+# of the Hub's folder: not the second copy in another precision
+WHISPER_FILES = (CONFIG, WEIGHTS, WEIGHTS_INDEX, "model-*.safetensors")
+
+
+def config_from_whisper(
+    settings: dict,  # content of Whisper's config.json
+) -> SemanticConfig:
+    "Raises ValueError for what is no Whisper of the usual kind, naming the setting."
+    for name, needed in WHISPER_NEEDS.items():
+        if settings.get(name, needed) != needed:
+            raise ValueError(
+                f"{CONFIG}: {name}={settings[name]!r}, but this encoder needs {needed!r}"
+            )
+    for name in WHISPER_SIZES.values():
+        if type(settings.get(name)) is not int or settings[name] < 1:
+            raise ValueError(f"{CONFIG}: {name} takes a size, got {settings.get(name)!r}")
+    sizes = {ours: settings[theirs] for ours, theirs in WHISPER_SIZES.items()}
+    width = sizes["hidden_size"]
+    if settings.get("encoder_ffn_dim", 4 * width) != 4 * width:
+        raise ValueError(
+            f"{CONFIG}: encoder_ffn_dim={settings['encoder_ffn_dim']}, but this encoder needs "
+            f"4 x d_model = {4 * width}"
+        )
+    if width % sizes["num_attention_heads"]:
+        raise ValueError(
+            f"{CONFIG}: d_model={width} is no multiple of encoder_attention_heads="
+            f"{sizes['num_attention_heads']}"
+        )
+    return SemanticConfig(**sizes, pad_to=2 * sizes["max_positions"])
+
+
+def load_whisper(
+    source: str | Path,  # a folder in transformers' layout, or a Hub id: openai/whisper-large-v3
+    revision: str | None = None,  # branch, tag or commit on the Hub
+    local_files_only: bool = False,  # of the Hub only what was downloaded before
+) -> SemanticEncoder:  # in evaluation mode
+    """Whisper's encoder, without the half that writes text.
+
+    Raises FileNotFoundError for missing files, ValueError naming the setting or the tensor that
+    does not fit.
+    """
+    folder = local_folder(source, WHISPER_FILES, revision, local_files_only)
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG}")
+    settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    with torch.device("meta"):
+        encoder = SemanticEncoder(config_from_whisper(settings))
+    ours = {renamed(name, WHISPER_NAMES): name for name in encoder.state_dict()}
+    where = {}
+    for stored, file in tensor_files(folder).items():
+        part, _, name = stored.removeprefix("model.").partition(".")
+        if part == "encoder":
+            where[ours.get(name, name)] = (file, stored)
+    return load_from_files(encoder, where, folder).eval()
 
 # %% ../../../nbs/2_codecs/01_semantic.ipynb #b85ee36a
 def ctc_decode(
