@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as LibraryTokenizer
 
+from talker_t2av.common.media import load_torchaudio
 from talker_t2av.model import text as module
 from talker_t2av.model.text import (
     BYTE_TO_CHAR,
@@ -252,6 +253,69 @@ def test_released_prompt_equals_the_library_reading_the_rendered_chat(
     assert released.decode(prompt.prefix).endswith("</think>\n\n")
 
 
+# What Qwen3's public chat template does with a question and an answer without thoughts. Only the
+# answer to the last question keeps the (empty) block of thoughts.
+QWEN3_TEMPLATE = """
+{%- set ns = namespace(last_question=-1) -%}
+{%- for message in messages if message.role == "user" -%}
+{%- set ns.last_question = loop.index0 -%}
+{%- endfor -%}
+{%- for message in messages -%}
+{{- "<|im_start|>" + message.role + "\n" -}}
+{%- if message.role == "assistant" and loop.index0 > ns.last_question -%}
+{{- "<think>\n\n</think>\n\n" + message.content.lstrip("\n") -}}
+{%- else -%}
+{{- message.content -}}
+{%- endif -%}
+{{- "<|im_end|>\n" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- "<|im_start|>assistant\n" -}}
+{%- if enable_thinking is defined and enable_thinking is false -%}
+{{- "<think>\n\n</think>\n\n" -}}
+{%- endif -%}
+{%- endif -%}
+"""
+
+
+@pytest.fixture(scope="module")
+def transformers_tokenizer(released_file):
+    load_torchaudio()  # transformers imports torchaudio in passing
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(released_file[0]), chat_template=QWEN3_TEMPLATE
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *LINES,
+        "\n starts with a newline",
+        "ends with one\n",
+        "  spaces ",
+        "42",
+        "user",
+        "Cafe\u0301",
+    ],
+)
+@pytest.mark.parametrize("patches", [0, 1, 7])
+def test_released_prompt_equals_transformers_chat_template(
+    released, transformers_tokenizer, text, patches
+):
+    question = {"role": "user", "content": text}
+    answer = {"role": "assistant", "content": "<SPEECH_FRAME>" * patches}
+    prompt = released.prompt(text, patches)
+    options = {"tokenize": True, "return_dict": False}
+    whole = transformers_tokenizer.apply_chat_template([question, answer], **options)
+    assert prompt.ids == whole
+    start = transformers_tokenizer.apply_chat_template(
+        [question], add_generation_prompt=True, enable_thinking=False, **options
+    )
+    assert prompt.prefix == start  # what generation starts from
+
+
 @settings(deadline=None)
 @given(st.text())
 def test_released_round_trip_up_to_normal_form(released, text):
@@ -299,6 +363,14 @@ def test_save_and_load(tmp_path, small):
     assert Tokenizer.from_pretrained(path).vocab_size == tokenizer.vocab_size
     with pytest.raises(ValueError, match="not a ReleasedTokenizer"):
         ReleasedTokenizer.from_pretrained(path)
+
+
+def test_the_released_file_is_saved_as_it_came(tmp_path, released, released_file):
+    path = save_tokenizer(released, tmp_path / "tokenizer.json")
+    assert path.read_text() == released_file[0].read_text()
+    again = load_tokenizer(tmp_path)
+    assert again.prompt("Hello there.", 3) == released.prompt("Hello there.", 3)
+    assert save_tokenizer(again, path).read_text() == released_file[0].read_text()
 
 
 @pytest.mark.parametrize(

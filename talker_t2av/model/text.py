@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BYTE_TO_CHAR', 'CHAR_TO_BYTE', 'BYTE_IDS', 'PATTERN', 'SPECIAL_TOKENS', 'FORMAT', 'byte_alphabet', 'split_pieces',
            'merge_pair', 'train_merges', 'encode_piece', 'Prompt', 'check_transcript', 'TextTokenizer', 'merge_tables',
-           'Tokenizer', 'train_tokenizer', 'save_tokenizer', 'ReleasedTokenizer', 'load_tokenizer']
+           'Tokenizer', 'train_tokenizer', 'tokenizer_file', 'save_tokenizer', 'ReleasedTokenizer', 'load_tokenizer']
 
 # %% ../../nbs/3_model/01_text.ipynb #28914a30
 import heapq
@@ -363,14 +363,8 @@ def train_tokenizer(
 FORMAT = "talker_t2av byte-level BPE, version 1"
 
 
-def save_tokenizer(
-    tokenizer: Tokenizer,
-    path: str | Path,  # a .json file
-    note: str = "",  # where it comes from: text, seed, size
-) -> Path:
-    """Write the tokenizer atomically as JSON: merges as pairs of strings in the byte alphabet,
-    in the order learnt.
-    """
+def tokenizer_file(tokenizer: Tokenizer, note: str) -> str:
+    "Our tokenizer as JSON: merges as pairs of strings in the byte alphabet, in the order learnt."
     first = len(SPECIAL_TOKENS)
     names = [
         "".join(BYTE_TO_CHAR[byte] for byte in tokenizer.token_bytes(first + i))
@@ -384,10 +378,21 @@ def save_tokenizer(
         "special_tokens": SPECIAL_TOKENS,
         "merges": merges,
     }
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+
+def save_tokenizer(
+    tokenizer: TextTokenizer,
+    path: str | Path,  # a .json file
+    note: str = "",  # where ours comes from: text, seed, size
+) -> Path:
+    "Write what `load_tokenizer` reads, complete or not at all; the release's file as it came."
+    if isinstance(tokenizer, Tokenizer):
+        content = tokenizer_file(tokenizer, note)
+    else:
+        content = tokenizer.file_text
     with atomic_path(path) as temporary:
-        temporary.write_text(
-            json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-        )
+        temporary.write_text(content, encoding="utf-8")
     return Path(path)
 
 # %% ../../nbs/3_model/01_text.ipynb #9dbca86d
@@ -459,6 +464,7 @@ class ReleasedTokenizer(TextTokenizer):
 
     def __init__(self, path: str | Path):  # a tokenizer.json
         self._library, added = _read_library(Path(path))
+        self.file_text = Path(path).read_text(encoding="utf-8")  # for `save_tokenizer`
         missing = [name for name in self.NEEDED if name not in added]
         if missing:
             raise ValueError(
