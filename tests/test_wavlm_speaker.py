@@ -22,6 +22,7 @@ from talker_t2av.codecs.speaker.wavlm import (
     from_released,
     hidden_states,
     load_speaker_encoder,
+    mix_layers,
     released_config,
     released_names,
     standardised,
@@ -113,21 +114,23 @@ def test_every_step_equals_the_recorded_one(recorded):
     check("mid.a.conv_features", features.transpose(1, 2))
     states = hidden_states(encoder.wavlm, wav)
     check("mid.a.hidden", states)
-    check("const.layer_mix", encoder.layer_weights())
-    mixed = encoder.mix_layers(states)
+    check("const.layer_mix", encoder.layer_scores.softmax(0))
+    mixed = mix_layers(encoder.layer_scores, states)
     check("mid.a.weighted_sum", mixed)
-    x = encoder.conv_in(F.instance_norm(mixed))
+    assert torch.equal(mixed, encoder.mixed(samples_of(tensors, spec, "a")))
+    top = encoder.ecapa
+    x = top.conv_in(F.instance_norm(mixed))
     check("mid.a.layer1", x)
-    for number, block in enumerate(encoder.blocks, 2):
+    for number, block in enumerate(top.blocks, 2):
         x = block(x)
         check(f"mid.a.layer{number}", x)
-    gathered = encoder.features(mixed)
+    gathered = top.features(mixed)
     check("mid.a.mfa", gathered)
-    check("mid.a.pool_logits", encoder.pool.score(gathered))
-    pooled = encoder.pool(gathered)
+    check("mid.a.pool_logits", top.pool.score(gathered))
+    pooled = top.pool(gathered)
     check("mid.a.pooled", pooled)
-    check("mid.a.pooled_bn", encoder.pool_norm(pooled))
-    check("output.small.embedding", encoder.head(tensors["input.small_features"]))
+    check("mid.a.pooled_bn", top.pool_norm(pooled))
+    check("output.small.embedding", top(tensors["input.small_features"]))
 
 
 @pytest.mark.parametrize("case", ["a", "b", "batch", "short", "quiet", "long", "padded30"])
@@ -278,7 +281,7 @@ def test_one_loader_takes_both_kinds(small, folder, tmp_path):
     for again in (load_speaker_encoder(folder), WavLMSpeakerEncoder.from_pretrained(folder)):
         assert type(again) is WavLMSpeakerEncoder and not again.training
         assert torch.equal(again.encode(wav), small.encode(wav))
-        assert again.layer_scores.requires_grad and not again.embed.weight.is_meta
+        assert again.layer_scores.requires_grad and not again.ecapa.embed.weight.is_meta
     torch.manual_seed(0)
     ours = SpeakerEncoder(SPEAKER_PRESETS["tiny"]).eval()
     ours.save_pretrained(tmp_path / "ours")
@@ -293,7 +296,7 @@ def test_one_loader_takes_both_kinds(small, folder, tmp_path):
 def test_half_precision_is_read_back_as_float32(small, tmp_path):
     again = load_speaker_encoder(small.save_pretrained(tmp_path, torch.float16))
     assert {p.dtype for p in again.parameters()} == {torch.float32}
-    assert again.state_dict()["pool_norm.num_batches_tracked"].dtype == torch.int64
+    assert again.state_dict()["ecapa.pool_norm.num_batches_tracked"].dtype == torch.int64
     wav = noise(1, 24_000) * 0.1
     cosine = F.cosine_similarity(again.encode(wav), small.encode(wav))
     assert cosine > 0.999

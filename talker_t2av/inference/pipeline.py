@@ -206,7 +206,7 @@ def hear_voice(encoder: AnySpeakerEncoder, voice) -> Tensor:  # (d_s,), as the t
         wav = check_heard(check_wav(voice, "voice"), "voice")
     # the shortest clips of ours are a little shorter than what the encoder takes
     wav = np.pad(wav, (0, max(0, round(SHORTEST * SAMPLE_RATE) - len(wav))))
-    weight = encoder.embed.weight
+    weight = next(encoder.parameters())
     return encoder.encode(torch.from_numpy(wav)[None].to(weight.device))[0].to(weight.dtype)
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #c17c3997

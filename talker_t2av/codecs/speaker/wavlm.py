@@ -6,10 +6,10 @@
 __all__ = ['CONVOLUTIONS', 'POSITION_KERNEL', 'POSITION_GROUPS', 'MAX_DISTANCE', 'DILATIONS', 'RES2_GROUPS', 'WAVLM_PRESETS',
            'WAVLM_RATE', 'WAVLM_FRAME', 'LONGEST_HEARD', 'DESIGN', 'AnySpeakerEncoder', 'RELEASED_SPEAKER_NAMES',
            'UNUSED_RELEASED', 'WavLMSpeakerConfig', 'build_wavlm', 'standardised', 'hidden_states', 'ConvReluNorm',
-           'Res2Conv', 'EcapaBlock', 'WavLMSpeakerEncoder', 'build_speaker_encoder', 'load_speaker_encoder',
-           'released_names', 'to_released', 'released_config', 'from_released']
+           'Res2Conv', 'EcapaBlock', 'EcapaTdnn', 'mix_layers', 'WavLMSpeakerEncoder', 'build_speaker_encoder',
+           'load_speaker_encoder', 'released_names', 'to_released', 'released_config', 'from_released']
 
-# %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #60c00ad6
+# %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #dcdf4a8f
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from talker_t2av.common.hub import (
     load_weights,
     save_pretrained,
 )
-from ...common.media import SAMPLE_RATE, load_torchaudio
+from ...common.media import FRAME_RATE, SAMPLE_RATE, load_torchaudio
 
 # %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #65eef098
 # (kernel, stride) of WavLM's seven convolutions: 16,000 samples a second -> 50 vectors a second
@@ -191,26 +191,15 @@ class EcapaBlock(nn.Module):
         y = self.mix_out(self.look(self.mix_in(x)))
         return x + y * self.gate(y.mean(-1))[..., None]
 
-# %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #ed587dce
-WAVLM_RATE = WHISPER_MEL.sample_rate  # 16,000 Hz
-WAVLM_FRAME = WAVLM_RATE // 25  # samples in a frame of the talker
-LONGEST_HEARD = 30  # seconds
-DESIGN = "wavlm_ecapa"  # in config.json
-
-
-class WavLMSpeakerEncoder(nn.Module):
-    """The release's speaker encoder: WavLM's layers, mixed by learnt weights, and an ECAPA-TDNN
-    (arXiv 2005.07143) that turns them into one vector. It can take `SpeakerEncoder`'s place.
+# %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #abd3dbe1
+class EcapaTdnn(nn.Module):
+    """From features over time to one vector for the speaker (ECAPA-TDNN, arXiv 2005.07143), as the
+    release has it: without global context in the pooling.
     """
-
-    unit_length = False  # the talker gets the vector as it comes; its length says something, too
 
     def __init__(self, config: WavLMSpeakerConfig):
         super().__init__()
-        self.config = config
         channels = config.channels
-        self.wavlm = build_wavlm(config)
-        self.layer_scores = nn.Parameter(torch.zeros(config.num_hidden_layers + 1))
         self.conv_in = ConvReluNorm(config.hidden_size, channels, kernel=5)
         self.blocks = nn.ModuleList(
             EcapaBlock(channels, config.gate_channels, dilation) for dilation in DILATIONS
@@ -222,41 +211,60 @@ class WavLMSpeakerEncoder(nn.Module):
         self.pool_norm = nn.BatchNorm1d(2 * config.pooled_channels)
         self.embed = nn.Linear(2 * config.pooled_channels, config.embedding_size)
 
-    @property
-    def embedding_size(self) -> int:
-        "Numbers in a vector."
-        return self.config.embedding_size
-
-    def layer_weights(self) -> Tensor:  # (layers + 1,), positive, summing to 1
-        "How much each of WavLM's states counts."
-        return self.layer_scores.softmax(0)
-
-    def mix_layers(self, states: Tensor) -> Tensor:  # (layers + 1, B, L, D) -> (B, D, L)
-        "The weighted sum of WavLM's states."
-        return torch.einsum("n, n b l d -> b d l", self.layer_weights(), states)
-
-    def features(self, mixed: Tensor) -> Tensor:  # (B, D, L) -> (B, pooled, L)
-        """What is pooled over time: 50 vectors a second, with the outputs of all three
-        blocks in them.
-        """
-        x = self.conv_in(F.instance_norm(mixed))  # (B, C, L)
+    def features(self, x: Tensor) -> Tensor:  # (B, D, L) -> (B, pooled, L)
+        "What is pooled over time: the outputs of all three blocks, mixed."
+        x = self.conv_in(F.instance_norm(x))  # (B, C, L)
         kept = []
         for block in self.blocks:
             x = block(x)
             kept.append(x)
         return F.relu(self.gather(torch.cat(kept, dim=1)))
 
-    def head(self, mixed: Tensor) -> Tensor:  # (B, D, L) -> (B, d)
-        "The vector of a speaker from the weighted sum of WavLM's states."
-        return self.embed(self.pool_norm(self.pool(self.features(mixed))))
+    def forward(self, x: Tensor) -> Tensor:  # (B, D, L), L of 2 or more -> (B, d)
+        return self.embed(self.pool_norm(self.pool(self.features(x))))
+
+# %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #0f36904f
+def mix_layers(scores: Tensor, states: Tensor) -> Tensor:  # (N,), (N, B, L, D) -> (B, D, L)
+    "Weighted sum of a network's states; softmax of the scores gives the weights."
+    return torch.einsum("n, n b l d -> b d l", scores.softmax(0), states)
+
+# %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #53b916e8
+WAVLM_RATE = WHISPER_MEL.sample_rate  # 16,000 Hz
+WAVLM_FRAME = WAVLM_RATE // FRAME_RATE  # samples in a frame of the talker
+LONGEST_HEARD = 30  # seconds
+DESIGN = "wavlm_ecapa"  # in config.json
+
+
+class WavLMSpeakerEncoder(nn.Module):
+    """The release's speaker encoder: WavLM's states, mixed by learnt weights, and an ECAPA-TDNN
+    on top. It can take `SpeakerEncoder`'s place.
+    """
+
+    unit_length = False  # the talker gets the vectors as they are
+
+    def __init__(self, config: WavLMSpeakerConfig):
+        super().__init__()
+        self.config = config
+        self.wavlm = build_wavlm(config)
+        self.layer_scores = nn.Parameter(torch.zeros(config.num_hidden_layers + 1))
+        self.ecapa = EcapaTdnn(config)
+
+    @property
+    def embedding_size(self) -> int:
+        "Numbers in a vector."
+        return self.config.embedding_size
+
+    def mixed(self, wav: Tensor) -> Tensor:  # (B, T) at 16 kHz -> (B, D, L) at 50 a second
+        "What the ECAPA-TDNN reads."
+        return mix_layers(self.layer_scores, hidden_states(self.wavlm, standardised(wav)))
 
     def forward(self, wav: Tensor) -> Tensor:  # (B, T) at 16 kHz, 720 samples or more -> (B, d)
-        return self.head(self.mix_layers(hidden_states(self.wavlm, standardised(wav))))
+        return self.ecapa(self.mixed(wav))
 
     def heard(self, wav: Tensor) -> Tensor:  # (B, T) at 24 kHz -> (B, T') at 16 kHz
         "What the release listens to: whole frames of 40 ms, 30 s at most."
         wav = resample_to_16k(wav)
-        frames = min(wav.shape[-1] // WAVLM_FRAME, 25 * LONGEST_HEARD)
+        frames = min(wav.shape[-1] // WAVLM_FRAME, FRAME_RATE * LONGEST_HEARD)
         return wav[:, : frames * WAVLM_FRAME]
 
     @torch.no_grad()
@@ -275,8 +283,8 @@ class WavLMSpeakerEncoder(nn.Module):
     def attention(self, wav: Tensor) -> Tensor:  # (B, T) -> (B, L) at 50 a second, summing to 1
         "How much each moment counts, averaged over channels."
         check_voice(wav, SAMPLE_RATE)
-        states = hidden_states(self.wavlm, standardised(self.heard(wav)))
-        return self.pool.weights(self.features(self.mix_layers(states))).mean(1)
+        features = self.ecapa.features(self.mixed(self.heard(wav)))
+        return self.ecapa.pool.weights(features).mean(1)
 
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype = torch.float32
@@ -338,7 +346,7 @@ def load_speaker_encoder(
         local_files_only=local_files_only,
     )
 
-# %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #49c779d8
+# %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #823fc0d3
 _WAVLM = "feature_extract.model."  # the release's names of WavLM's tensors begin with it
 _CONVOLUTIONS, _LAYERS, _BLOCKS = range(len(CONVOLUTIONS)), range(24), range(len(DILATIONS))
 _STEPS = range(RES2_GROUPS - 1)
@@ -362,6 +370,7 @@ RELEASED_SPEAKER_NAMES = (  # (ours, released), applied in this order
     (".feed_forward.output_dense.", ".fc2."),
     # on top of it
     ("layer_scores", "feature_weight"),
+    ("ecapa.", ""),
     ("conv_in.", "layer1."),
     *((f"blocks.{i}.", f"layer{i + 2}.") for i in _BLOCKS),
     ("mix_in.", "Conv1dReluBn1."),
