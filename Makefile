@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TEXT   ?= Hello, I am a talking head made of formulas.
 OUT    ?= out/demo.mp4
+# Some containers forbid Python to keep compiled modules. Every process would then compile PyTorch's sources again, for 4 s and more.
+unexport PYTHONDONTWRITEBYTECODE
 # The sentence reaches the shell untouched: quotes, dollar signs and all.
 export DEMO_TEXT = $(value TEXT)
 
@@ -25,6 +27,7 @@ $(STAMP): settings.ini setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else f"Python 3.10 or newer is needed, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12 ...")'
 	@echo "== Setting up $(VENV) with what the book needs (about 2 GB; a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "No venv module: on Debian or Ubuntu, apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --quiet "pip>=26"  # older ones take three times as long to choose releases
 	$(BIN)/python -m pip install --disable-pip-version-check --prefer-binary --no-compile -e ".[dev]"
 	@touch $(STAMP)
 

@@ -1,12 +1,12 @@
-"""Shared by all tests."""
+"""Shared by all tests. PyTorch is not imported here: some runs need none of it."""
 
 import pytest
-import torch
-from golden_files import find_golden
 
 
-def load_golden(name: str) -> tuple[dict[str, torch.Tensor], dict]:
+def load_golden(name: str) -> tuple[dict, dict]:
     """Tensors and description of one golden file; skips the test when the file is nowhere."""
+    from golden_files import find_golden
+
     found = find_golden(name)
     if found is None:
         pytest.skip(

@@ -61,14 +61,11 @@ def faults_of(module: Module) -> list[str]:
     ]
 
 
-MODULES = read_package()
-
-
 def test_every_public_name_says_what_it_is():
     """A docstring each; a shape for each array of a function with two parameters or more; each
     error that is raised is named.
     """
-    found = {fault for module in MODULES for fault in faults_of(module)}
+    found = {fault for module in read_package() for fault in faults_of(module)}
     assert not found - NOT_YET, f"write these in the notebook: {sorted(found - NOT_YET)}"
     assert not NOT_YET - found, (
         f"mended or gone, so remove from tests/docstrings_not_yet.txt: {sorted(NOT_YET - found)}"
@@ -159,4 +156,4 @@ def test_comments_may_stand_above():
 
 
 if __name__ == "__main__":
-    print(*(fault for module in MODULES for fault in faults_of(module)), sep="\n")
+    print(*(fault for module in read_package() for fault in faults_of(module)), sep="\n")

@@ -11,10 +11,6 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from talker_t2av.codecs.motion import training
 from talker_t2av.codecs.motion.codec import (
@@ -300,6 +296,11 @@ def test_a_close_up_changes_the_mouth_where_it_is_and_nothing_else(codec, bank):
 @pytest.mark.parametrize("value_range", [1.0, 2.0])
 def test_ssim_and_psnr_are_those_of_torchmetrics(value_range):
     """Theirs also counts windows that reach over the (reflected) border, so the map is cut."""
+    from torchmetrics.functional.image import (
+        peak_signal_noise_ratio,
+        structural_similarity_index_measure,
+    )
+
     generator = torch.Generator().manual_seed(0)
     truth = value_range * torch.rand(3, 3, 48, 40, generator=generator)
     noise = 0.1 * value_range * torch.randn(3, 3, 48, 40, generator=generator)

@@ -23,13 +23,6 @@ from talker_t2av.codecs.audio.semantic import (
 from talker_t2av.codecs.audio.spectrogram import WHISPER_MEL, log_mel
 from talker_t2av.common.media import load_torchaudio
 
-load_torchaudio()  # transformers imports torchaudio in passing
-from transformers import WhisperConfig, WhisperFeatureExtractor  # noqa: E402
-from transformers.models.whisper.modeling_whisper import (  # noqa: E402
-    WhisperForConditionalGeneration,
-    WhisperModel,
-)
-
 # what the Hub's config.json of openai/whisper-large-v3 says (of the decoder only its heads)
 LARGE_V3 = {
     "num_mel_bins": 128,
@@ -60,10 +53,20 @@ SMALL = LARGE_V3 | {
 
 
 @pytest.fixture(scope="module")
-def whisper(tmp_path_factory):
+def transformers():
+    "The library; not at the top of the file, where every worker would pay for its import."
+    load_torchaudio()  # transformers imports torchaudio in passing
+    import transformers
+
+    return transformers
+
+
+@pytest.fixture(scope="module")
+def whisper(transformers, tmp_path_factory):
     "transformers' Whisper with random weights, and the folder that it saved itself into."
     torch.manual_seed(2)
-    model = WhisperForConditionalGeneration(WhisperConfig(**SMALL)).eval()
+    config = transformers.WhisperConfig(**SMALL)
+    model = transformers.WhisperForConditionalGeneration(config).eval()
     for name, p in model.named_parameters():
         if "embed_positions" not in name:
             p.data += 0.1 * torch.randn(p.shape)  # also the norms' weights, which start at 1
@@ -90,12 +93,12 @@ def test_features_equal_those_of_transformers(whisper, mel):
 
 
 @torch.no_grad()
-def test_sound_to_features_equals_transformers(whisper):
+def test_sound_to_features_equals_transformers(transformers, whisper):
     "From samples on: with transformers' own spectrogram, of sound filled up to 30 s."
     model, folder = whisper
     rng = np.random.default_rng(0)
     wav = (0.1 * rng.standard_normal(40_000)).astype(np.float32)  # 2.5 s at 16 kHz
-    extractor = WhisperFeatureExtractor(feature_size=128)
+    extractor = transformers.WhisperFeatureExtractor(feature_size=128)
     theirs = extractor(wav, sampling_rate=16_000, return_tensors="pt").input_features
     padded = F.pad(torch.from_numpy(wav)[None], (0, 480_000 - len(wav)))
     ours = log_mel(padded, WHISPER_MEL, 128)
@@ -104,9 +107,10 @@ def test_sound_to_features_equals_transformers(whisper):
     assert (load_whisper(folder)(ours) - features).abs().max() < 1e-3
 
 
-def test_every_name_and_shape_of_large_v3():
+def test_every_name_and_shape_of_large_v3(transformers):
     with torch.device("meta"):  # no memory for 1.5 billion numbers
-        theirs = WhisperModel(WhisperConfig(**LARGE_V3)).encoder.state_dict()
+        config = transformers.WhisperConfig(**LARGE_V3)
+        theirs = transformers.WhisperModel(config).encoder.state_dict()
         ours = SemanticEncoder(SEMANTIC_PRESETS["paper"]).state_dict()
     assert config_from_whisper(LARGE_V3) == SEMANTIC_PRESETS["paper"]
     assert {renamed(name, WHISPER_NAMES): value.shape for name, value in ours.items()} == {
