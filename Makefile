@@ -45,7 +45,7 @@ test: browser  ## all checks: package equals notebooks, site builds, notebooks r
 	@echo "== 2/4 The site builds without warnings"
 	@$(BIN)/python docs/build.py
 	@echo "== 3/4 Every notebook runs from top to bottom (cells flagged slow or cuda excepted)"
-	@OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/nbdev_test --n_workers 2 --do_print --timing
+	@$(BIN)/python docs/run.py
 	@echo "== 4/4 Tests"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -r s -n 2 --dist loadfile --ignore tests/test_house.py --ignore tests/test_words.py tests
 

@@ -1,0 +1,71 @@
+"""Run every notebook from top to bottom, two at a time, and say which ones fail.
+
+    python docs/run.py                     all notebooks
+    python docs/run.py 1_world 3_model/05  those whose names start so
+
+This is nbdev's own test (cells flagged slow or cuda are left out, nothing is stored), with two
+differences that save time. The notebooks that took longest when they were last refreshed
+(data/results/notebook_times.json) come first, so that both cores are busy to the end. And pictures
+are drawn at their own size, not at twice of it.
+"""
+
+import json
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+
+import nbdev.test
+from execnb.shell import CaptureShell
+from nbdev.config import get_config
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+TIMES = ROOT / "data" / "results" / "notebook_times.json"
+
+
+def draw_small() -> None:
+    "Makes nbdev's notebooks draw pictures at their own size."
+    nbdev.test.CaptureShell = partial(CaptureShell, mpl_format="png")
+
+
+def longest_first(names: list[str]) -> list[str]:
+    """Sorted by measured running time; a notebook that was never measured may be long too."""
+    values = json.loads(TIMES.read_text(encoding="utf-8"))["values"] if TIMES.is_file() else {}
+    seconds = {name: value["seconds"] for name, value in values.items()}
+    return sorted(names, key=lambda name: -seconds.get(name, float("inf")))
+
+
+def main(starts: list[str]) -> int:
+    paths = [path for path in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts]
+    names = sorted(path.relative_to(NBS).with_suffix("").as_posix() for path in paths)
+    chosen = [name for name in names if not starts or name.startswith(tuple(starts))]
+    if not chosen:
+        raise SystemExit(f"docs/run.py: no notebook's name starts with {' or '.join(starts)}")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two notebooks share two cores
+    os.environ.setdefault("MPLBACKEND", "agg")
+    skipped = get_config(path=ROOT).tst_flags.split()
+    begin, failed = time.perf_counter(), []
+    with ProcessPoolExecutor(2, initializer=draw_small) as workers:
+        running = {}
+        for name in longest_first(chosen):
+            path = NBS / f"{name}.ipynb"
+            task = workers.submit(nbdev.test.test_nb, path, skip_flags=skipped, basepath=ROOT)
+            running[task] = name
+        for task in as_completed(running):
+            passed, seconds = task.result()
+            name = running[task]
+            print(f"{name:32s} {seconds:6.1f} s{'' if passed else '  FAILED'}", flush=True)
+            if not passed:
+                failed.append(name)
+    seconds = time.perf_counter() - begin
+    print(f"{len(chosen)} notebooks in {seconds:.0f} s, {len(failed)} failed")
+    for name in failed:
+        print(f"failed: {name} (its traceback is above)")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
