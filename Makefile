@@ -47,7 +47,7 @@ test: browser  ## all checks: package equals notebooks, site builds, notebooks r
 	@echo "== 3/4 Every notebook runs from top to bottom (cells flagged slow or cuda excepted)"
 	@$(BIN)/python docs/run.py
 	@echo "== 4/4 Tests"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -r s -n 2 --dist loadfile --ignore tests/test_house.py --ignore tests/test_words.py tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -r s -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_house.py --ignore tests/test_words.py tests
 
 lab: $(STAMP)  ## open the book in JupyterLab
 	@$(BIN)/jupyter lab nbs/index.ipynb
