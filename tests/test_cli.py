@@ -205,7 +205,7 @@ def test_ctrl_c_ends_quietly(tmp_path):
         "corpus",
         "build",
         "--clips",
-        "20",
+        "6",
         "--out",
         str(tmp_path / "corpus"),
         "--no-video",
@@ -224,7 +224,7 @@ def test_ctrl_c_ends_quietly(tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode in (0, 130) and "Traceback" not in stderr, stderr
     assert cli.main(words[1:]) == 0
-    assert cli.main(["corpus", "check", str(tmp_path / "corpus")]) == 0
+    assert cli.main(["corpus", "check", str(tmp_path / "corpus"), "--workers", "1"]) == 0
 
 
 def test_the_module_runs_as_a_program():
