@@ -92,6 +92,10 @@ COMMANDS = {
         "talker_t2av.evaluation.evaluate:evaluate_command",
         "measure truth, codecs, the talker, or any folder of clips",
     ),
+    "convert": (
+        "talker_t2av.released.convert:convert_command",
+        "bring the authors' released files into one folder that --model takes",
+    ),
 }
 GROUPS = {  # heading in --help -> names
     "speak": ("say", "speak", "drive", "dub", "voices", "demo"),
@@ -108,6 +112,7 @@ GROUPS = {  # heading in --help -> names
         "train all",
     ),
     "measure": ("evaluate",),
+    "the authors' model": ("convert",),
 }
 # bad input; files that are missing, forbidden or too big for the disk; a training that diverged
 ERRORS = (ValueError, OSError, FloatingPointError)

@@ -5,6 +5,7 @@
 # %% ../../nbs/workshop/05_files.ipynb #28045d5b
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,10 +31,13 @@ from talker_t2av.common.media import (
     within_full_scale,
 )
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 # %% auto #0
 __all__ = ['MEASURED', 'WRITERS', 'PICTURES', 'FILMS', 'SHORTEST_INPUT', 'LONGEST_INPUT', 'CODER_PADDING', 'NOT_SAID', 'SQUARE',
            'make_label', 'read_label', 'SoundWriter', 'GifWriter', 'VideoWriter', 'check_ending', 'check_output',
-           'ClipFile', 'check_heard', 'film_sound', 'read_speech', 'read_square', 'read_film']
+           'ClipFile', 'check_heard', 'film_sound', 'read_speech', 'read_square', 'read_picture', 'read_film']
 
 # %% ../../nbs/workshop/05_files.ipynb #9c2c3b50
 MEASURED = (  # values that are known only afterwards
@@ -463,13 +468,19 @@ def read_square(
     size: int,  # pixels, height and width of what is returned
     max_frames: int = 1,  # read no more than this
     name: str = "picture",  # stands in front of errors: the argument that named the file
+    # left, top and side in pixels of the square to take; None: the largest one, see `SQUARE`
+    square: tuple[int, int, int] | None = None,
 ) -> np.ndarray:  # (N, size, size, 3) uint8, 25 a second
     """Frames of an image or video as squares.
 
     Raises FileNotFoundError, or ValueError for what ffmpeg cannot read.
     """
     path = _check_kind(path, (*PICTURES, *FILMS), name)
-    steps = f"{SQUARE},scale={size}:{size}:flags=area"
+    crop = SQUARE
+    if square is not None:
+        left, top, side = square
+        crop = f"crop={side}:{side}:{left}:{top}"
+    steps = f"{crop},scale={size}:{size}:flags=area"
     if path.suffix.lower() not in PICTURES:
         steps = f"fps={FRAME_RATE},{steps}"
     words = ["-an", "-vf", steps, "-frames:v", str(max_frames)]
@@ -482,17 +493,35 @@ def read_square(
     return frames.reshape(n_frames, size, size, 3).copy()
 
 
+def read_picture(
+    path: str | Path,  # image or video
+    name: str = "picture",  # stands in front of errors: the argument that named the file
+) -> Image.Image:
+    """An image, or the first frame of a video, as it is.
+
+    Raises FileNotFoundError, or ValueError for what ffmpeg cannot read.
+    """
+    from PIL import Image
+
+    path = _check_kind(path, (*PICTURES, *FILMS), name)
+    data = _decoded(path, *"-an -frames:v 1 -f image2pipe -c:v bmp -pix_fmt bgr24".split())
+    if not data:
+        raise ValueError(f"{name}: {path} is no picture or film that ffmpeg can read")
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
 def read_film(
     path: str | Path,
     size: int,  # pixels, height and width of what is returned
     patch_size: int = 4,  # the length is cut to a multiple of this many frames
     longest: float = 30.0,  # seconds
     name: str = "video",  # stands in front of errors: the argument that named the file
+    square: tuple[int, int, int] | None = None,  # as `read_square` takes it
 ) -> np.ndarray:  # (N, size, size, 3) uint8, 25 a second
     "A whole video as squares. Raises ValueError for one that is shorter than a patch, or too long."
     path = _check_kind(path, FILMS, name)
     most = round(longest * FRAME_RATE)
-    frames = read_square(path, size, most + FRAME_RATE, name)
+    frames = read_square(path, size, most + FRAME_RATE, name, square)
     if len(frames) > most:
         raise ValueError(f"{name}: {path} is longer than {longest:g} s; cut it into parts")
     if len(frames) < patch_size:

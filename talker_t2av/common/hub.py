@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONFIG', 'WEIGHTS', 'WEIGHTS_INDEX', 'SHIPPED', 'Module', 'NO_NETWORK', 'ROW_SCALE', 'save_pretrained', 'hub_errors',
-           'local_folder', 'find_pretrained', 'weight_files', 'check_tensors', 'load_weights', 'read_tensors',
-           'load_pretrained', 'tensor_files', 'load_from_files']
+           'local_folder', 'converted_folder', 'find_pretrained', 'weight_files', 'check_tensors', 'load_weights',
+           'read_tensors', 'load_pretrained', 'tensor_files', 'load_from_files']
 
 # %% ../../nbs/workshop/03_hub.ipynb #f0f8264d
 import json
@@ -119,6 +119,13 @@ def local_folder(
             name, revision=revision, local_files_only=local_files_only, allow_patterns=list(files)
         )
     return Path(found)
+
+# %% ../../nbs/workshop/03_hub.ipynb #45b8e269
+def converted_folder(name: str) -> Path:  # "owner/name" on the Hub
+    "Where a model of the Hub lies after its conversion, if there has been one."
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(HF_HOME) / "talker_t2av" / name.replace("/", "--")
 
 # %% ../../nbs/workshop/03_hub.ipynb #3a00dd3b
 def find_pretrained(

@@ -11,13 +11,15 @@ import sys
 from pathlib import Path
 
 from ..common.files import FILMS, check_output, read_speech
+from ..common.hub import SHIPPED
 from .generate import Settings
 from .text_normalization import MAX_CHARACTERS, spoken_form
 
 # %% auto #0
-__all__ = ['add_text', 'text_of', 'lines_of', 'add_model', 'add_settings', 'add_options', 'settings_of', 'check_early',
-           'load_pipeline', 'write_clip', 'run_say', 'voice_of', 'run_lines', 'run_drive', 'run_dub', 'run_voices',
-           'say_command', 'speak_command', 'drive_command', 'dub_command', 'voices_command', 'run_demo', 'demo_command']
+__all__ = ['add_text', 'text_of', 'lines_of', 'add_model', 'add_settings', 'add_any_face', 'add_options', 'settings_of',
+           'check_early', 'load_pipeline', 'write_clip', 'run_say', 'voice_of', 'run_lines', 'run_drive', 'run_dub',
+           'run_voices', 'say_command', 'speak_command', 'drive_command', 'dub_command', 'voices_command', 'run_demo',
+           'demo_command']
 
 # %% ../../nbs/5_inference/05_commands.ipynb #487d2173
 def add_text(
@@ -125,6 +127,15 @@ def add_settings(parser: argparse.ArgumentParser, face: bool) -> None:
         add("--motion-temperature", float, "X", "how varied the motion, 0 to 2")
 
 
+def add_any_face(group) -> None:  # of a parser's options
+    "Add the option that lets every picture in."
+    group.add_argument(
+        "--any-face",
+        action="store_true",
+        help="take a picture or film that this model has not learnt to move, too",
+    )
+
+
 def add_options(
     parser: argparse.ArgumentParser,
     output: str,
@@ -163,6 +174,7 @@ def add_options(
             metavar="WHO",
             help="a number (any is a face), or a picture or film to animate (default 7)",
         )
+        add_any_face(group)
     add_settings(parser, face)
     add_model(parser)
     parser.set_defaults(default_output=output)
@@ -176,7 +188,7 @@ def settings_of(args: argparse.Namespace) -> dict:
 # %% ../../nbs/5_inference/05_commands.ipynb #6aefbc63
 def check_early(args: argparse.Namespace, text: str | None, sound_only: bool = False) -> None:
     "Raise ValueError or FileNotFoundError for what can be seen without loading anything."
-    if text is not None:
+    if text is not None and args.model in SHIPPED:  # others may read other scripts
         spoken_form(text)
     Settings(**settings_of(args))
     if args.seed < 0:
@@ -217,8 +229,15 @@ def load_pipeline(args: argparse.Namespace):
 def write_clip(args: argparse.Namespace, pipeline, text: str | None, **given) -> None:
     "Generate one clip into `args.output`, and say so: to a reader, or to a program."
     plan = pipeline.plan(
-        text, seed=args.seed, progress=sys.stderr.isatty(), **given, **settings_of(args)
+        text,
+        seed=args.seed,
+        progress=sys.stderr.isatty(),
+        any_face=getattr(args, "any_face", False),
+        **given,
+        **settings_of(args),
     )
+    if plan.hint:
+        print(plan.hint, file=sys.stderr)
     report = pipeline.write(args.output, plan)
     if plan.left_out:
         print(f"left out, because it cannot be spoken: {plan.left_out}", file=sys.stderr)
@@ -372,6 +391,7 @@ def dub_command(parser: argparse.ArgumentParser) -> None:
     )
     add_text(parser, "what is said instead")
     add_options(parser, "out/dub.mp4", "the film's own voice, or ada if it is silent", face=False)
+    add_any_face(parser)
     parser.set_defaults(func=run_dub, face=None)
     _examples(parser, 'talker-t2av dub me.mp4 "Something that I never said."')
 

@@ -27,7 +27,16 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from ..codecs.audio.codec import AUDIO_PRESETS, AudioCodec
-from ..codecs.motion.codec import MotionCodec
+from ..codecs.motion.codec import MotionCodec, ShippedConfig
+from talker_t2av.codecs.motion.pictures import (
+    FACE_EXTRA,
+    can_find_faces,
+    check_drawn_face,
+    cut_square,
+    face_square,
+    find_face,
+    middle_square,
+)
 from ..codecs.speaker.encoder import SHORTEST, SPEAKER_PRESETS, SpeakerEncoder
 from ..codecs.speaker.wavlm import AnySpeakerEncoder, load_speaker_encoder
 from talker_t2av.common.files import (
@@ -37,10 +46,11 @@ from talker_t2av.common.files import (
     film_sound,
     make_label,
     read_film,
+    read_picture,
     read_speech,
     read_square,
 )
-from ..common.hub import hub_errors, local_folder
+from ..common.hub import converted_folder, hub_errors, local_folder, tensor_files
 from talker_t2av.common.media import (
     FRAME_RATE,
     PATCH_SIZE,
@@ -72,16 +82,23 @@ from ..model.config import PRESETS
 from ..model.fast_heads import FastHeads
 from ..model.leading import generate_leading
 from ..model.talker import Talker
-from ..model.text import TextTokenizer, load_tokenizer, save_tokenizer
+from talker_t2av.model.text import (
+    ReleasedTokenizer,
+    TextTokenizer,
+    check_transcript,
+    load_tokenizer,
+    save_tokenizer,
+)
 
 # %% auto #0
 __all__ = ['SAMPLE_TEXT', 'ACCENTS_NAMED', 'NEURAL_PACKAGES', 'SMALLEST', 'LONGEST_GIVEN', 'PATCHES_PER_CHARACTER', 'VOICE',
            'FACE', 'FileOrArray', 'VoiceLike', 'FaceLike', 'OTHER_NAMES', 'P', 'R', 'INDEX', 'PARTS', 'TOKENIZER',
-           'PIPELINE_FILES', 'MODEL_CARD', 'TalkingClip', 'voice_lines', 'named_voice', 'hear_voice', 'rest_picture',
-           'square_picture', 'see_face', 'hear_recording', 'see_film', 'film_voice', 'Plan', 'Default', 'name_of',
-           'check_inputs', 'choose_speaker', 'choose_portrait', 'per_text', 'refuse_unknown', 'takes_parameters_of',
-           'read_index', 'write_index', 'check_parts', 'check_dtype', 'check_device', 'TalkerPipeline', 'Stopwatch',
-           'profile_parts']
+           'PIPELINE_FILES', 'MODEL_CARD', 'RELEASE', 'RELEASED_FILES', 'TalkingClip', 'voice_lines', 'named_voice',
+           'hear_voice', 'rest_picture', 'check_picture_size', 'square_picture', 'see_face', 'hear_recording',
+           'see_film', 'film_voice', 'Plan', 'Default', 'name_of', 'check_inputs', 'choose_speaker', 'choose_portrait',
+           'from_outside', 'per_text', 'refuse_unknown', 'takes_parameters_of', 'read_index', 'write_index',
+           'ReleasedFile', 'is_unconverted', 'how_to_convert', 'check_parts', 'check_dtype', 'check_device',
+           'TalkerPipeline', 'Stopwatch', 'profile_parts']
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #741d1a23
 @dataclass(frozen=True, eq=False, repr=False)
@@ -225,25 +242,38 @@ def rest_picture(face: int, size: int) -> np.ndarray:  # (size, size, 3) uint8
     return np.asarray(render_face(sample_identity(face), still, torch.zeros(1, len(POSE)), size))[0]
 
 
-def square_picture(picture: Image.Image, size: int) -> np.ndarray:  # (size, size, 3) uint8
-    """The middle of a wide picture, the upper middle of a tall one, scaled to `size`.
-
-    Raises ValueError for one with a side under 32 pixels.
-    """
+def check_picture_size(picture: Image.Image) -> None:
+    "Raise ValueError for a picture with a side under 32 pixels."
     width, height = picture.size
-    side = min(width, height)
-    if side < SMALLEST:
+    if min(width, height) < SMALLEST:
         raise ValueError(
             f"face: takes a picture of at least {SMALLEST} x {SMALLEST} pixels, got "
             f"{width} x {height}"
         )
-    left = (width - side) // 2
-    top = (height - side) // 3 if height > width else 0
-    square = picture.convert("RGB").crop((left, top, left + side, top + side))
-    return np.asarray(square.resize((size, size), Image.Resampling.BOX))
 
 
-def see_face(face, size: int) -> np.ndarray:  # (size, size, 3) uint8
+def square_picture(
+    picture: Image.Image,
+    size: int,
+    find: bool = False,  # look for the face, and put it in the middle
+) -> np.ndarray:  # (size, size, 3) uint8
+    """The square around the face, or the middle of a wide picture, the upper middle of a tall one,
+    scaled to `size`.
+
+    Raises ValueError for one with a side under 32 pixels.
+    """
+    check_picture_size(picture)
+    square = middle_square(*picture.size)
+    if find:
+        square = face_square(*picture.size, find_face(picture))
+    return cut_square(picture, square, size)
+
+
+def see_face(
+    face,
+    size: int,
+    find: bool = False,  # look for the face in a picture, and put it in the middle
+) -> np.ndarray:  # (size, size, 3) uint8
     """A portrait from a number, a picture or film file, a Pillow image, an array (H, W, 3), a clip.
 
     Raises ValueError or FileNotFoundError for what is none.
@@ -259,9 +289,11 @@ def see_face(face, size: int) -> np.ndarray:  # (size, size, 3) uint8
             raise ValueError(f"face: takes a number from 0 up, got {face}")
         return rest_picture(int(face), size)
     if isinstance(face, (str, Path)):
+        if find:
+            return square_picture(read_picture(face, "face"), size, find)
         return read_square(face, size, name="face")[0]
     if isinstance(face, Image.Image):
-        return square_picture(face, size)
+        return square_picture(face, size, find)
     picture = np.asarray(face)
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(
@@ -270,7 +302,7 @@ def see_face(face, size: int) -> np.ndarray:  # (size, size, 3) uint8
         )
     if picture.shape == (size, size, 3):
         return picture
-    return square_picture(Image.fromarray(picture), size)
+    return square_picture(Image.fromarray(picture), size, find)
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #a26a2b1d
 LONGEST_GIVEN = 30.0  # seconds of a given recording or film
@@ -289,7 +321,11 @@ def hear_recording(audio) -> np.ndarray:  # (T,) at 24 kHz, T a multiple of 3,84
     return np.pad(audio, (0, -len(audio) % SAMPLES_PER_PATCH))
 
 
-def see_film(video, size: int) -> np.ndarray:  # (N, size, size, 3) uint8, N a multiple of 4
+def see_film(
+    video,
+    size: int,
+    find: bool = False,  # look for the face in the first frame, and put it in the middle of all
+) -> np.ndarray:  # (N, size, size, 3) uint8, N a multiple of 4
     """A film from a file, frames (N, H, W, 3) uint8 at 25 a second, or a clip with a face.
 
     Raises ValueError or FileNotFoundError for what is none.
@@ -299,7 +335,11 @@ def see_film(video, size: int) -> np.ndarray:  # (N, size, size, 3) uint8, N a m
             raise ValueError("video: this clip is sound only; give one with a face")
         video = video.frames
     if isinstance(video, (str, Path)):
-        return read_film(video, size, longest=LONGEST_GIVEN, name="video")
+        square = None
+        if find:
+            first = read_picture(video, "video")
+            square = face_square(*first.size, find_face(first))
+        return read_film(video, size, longest=LONGEST_GIVEN, name="video", square=square)
     frames = check_frames(video, "video")
     if not PATCH_SIZE <= len(frames) <= LONGEST_GIVEN * FRAME_RATE:
         raise ValueError(
@@ -309,7 +349,10 @@ def see_film(video, size: int) -> np.ndarray:  # (N, size, size, 3) uint8, N a m
     frames = frames[: len(frames) // PATCH_SIZE * PATCH_SIZE]
     if frames.shape[1:3] == (size, size):
         return frames
-    return np.stack([square_picture(Image.fromarray(frame), size) for frame in frames])
+    first = Image.fromarray(frames[0])
+    check_picture_size(first)
+    square = face_square(*first.size, find_face(first) if find else None)
+    return np.stack([cut_square(Image.fromarray(frame), square, size) for frame in frames])
 
 
 def film_voice(video) -> np.ndarray | None:  # (T,) at 24 kHz; None: the film is silent
@@ -335,6 +378,7 @@ class Plan:
     frames: np.ndarray | None = None  # (N, size, size, 3) given pictures, shown as they are
     carry: str = "pose"  # from sentence to sentence, see `generate_long`
     left_out: str = ""  # characters of the text that cannot be spoken
+    hint: str = ""  # how a picture could be used better
     lead: int = 0  # patches by which the given stream runs ahead: > 0 sound, < 0 motion
     callback: Callable[[Step], None] | None = None  # is given every patch
     progress: bool = False  # show a bar
@@ -415,6 +459,7 @@ def choose_portrait(
     video,
     start: TalkingClip | None,
     size: int,  # pixels
+    find: bool = False,  # look for the face in a picture
 ) -> tuple[np.ndarray | None, Any]:  # (size, size, 3) uint8, and its name; None: sound only
     """Who is seen: the face that is asked for, or that of what is given, or the default.
 
@@ -432,7 +477,14 @@ def choose_portrait(
         face = face.value
     if face is None:
         return None, None
-    return see_face(face, size), name_of(face)
+    return see_face(face, size, find), name_of(face)
+
+
+def from_outside(face) -> bool:
+    "Whether a face or film is neither of the world nor made by a talker."
+    if isinstance(face, str):
+        return not face.lstrip("-").isdigit()
+    return face is not None and not isinstance(face, (Default, TalkingClip, int, np.integer))
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #d9c3b0c7
 def per_text(
@@ -578,6 +630,67 @@ def write_index(folder: Path) -> None:
     with atomic_path(folder / INDEX) as temporary:
         temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
+# %% ../../nbs/5_inference/04_pipeline.ipynb #0969106c
+RELEASE = "HKUSTAudio/Talker-T2AV"
+
+
+@dataclass(frozen=True)
+class ReleasedFile:
+    "One of the files of which the released model consists."
+
+    what: str
+    where: str  # it is published
+    licence: str
+    option: str = ""  # of the command `convert`; "": it is fetched from the Hub
+
+
+RELEASED_FILES = {  # part of the pipeline -> its file
+    "talker": ReleasedFile(
+        "the talker and its tokenizer", f"https://huggingface.co/{RELEASE}", "Apache-2.0"
+    ),
+    "audio_codec": ReleasedFile(
+        "checkpoint of the audio autoencoder (WhisperX-VAE)",
+        f"https://huggingface.co/{RELEASE}",
+        "Apache-2.0",
+        "--audio-codec",
+    ),
+    "motion_codec": ReleasedFile(
+        "checkpoint of LIA-X, which draws the face",
+        "https://github.com/wyhsirius/LIA-X",
+        "non-commercial research only",
+        "--motion-codec",
+    ),
+    "speaker_encoder": ReleasedFile(
+        "checkpoint of WavLM-Large with ECAPA-TDNN, trained to tell speakers apart",
+        "https://github.com/microsoft/UniSpeech (downstreams/speaker_verification)",
+        "CC BY-SA 3.0",
+        "--speaker",
+    ),
+}
+
+
+def is_unconverted(folder: Path) -> bool:
+    "Whether a folder holds the released talker, and not the other parts of a pipeline."
+    if (folder / INDEX).is_file() or (folder / PARTS["audio_codec"][-1]).is_dir():
+        return False
+    if not any(folder.glob("*.safetensors")):
+        return False
+    return any(name.startswith(("llm.", "speech_cfm.")) for name in tensor_files(folder))
+
+
+def how_to_convert(name: str | Path) -> str:  # of the released talker, as it was asked for
+    "What to get, where, under which licence, and what to type."
+    needed, words = [], ["talker-t2av convert", str(name)]
+    for file in RELEASED_FILES.values():
+        if file.option:
+            needed.append(f"{file.what} ({file.where}; licence: {file.licence})")
+            words.append(f"{file.option} FILE")
+    return (
+        f"from_pretrained: {name} is the authors' release, of which three parts lie elsewhere and "
+        f"have to be converted once. Download the {'; the '.join(needed)}. Then type: "
+        f"{' '.join(words)}"
+    )
+
 # %% ../../nbs/5_inference/04_pipeline.ipynb #b1391cb7
 def check_parts(
     talker: Talker,
@@ -672,6 +785,8 @@ class TalkerPipeline(
         self.speaker_encoder = speaker_encoder
         self.name = name
         self.fast = FastHeads(talker.heads, check_dtype(dtype))
+        # a codec of drawn faces is asked whether it can move a picture; another one takes any face
+        self.only_drawn_faces = isinstance(motion_codec.config, ShippedConfig)
         self._hub_mixin_config = None  # no config.json: model_index.json takes its place
 
     @classmethod
@@ -687,10 +802,14 @@ class TalkerPipeline(
         """A pipeline with stored weights.
 
         Raises FileNotFoundError that says which part is missing, ValueError for weights that do not
-        fit or a device that is not there.
+        fit, a device that is not there, or the authors' release before its conversion.
         """
         device = check_device(device)
-        folder = local_folder(name, PIPELINE_FILES, revision, local_files_only)
+        folder = converted_folder(str(name))
+        if revision is not None or not (folder / INDEX).is_file():
+            folder = local_folder(name, PIPELINE_FILES, revision, local_files_only)
+        if is_unconverted(folder):
+            raise ValueError(how_to_convert(name))
         places = read_index(folder)
         parts = {part: load(folder / places[part]) for part, (_, load, _) in PARTS.items()}
         tokenizer = load_tokenizer(folder / places["tokenizer"])
@@ -718,7 +837,9 @@ class TalkerPipeline(
             )
             talker = Talker(config).eval()
         name = f"untrained {preset}"
-        return cls(talker, tokenizer, audio_codec, motion_codec, speaker_encoder, name)
+        pipeline = cls(talker, tokenizer, audio_codec, motion_codec, speaker_encoder, name)
+        pipeline.only_drawn_faces = False  # nothing that it says about a picture means anything
+        return pipeline
 
     def _save_pretrained(self, folder: Path) -> None:
         "Write every part into its place, and the index; `save_pretrained` calls this."
@@ -793,6 +914,8 @@ class TalkerPipeline(
         carry: str = "pose",  # from one sentence to the next: "pose" or "sentence"
         # patches by which a given stream runs ahead of the other; None: as far as the talker learnt
         lead: int | None = None,
+        # take a picture or film that this model has not learnt to move, too
+        any_face: bool = False,
         callback: Callable[[Step], None] | None = None,  # gets every patch; what it raises ends all
         progress: bool = False,  # show a bar
     ) -> Plan | list[Plan]:
@@ -823,13 +946,18 @@ class TalkerPipeline(
             if not text:
                 raise ValueError("text: is an empty list; give at least one text")
             each = per_text(len(text), inputs)
-            return [self._plan_one(one, settings, lead, how, **own) for one, own in zip(text, each)]
+            return [
+                self._plan_one(one, settings, lead, any_face, how, **own)
+                for one, own in zip(text, each)
+            ]
         for name, value in inputs.items():
             if isinstance(value, (list, tuple)):
                 raise TypeError(f"{name}: is a list, but there is one text; give a list of texts")
-        return self._plan_one(text, settings, lead, how, **inputs)
+        return self._plan_one(text, settings, lead, any_face, how, **inputs)
 
-    def _plan_one(self, text, settings, lead, how, voice, face, audio, video, start, seed) -> Plan:
+    def _plan_one(
+        self, text, settings, lead, any_face, how, voice, face, audio, video, start, seed
+    ) -> Plan:
         "The plan of one clip."
         check_inputs(
             start, seed, lead, self.talker.config.lead_patches, how["carry"], how["callback"]
@@ -843,19 +971,25 @@ class TalkerPipeline(
         if text is None and audio is not None:
             spoken, left_out = "", ""
         else:
-            spoken, left_out = spoken_form(text)
+            spoken, left_out = self._spoken(text)
         size = self.motion_codec.config.image_size
         report = {"model": self.name, "mode": "", "text": spoken}
         speaker, report["voice"] = choose_speaker(self.speaker_encoder, voice, audio, video, start)
-        portrait, report["face"] = choose_portrait(face, video, start, size)
+        find = not self.only_drawn_faces
+        portrait, report["face"] = choose_portrait(face, video, start, size, find)
         report |= {"seed": seed, **asdict(settings)}
         frames, given_audio, given_motion = None, None, None
         if audio is not None:
             audio = recording
             given_audio = self.audio_codec.encode(torch.from_numpy(audio)[None].to(self.device))[0]
+        shown = face if video is None else video
+        if self.only_drawn_faces and not any_face and video is None and from_outside(shown):
+            check_drawn_face(self.motion_codec, portrait)
         if video is not None:
-            frames = see_film(video, size)
+            frames = see_film(video, size, find)
             portrait = frames[0]
+            if self.only_drawn_faces and not any_face and from_outside(shown):
+                check_drawn_face(self.motion_codec, portrait, "video")
             given_motion = self.motion_codec.encode(frames[None])[0]
         if start is not None:
             given_audio = start.latents.audio.to(self.device)
@@ -869,9 +1003,18 @@ class TalkerPipeline(
         request = Request(
             report["text"] or ".", speaker, first_motion, given_audio, given_motion, seed
         )
-        how = how | {"left_out": left_out, "lead": self._lead(request.mode, lead)}
+        hint = ""
+        if find and from_outside(shown) and not can_find_faces():
+            hint = f"the middle of the picture is used; {FACE_EXTRA}"
+        how = how | {"left_out": left_out, "hint": hint, "lead": self._lead(request.mode, lead)}
         report |= {"mode": request.mode, "lead": how["lead"]}
         return Plan(request, settings, portrait, report, audio, frames, **how)
+
+    def _spoken(self, text) -> tuple[str, str]:  # what is said, and the characters left out
+        "The released talker was taught texts as they are written, ours their spoken form."
+        if isinstance(self.tokenizer, ReleasedTokenizer):
+            return check_transcript(text).strip(), ""
+        return spoken_form(text)
 
     def _lead(self, mode: str, lead: int | None) -> int:
         "Patches by which the given stream runs ahead: > 0 sound, < 0 motion."
@@ -959,6 +1102,7 @@ class TalkerPipeline(
             stop_threshold, stop_streak, min_patches: when a clip ends, see `Settings`
             carry: what one sentence hands to the next, "pose" or "sentence"
             lead: patches by which a given stream runs ahead; None: as far as the talker learnt
+            any_face: take a picture or film that this model has not learnt to move, too
             callback: is called with every `Step`; what it raises ends the generation
             progress: show a bar
 
