@@ -110,6 +110,21 @@ def test_text_comes_from_a_file_or_from_another_program(talk, tmp_path, monkeypa
     assert read_label(tmp_path / "e.mp4")["text"] == "Good morning. Is it seven?"
 
 
+def test_say_tells_what_was_changed_and_what_was_left_out(talk):
+    """In words to a reader, in the report to a program; also what nobody can see."""
+    text = "Take 5 kg of su\u00adgar 🙂."
+    code, _, err = talk("speak", text, "-o", "a.wav")
+    assert code == 0 and "said in other words: 5 kg -> five kilograms" in err
+    assert "soft hyphen, 🙂 (slightly smiling face)" in err
+    code, out, err = talk("speak", text, "-o", "a.wav", "--json")
+    report = json.loads(out)
+    assert report["text"] == "Take five kilograms of sugar."
+    assert report["changes"] == [["5 kg", "five kilograms"]]
+    assert report["left_out"] == "soft hyphen, 🙂 (slightly smiling face)"
+    code, out, err = talk("speak", "Good morning.", "-o", "b.wav", "--json")
+    assert not err and json.loads(out)["changes"] == [] and not json.loads(out)["left_out"]
+
+
 def test_each_line_becomes_the_clip_that_it_would_be_alone(talk, tmp_path):
     code, out, err = talk("speak", "--lines", "story.txt", "-o", "clips", "--seed", 2, "--json")
     assert code == 0, err

@@ -13,7 +13,12 @@ from pathlib import Path
 from ..common.files import FILMS, check_output, read_speech
 from ..common.hub import SHIPPED
 from .generate import Settings
-from .text_normalization import MAX_CHARACTERS, spoken_form
+from talker_t2av.inference.text_normalization import (
+    MAX_CHARACTERS,
+    changes_line,
+    spoken_changes,
+    spoken_form,
+)
 
 # %% auto #0
 __all__ = ['add_text', 'text_of', 'lines_of', 'add_model', 'add_settings', 'add_any_face', 'add_options', 'settings_of',
@@ -239,10 +244,15 @@ def write_clip(args: argparse.Namespace, pipeline, text: str | None, **given) ->
     if plan.hint:
         print(plan.hint, file=sys.stderr)
     report = pipeline.write(args.output, plan)
+    changes = [] if text is None else spoken_changes(text, report["text"])
     if plan.left_out:
         print(f"left out, because it cannot be spoken: {plan.left_out}", file=sys.stderr)
+    if changes:
+        print(f"said in other words: {changes_line(changes)}", file=sys.stderr)
     if args.json:
-        print(json.dumps(report | {"output": str(args.output)}, ensure_ascii=False), flush=True)
+        report = report | {"output": str(args.output)}
+        report |= {"changes": changes, "left_out": plan.left_out}
+        print(json.dumps(report, ensure_ascii=False), flush=True)
     else:
         print(
             f"{args.output}: {report['seconds']:.1f} s of {report['mode']}, made in "
