@@ -19,14 +19,14 @@ from talker_t2av.codecs.speaker.wavlm import (
     WAVLM_PRESETS,
     WavLMSpeakerConfig,
     WavLMSpeakerEncoder,
-    from_released,
     hidden_states,
     load_speaker_encoder,
     mix_layers,
-    released_config,
-    released_names,
+    released_speaker_config,
+    released_speaker_names,
+    speaker_from_released,
+    speaker_to_released,
     standardised,
-    to_released,
 )
 from talker_t2av.common.hub import CONFIG, WEIGHTS
 from talker_t2av.inference.pipeline import TalkerPipeline, hear_voice
@@ -66,7 +66,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def released(small):
-    return {name: value.clone() for name, value in to_released(small.state_dict()).items()}
+    return {name: value.clone() for name, value in speaker_to_released(small.state_dict()).items()}
 
 
 # --- against the released definition
@@ -87,7 +87,7 @@ def recorded(golden):
         gap = (ours - tensors[name]).abs().max()
         assert gap < limits["max_abs_of"].get(name, limits["max_abs"]), (name, float(gap))
 
-    return from_released(weights), tensors, spec, check
+    return speaker_from_released(weights), tensors, spec, check
 
 
 def samples_of(tensors, spec, case):
@@ -157,20 +157,22 @@ def test_paper_preset_has_every_released_name_and_shape():
     assert unused == {"feature_extract.model.mask_emb"}
     with torch.device("meta"):  # no memory for 324 million numbers
         encoder = WavLMSpeakerEncoder(WAVLM_PRESETS["paper"])
-    ours = {name: list(value.shape) for name, value in to_released(encoder.state_dict()).items()}
+    ours = {
+        name: list(value.shape) for name, value in speaker_to_released(encoder.state_dict()).items()
+    }
     assert ours == {name: shape for name, shape in expected.items() if name not in unused}
     numbers = sum(p.numel() for p in encoder.parameters())
     assert numbers + WAVLM_PRESETS["paper"].hidden_size == facts["parameters"]
     on_meta = {name: torch.empty(shape, device="meta") for name, shape in expected.items()}
-    assert released_config(on_meta) == WAVLM_PRESETS["paper"]
+    assert released_speaker_config(on_meta) == WAVLM_PRESETS["paper"]
 
 
 def test_names_are_different_and_stacked_tensors_come_back(small, released):
     state = small.state_dict()
-    theirs = [name for ours in state for name in released_names(ours)]
+    theirs = [name for ours in state for name in released_speaker_names(ours)]
     assert len(set(theirs)) == len(theirs) == len(released)
     unused = {name + "x": torch.ones(3) for name in UNUSED_RELEASED}
-    again = from_released(released | unused)
+    again = speaker_from_released(released | unused)
     assert again.config == small.config and not again.training
     for name, value in again.state_dict().items():
         assert torch.equal(value, state[name]) and value.dtype == state[name].dtype, name
@@ -208,7 +210,7 @@ def test_faults_of_a_released_file_are_named(released, change, words):
     tensors = {name: value.clone() for name, value in released.items()}
     change(tensors)
     with pytest.raises(ValueError, match=words):
-        from_released(tensors)
+        speaker_from_released(tensors)
 
 
 # --- the same interface as our encoder

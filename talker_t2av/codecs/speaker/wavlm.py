@@ -6,8 +6,9 @@
 __all__ = ['CONVOLUTIONS', 'POSITION_KERNEL', 'POSITION_GROUPS', 'MAX_DISTANCE', 'DILATIONS', 'RES2_GROUPS', 'WAVLM_PRESETS',
            'WAVLM_RATE', 'WAVLM_FRAME', 'LONGEST_HEARD', 'DESIGN', 'RELEASED_SPEAKER_NAMES', 'UNUSED_RELEASED',
            'AnySpeakerEncoder', 'WavLMSpeakerConfig', 'build_wavlm', 'standardised', 'hidden_states', 'mix_layers',
-           'ConvReluNorm', 'Res2Conv', 'EcapaBlock', 'EcapaTdnn', 'WavLMSpeakerEncoder', 'released_names',
-           'to_released', 'released_config', 'from_released', 'build_speaker_encoder', 'load_speaker_encoder']
+           'ConvReluNorm', 'Res2Conv', 'EcapaBlock', 'EcapaTdnn', 'WavLMSpeakerEncoder', 'released_speaker_names',
+           'speaker_to_released', 'released_speaker_config', 'speaker_from_released', 'build_speaker_encoder',
+           'load_speaker_encoder']
 
 # %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #dcdf4a8f
 from dataclasses import asdict, dataclass
@@ -355,7 +356,7 @@ RELEASED_SPEAKER_NAMES = (  # (ours, released), applied in this order
 UNUSED_RELEASED = (_WAVLM + "mask_emb", "loss_calculator.")
 
 
-def released_names(name: str) -> list[str]:
+def released_speaker_names(name: str) -> list[str]:
     """The released names of one of our tensors: one, or three that ours holds stacked (queries,
     keys and values of a layer).
     """
@@ -366,19 +367,19 @@ def released_names(name: str) -> list[str]:
     return [f"{stem}{part}_proj.{kind}" for part in "qkv"]
 
 
-def to_released(
+def speaker_to_released(
     tensors: dict[str, Tensor],  # under our names
 ) -> dict[str, Tensor]:  # under the release's names
     "The tensors as the released file has them; those that it does not use are missing."
     found = {}
     for name, value in tensors.items():
-        theirs = released_names(name)
+        theirs = released_speaker_names(name)
         parts = value.chunk(len(theirs)) if len(theirs) > 1 else [value]
         found |= zip(theirs, parts)
     return found
 
 # %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #5cd9d210
-def released_config(
+def released_speaker_config(
     tensors: dict[str, Tensor],  # under the release's names
 ) -> WavLMSpeakerConfig:
     "Read the sizes off the shapes. Raises ValueError for a tensor that is missing."
@@ -411,7 +412,7 @@ def released_config(
     )
 
 
-def from_released(
+def speaker_from_released(
     tensors: dict[str, Tensor],  # under the names of the released file's entry "model"
 ) -> WavLMSpeakerEncoder:
     """The speaker encoder with the release's weights, in evaluation mode.
@@ -420,11 +421,11 @@ def from_released(
     """
     source = "released speaker encoder"
     with torch.device("meta"):
-        encoder = WavLMSpeakerEncoder(released_config(tensors))
+        encoder = WavLMSpeakerEncoder(released_speaker_config(tensors))
     theirs = {
         name: value for name, value in tensors.items() if not name.startswith(UNUSED_RELEASED)
     }
-    wanted = to_released(encoder.state_dict())
+    wanted = speaker_to_released(encoder.state_dict())
     check_tensors(
         {name: value.shape for name, value in wanted.items()},
         {name: value.shape for name, value in theirs.items()},
@@ -432,7 +433,7 @@ def from_released(
     )
     found = {}
     for name in encoder.state_dict():
-        parts = [theirs[part] for part in released_names(name)]
+        parts = [theirs[part] for part in released_speaker_names(name)]
         found[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
     load_weights(encoder, found, source)
     return encoder.eval()
