@@ -75,7 +75,10 @@ def text_of(args: argparse.Namespace, needed: bool = True) -> str | None:
     return args.text
 
 
-def lines_of(path: str) -> list[tuple[int, str]]:
+def lines_of(
+    path: str,
+    english: bool = True,  # whether the talker reads English only
+) -> list[tuple[int, str]]:
     """Number and text of each line of a file that is not empty.
 
     Raises FileNotFoundError, or ValueError that names the line that cannot be spoken.
@@ -84,7 +87,7 @@ def lines_of(path: str) -> list[tuple[int, str]]:
     found = [(number, line) for number, line in numbered if line.strip()]
     if not found:
         raise ValueError(f"--lines: {path} holds no text")
-    for number, line in found:
+    for number, line in found if english else ():
         try:
             spoken_form(line)
         except ValueError as error:
@@ -285,7 +288,7 @@ def run_lines(args: argparse.Namespace) -> int:  # exit code
     """
     if args.text is not None or args.text_file is not None:
         raise ValueError("--lines: takes the place of the text; give one of them")
-    lines = lines_of(args.lines)
+    lines = lines_of(args.lines, args.model in SHIPPED)
     default = Path(args.default_output)
     folder = Path(args.output or default.with_suffix(""))
     if folder.suffix or folder.is_file():

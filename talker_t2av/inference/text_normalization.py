@@ -20,16 +20,16 @@ from ..world.sentences import lexicon
 # %% auto #0
 __all__ = ['MARKDOWN', 'SIGNS', 'CURRENCIES', 'LATIN', 'PLURALS', 'UNITS', 'SLASHED', 'MONTHS', 'COUNTED', 'SHORT_WORDS',
            'OPENERS', 'TITLES', 'BEFORE_OR_AFTER', 'ABBREVIATIONS', 'LAST_ABBREVIATIONS', 'NUMBERED', 'MONARCHS',
-           'SPELT', 'SAID', 'MAX_CHARACTERS', 'RULES', 'LONGEST', 'known_words', 'is_word', 'is_said_as_word',
-           'without_html', 'without_markdown', 'is_read', 'is_invisible', 'character_name', 'without_pictures',
-           'plain_letters', 'number_words', 'ordinal_words', 'year_words', 'digits_spoken', 'plural', 'number_spoken',
-           'ordinal_spoken', 'decade_spoken', 'money_spoken', 'spell_money', 'unit_words', 'quantity_spoken',
-           'fraction_words', 'fraction_spoken', 'spell_units', 'date_words', 'date_spoken', 'day_and_month_spoken',
-           'year_spoken', 'spell_dates', 'spell_decades', 'clock_spoken', 'spell_times', 'range_spoken', 'phone_spoken',
-           'spell_ranges', 'times_spoken', 'power_spoken', 'spell_sums', 'spell_powers', 'address_spoken',
-           'spell_addresses', 'spell_numbers', 'spell_signs', 'spell_pauses', 'tidy', 'spell_abbreviations',
-           'roman_number', 'spell_roman', 'capitals_spoken', 'spell_capitals', 'spell_initials', 'visible_text',
-           'spoken_form', 'spoken_changes', 'changes_line', 'split_sentences']
+           'SPELT', 'SAID', 'MAX_CHARACTERS', 'RULES', 'LONGEST', 'CHINESE_ENDS', 'known_words', 'is_word',
+           'is_said_as_word', 'without_html', 'without_markdown', 'is_read', 'is_invisible', 'character_name',
+           'without_pictures', 'plain_letters', 'number_words', 'ordinal_words', 'year_words', 'digits_spoken',
+           'plural', 'number_spoken', 'ordinal_spoken', 'decade_spoken', 'money_spoken', 'spell_money', 'unit_words',
+           'quantity_spoken', 'fraction_words', 'fraction_spoken', 'spell_units', 'date_words', 'date_spoken',
+           'day_and_month_spoken', 'year_spoken', 'spell_dates', 'spell_decades', 'clock_spoken', 'spell_times',
+           'range_spoken', 'phone_spoken', 'spell_ranges', 'times_spoken', 'power_spoken', 'spell_sums', 'spell_powers',
+           'address_spoken', 'spell_addresses', 'spell_numbers', 'spell_signs', 'spell_pauses', 'tidy',
+           'spell_abbreviations', 'roman_number', 'spell_roman', 'capitals_spoken', 'spell_capitals', 'spell_initials',
+           'visible_text', 'spoken_form', 'spoken_changes', 'changes_line', 'split_sentences']
 
 # %% ../../nbs/5_inference/02_text_normalization.ipynb #84c2873a
 @functools.cache
@@ -300,6 +300,8 @@ def plural(words: str) -> str:  # of a counted word, or of a unit such as "mile 
         return PLURALS[first] + rest
     if re.search(r"[^aeiou]y$", first):
         return first[:-1] + "ies" + rest
+    if first.endswith("lf"):  # half
+        return f"{first[:-1]}ves{rest}"
     return f"{first}s{rest}"
 
 
@@ -310,7 +312,6 @@ PLURALS = {
     "yen": "yen",
     "sen": "sen",
     "paisa": "paise",
-    "half": "halves",
     "hertz": "hertz",
     "kilohertz": "kilohertz",
     "megahertz": "megahertz",
@@ -1344,14 +1345,19 @@ def _cut(sentence: str, longest: int) -> list[str]:
     return _cut(first, longest) + _cut(second, longest)
 
 
+CHINESE_ENDS = "。！？"  # of sentences; the released talker reads Chinese, too
+# an end has a space behind it, or an apostrophe, so that 3.5 stays whole
+_SENTENCE = rf".+?(?:[.!?](?=[\s']|$)|[{CHINESE_ENDS}])"
+
+
 def split_sentences(
-    spoken: str,  # from `spoken_form`
+    spoken: str,  # from `spoken_form`, or as it is written for the released talker
     longest: int = LONGEST,  # characters
 ) -> list[str]:
     "Sentences, none longer than `longest`. Raises ValueError for a limit under 20."
     if longest < 20:
         raise ValueError(f"longest: takes 20 characters or more, got {longest}")
-    if not spoken.rstrip().endswith((".", "!", "?")):
+    if not spoken.rstrip().endswith((".", "!", "?", *CHINESE_ENDS)):
         spoken += "."
-    sentences = [match.strip() for match in re.findall(r"[^.!?]+[.!?]", spoken)]
+    sentences = [match.strip() for match in re.findall(_SENTENCE, spoken, re.DOTALL)]
     return [part for sentence in sentences for part in _cut(sentence, longest)]
