@@ -62,8 +62,11 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={
-        "dev": cfg["dev_requirements"].split() + cfg["neural_requirements"].split(),
+        "dev": cfg["dev_requirements"].split()
+        + cfg["neural_requirements"].split()
+        + cfg["faces_requirements"].split(),
         "neural": cfg["neural_requirements"].split(),
+        "faces": cfg["faces_requirements"].split(),
         "judges": cfg["judges_requirements"].split(),
     },
     entry_points={

@@ -27,6 +27,7 @@ GROUPS = {
     "inference": "Inference: generation, streaming, pipeline, commands",
     "evaluation": "Evaluation: metrics, reports",
     "studies": "Studies: other choices, measured",
+    "released": "The released model: reading, converting, sizes",
     "common": "Tools: media, files, hub, trainer, figures, command line",
 }
 

@@ -255,6 +255,7 @@ STANDS_ON = {
     "inference": {"common", "world", "codecs", "model"},
     "evaluation": {"common", "world", "codecs", "model", "training", "inference"},
     "studies": {"common", "world", "codecs", "model", "training", "inference", "evaluation"},
+    "released": {"common", "world", "codecs", "model", "training", "inference", "evaluation"},
 }
 
 

@@ -93,7 +93,8 @@ BOXES = [  # key, x, y, width, height, colour, title, second line
     ("generation", 168, 392, 176, 62, JOINT, "Generation", "four jobs, streaming"),
     ("metrics", 356, 392, 216, 62, TEXT, "Evaluation", "metrics against the truth"),
     ("studies", 584, 392, 128, 62, TEXT, "Studies", "other choices"),
-    ("workshop", 724, 392, 268, 62, TEXT, "Workshop", "files, training loop, commands"),
+    ("released", 724, 392, 140, 62, TEXT, "Released", "the authors' model"),
+    ("workshop", 876, 392, 116, 62, TEXT, "Workshop", "files, commands"),
 ]
 PANELS = [  # key, x, y, width, height, title
     ("world", 8, 8, 184, 338, "1 · a world that talks"),
@@ -122,6 +123,7 @@ MODULES = {  # box or panel -> the modules that it stands for
     "generation": ("inference",),
     "metrics": ("evaluation",),
     "studies": ("studies",),
+    "released": ("released",),
     "workshop": ("common", "cli", "__init__"),
 }
 

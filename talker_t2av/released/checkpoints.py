@@ -247,6 +247,9 @@ def in_one_line(error: Exception) -> str:
     asked = re.search(r"GLOBAL ([\w.]+)", said)
     if asked:
         return asks_for([asked[1]])
+    unsupported = re.search(r"Unsupported [^\n]+", said)
+    if unsupported:
+        return f"is no checkpoint of tensors and plain containers ({unsupported[0]})"
     return said.splitlines()[0]
 
 # %% ../../nbs/8_released/01_checkpoints.ipynb #eaa0ebd3

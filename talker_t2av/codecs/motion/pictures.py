@@ -76,9 +76,7 @@ def middle_square(width: int, height: int) -> Square:
     return Square((width - side) // 2, top, side)
 
 
-def face_square(
-    width: int, height: int, face: Square | None
-) -> Square:  # within the picture
+def face_square(width: int, height: int, face: Square | None) -> Square:  # within the picture
     "The square in which a face stands as the motion codecs expect it; without a face, the middle."
     if face is None:
         return middle_square(width, height)
@@ -125,5 +123,6 @@ def check_drawn_face(
         raise ValueError(
             f"{name}: this is none of the drawn faces that this model has learnt to move (moved by "
             f"it, the picture is {error:.2f} off what was asked for; a drawn face at most "
-            f"{OBEDIENCE_LIMIT}); give the number of a face, or insist with any_face"
+            f"{OBEDIENCE_LIMIT}); give the number of a face, or insist with any_face=True "
+            "(--any-face)"
         )
