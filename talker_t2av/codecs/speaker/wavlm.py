@@ -140,8 +140,8 @@ def hidden_states(wavlm: nn.Module, wav: Tensor) -> Tensor:  # (B, T) -> (layers
     return torch.stack(states)
 
 # %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #0f36904f
-def mix_layers(scores: Tensor, states: Tensor) -> Tensor:  # (N,), (N, B, L, D) -> (B, D, L)
-    "Weighted sum of a network's states; softmax of the scores gives the weights."
+def mix_layers(scores: Tensor, states: Tensor) -> Tensor:  # (n,), (n, B, L, D) -> (B, D, L)
+    "Weighted sum of the `n` states of a network; softmax of the scores gives the weights."
     return torch.einsum("n, n b l d -> b d l", scores.softmax(0), states)
 
 # %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #4b5e3fa7
