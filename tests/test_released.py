@@ -375,8 +375,6 @@ def hostile(name: str, path: Path) -> None:
             torch.save([torch.ones(2)], path)
         case "whole numbers":
             torch.save({"w": torch.ones(4, dtype=torch.int8)}, path)
-        case "a program":
-            torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
         case "header claims more than there is":
             write_safetensors(
                 path, {"w": entry | {"shape": [400], "data_offsets": [0, 1600]}}, bytes(16)
@@ -407,7 +405,6 @@ HOSTILE = {  # kind -> what the one line says
     "no tensors": "w is no tensor",
     "a list": "holds a list",
     "whole numbers": "int8",
-    "a program": "is compressed",
     "header claims more than there is": "cut off",
     "header: shape and bytes differ": "no safetensors file",
     "header: length beyond the file": "no safetensors file",

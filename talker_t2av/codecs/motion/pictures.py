@@ -30,7 +30,7 @@ class Square(NamedTuple):
 FACE_EXTRA = 'pip install "talker-t2av[faces]" finds faces'
 SQUARE_TO_BOX = 2.1  # side of the square, the box of the face finder being 1
 CENTRE = 0.52  # height of the box's centre in the square; 0 is the top
-SEARCHED_SIDE = 240  # pixels: larger pictures are made smaller for the search
+SEARCHED_SIDE = 320  # pixels: larger pictures are made smaller for the search
 
 
 def can_find_faces() -> bool:
