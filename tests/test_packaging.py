@@ -158,9 +158,12 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+EXTRAS = {"neural.py": "neural_requirements", "pictures.py": "faces_requirements"}
+
+
 def test_requirements_cover_every_import():
     """What the package imports, at the top or inside a function, is in `requirements`; what only
-    notebooks and tests need need not be. Neural voices may ask for their extra.
+    notebooks and tests need need not be. Neural voices and the face finder may ask for their extra.
     """
 
     def listed(key):
@@ -169,7 +172,7 @@ def test_requirements_cover_every_import():
     always = listed("requirements") | COMES_ALONG
     owners, lost = packages_distributions(), {}
     for file in (ROOT / "talker_t2av").rglob("*.py"):
-        asked = always | (listed("neural_requirements") if file.name == "neural.py" else set())
+        asked = always | (listed(EXTRAS[file.name]) if file.name in EXTRAS else set())
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = (
                 [alias.name for alias in node.names]

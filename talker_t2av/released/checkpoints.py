@@ -122,6 +122,7 @@ class TensorReader(pickle.Unpickler):
     more_stand_ins: Sequence[str] = ()
 
     def find_class(self, module: str, name: str):
+        "What a name in the pickle stands for. Raises UnpicklingError."
         full = f"{module}.{name}"
         if full in TENSOR_PARTS:
             return TENSOR_PARTS[full]
@@ -254,11 +255,10 @@ def in_one_line(error: Exception) -> str:
 
 # %% ../../nbs/8_released/01_checkpoints.ipynb #eaa0ebd3
 BEGIN = """
-import json, sys
+import importlib, json, sys
 order = json.loads(sys.argv[1])
 sys.path[:] = order["python_path"]
-from talker_t2av.released.checkpoints import second_process
-second_process(order)
+importlib.import_module("talker_t2av.released.checkpoints").second_process(order)
 """
 KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP")
 
