@@ -91,10 +91,10 @@ BOXES = [  # key, x, y, width, height, colour, title, second line
     ("motion_codec", 822, 200, 158, 62, MOTION, "Portrait decoder", "25 pictures a second"),
     ("training", 8, 392, 148, 62, TEXT, "Training", "four tasks, one loop"),
     ("generation", 168, 392, 176, 62, JOINT, "Generation", "four jobs, streaming"),
-    ("metrics", 356, 392, 216, 62, TEXT, "Evaluation", "metrics against the truth"),
-    ("studies", 584, 392, 128, 62, TEXT, "Studies", "other choices"),
-    ("released", 724, 392, 140, 62, TEXT, "Released", "the authors' model"),
-    ("workshop", 876, 392, 116, 62, TEXT, "Workshop", "files, commands"),
+    ("metrics", 356, 392, 190, 62, TEXT, "Evaluation", "metrics against the truth"),
+    ("studies", 558, 392, 112, 62, TEXT, "Studies", "other choices"),
+    ("released", 682, 392, 118, 62, TEXT, "Released", "the real weights"),
+    ("workshop", 812, 392, 180, 62, TEXT, "Workshop", "files, commands"),
 ]
 PANELS = [  # key, x, y, width, height, title
     ("world", 8, 8, 184, 338, "1 · a world that talks"),

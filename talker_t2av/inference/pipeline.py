@@ -785,7 +785,9 @@ class TalkerPipeline(
         self.speaker_encoder = speaker_encoder
         self.name = name
         self.fast = FastHeads(talker.heads, check_dtype(dtype))
-        # a codec of drawn faces is asked whether it can move a picture; another one takes any face
+        # the authors' model reads texts as they are written, and takes any portrait
+        self.is_released = isinstance(tokenizer, ReleasedTokenizer)
+        # a codec of drawn faces is asked whether it can move a picture
         self.only_drawn_faces = isinstance(motion_codec.config, ShippedConfig)
         self._hub_mixin_config = None  # no config.json: model_index.json takes its place
 
@@ -975,7 +977,7 @@ class TalkerPipeline(
         size = self.motion_codec.config.image_size
         report = {"model": self.name, "mode": "", "text": spoken}
         speaker, report["voice"] = choose_speaker(self.speaker_encoder, voice, audio, video, start)
-        find = not self.only_drawn_faces
+        find = self.is_released
         portrait, report["face"] = choose_portrait(face, video, start, size, find)
         report |= {"seed": seed, **asdict(settings)}
         frames, given_audio, given_motion = None, None, None
@@ -1012,7 +1014,7 @@ class TalkerPipeline(
 
     def _spoken(self, text) -> tuple[str, str]:  # what is said, and the characters left out
         "The released talker was taught texts as they are written, ours their spoken form."
-        if isinstance(self.tokenizer, ReleasedTokenizer):
+        if self.is_released:
             return check_transcript(text).strip(), ""
         return spoken_form(text)
 
