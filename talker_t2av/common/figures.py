@@ -169,7 +169,8 @@ MAIN_PATH = {  # module -> the name of its station
 def stations() -> dict[str, str]:
     "Number -> name of the main path's notebooks, of those that exist, in reading order."
     found = [(notebook_of()[m], name) for m, name in MAIN_PATH.items() if m in notebook_of()]
-    return {"0.1": "the map"} | {notebook_label(home): name for home, name in sorted(found)}
+    begin = {"0.0": "first talker", "0.1": "the map"}  # they export nothing
+    return begin | {notebook_label(home): name for home, name in sorted(found)}
 
 # %% ../../nbs/workshop/01_figures.ipynb #af968306
 def _line(x, y, words, size, colour, weight="normal") -> str:

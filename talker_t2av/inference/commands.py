@@ -21,10 +21,10 @@ from talker_t2av.inference.text_normalization import (
 )
 
 # %% auto #0
-__all__ = ['add_text', 'text_of', 'lines_of', 'add_model', 'add_settings', 'add_any_face', 'add_options', 'settings_of',
-           'check_early', 'load_pipeline', 'write_clip', 'run_say', 'voice_of', 'run_lines', 'run_drive', 'run_dub',
-           'run_voices', 'say_command', 'speak_command', 'drive_command', 'dub_command', 'voices_command', 'run_demo',
-           'demo_command']
+__all__ = ['add_text', 'text_of', 'lines_of', 'check_lines', 'add_model', 'add_settings', 'add_any_face', 'add_options',
+           'settings_of', 'check_early', 'load_pipeline', 'write_clip', 'run_say', 'voice_of', 'run_lines', 'run_drive',
+           'run_dub', 'run_voices', 'say_command', 'speak_command', 'drive_command', 'dub_command', 'voices_command',
+           'run_demo', 'demo_command']
 
 # %% ../../nbs/5_inference/05_commands.ipynb #487d2173
 def add_text(
@@ -75,24 +75,25 @@ def text_of(args: argparse.Namespace, needed: bool = True) -> str | None:
     return args.text
 
 
-def lines_of(
-    path: str,
-    english: bool = True,  # whether the talker reads English only
-) -> list[tuple[int, str]]:
+def lines_of(path: str) -> list[tuple[int, str]]:
     """Number and text of each line of a file that is not empty.
 
-    Raises FileNotFoundError, or ValueError that names the line that cannot be spoken.
+    Raises FileNotFoundError, or ValueError for a file without text.
     """
     numbered = enumerate(_read_text(path, "--lines").splitlines(), start=1)
     found = [(number, line) for number, line in numbered if line.strip()]
     if not found:
         raise ValueError(f"--lines: {path} holds no text")
-    for number, line in found if english else ():
+    return found
+
+
+def check_lines(path: str, lines: list[tuple[int, str]]) -> None:
+    "Raise ValueError that names the line which a talker of English cannot speak."
+    for number, line in lines:
         try:
             spoken_form(line)
         except ValueError as error:
             raise ValueError(f"--lines: {path}, line {number}: {error}") from None
-    return found
 
 # %% ../../nbs/5_inference/05_commands.ipynb #9a92a428
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -284,11 +285,12 @@ def voice_of(args: argparse.Namespace) -> dict:
 def run_lines(args: argparse.Namespace) -> int:  # exit code
     """`say --lines` and `speak --lines`: a clip for each line of a file, in a folder.
 
-    Raises ValueError for a text beside the lines, or an output that is no folder.
+    Raises ValueError for a text beside the lines, a line that cannot be spoken, or an output that
+    is no folder.
     """
     if args.text is not None or args.text_file is not None:
         raise ValueError("--lines: takes the place of the text; give one of them")
-    lines = lines_of(args.lines, args.model in SHIPPED)
+    lines = lines_of(args.lines)
     default = Path(args.default_output)
     folder = Path(args.output or default.with_suffix(""))
     if folder.suffix or folder.is_file():
@@ -300,6 +302,8 @@ def run_lines(args: argparse.Namespace) -> int:  # exit code
     for path in paths[1:]:
         check_output(path, _inputs(args), args.face is None)
     pipeline = load_pipeline(args)
+    if not pipeline.is_released:
+        check_lines(args.lines, lines)
     for path, (_, text) in zip(paths, lines):
         args.output = path
         write_clip(args, pipeline, text, face=args.face, **voice_of(args))
