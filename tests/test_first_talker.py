@@ -22,7 +22,7 @@ def page():
 
 @pytest.fixture(scope="module")
 def clip(page):
-    """Letters (1, 24), sound (1, n, 4, 32) and mouth (1, n, 4, 1) of a sentence."""
+    """Letters (1, 17), sound (1, n, 4, 32) and mouth (1, n, 4, 1) of a sentence."""
     text, sound, jaw = page["make_sentence"]()
     return page["letters_of"](text)[None], sound[None], jaw[None]
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONFIG', 'WEIGHTS', 'WEIGHTS_INDEX', 'SHIPPED', 'Module', 'NO_NETWORK', 'ROW_SCALE', 'save_pretrained', 'hub_errors',
-           'local_folder', 'converted_folder', 'find_pretrained', 'weight_files', 'check_tensors', 'load_weights',
-           'read_tensors', 'load_pretrained', 'tensor_files', 'load_from_files']
+           'local_folder', 'converted_folder', 'find_pretrained', 'weight_files', 'shapes_only', 'check_tensors',
+           'load_weights', 'read_tensors', 'load_pretrained', 'tensor_files', 'load_from_files']
 
 # %% ../../nbs/workshop/03_hub.ipynb #f0f8264d
 import json
@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .media import atomic_path, data_dir
 
@@ -159,6 +160,26 @@ def weight_files(sources: dict[str, str | None]) -> dict[str, Path]:
     """
     named = {kind: source for kind, source in sources.items() if source}
     return {kind: find_pretrained(source, kind) / WEIGHTS for kind, source in named.items()}
+
+# %% ../../nbs/workshop/03_hub.ipynb #3ee6b08d
+class _NoInit(TorchFunctionMode):
+    "Leaves tensors as they are where a module would fill them with first values."
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Modules made inside have names and shapes, but no memory: they lie on the meta device.
+
+    First values are not even asked for. On the meta device PyTorch would load its compiler for
+    them, and that takes longer than all the rest.
+    """
+    with torch.device("meta"), _NoInit():
+        yield
 
 # %% ../../nbs/workshop/03_hub.ipynb #128b0918
 def check_tensors(

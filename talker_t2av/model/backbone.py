@@ -13,7 +13,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..common.hub import CONFIG, WEIGHTS, load_from_files, local_folder, tensor_files
+from talker_t2av.common.hub import (
+    CONFIG,
+    WEIGHTS,
+    load_from_files,
+    local_folder,
+    shapes_only,
+    tensor_files,
+)
 from ..common.media import atomic_path
 from .layers import TransformerConfig, TransformerStack, check_positive, rename
 
@@ -363,7 +370,7 @@ def load_backbone(
     config = config_from_qwen3(json.loads((folder / CONFIG).read_text()))
     files = tensor_files(folder)
     files.pop("lm_head.weight", None)  # the output layer, tied to the embedding; not used here
-    with torch.device("meta"):
+    with shapes_only():
         backbone = Backbone(config)
     where = {from_qwen3(name): (file, name) for name, file in files.items()}
     return load_from_files(backbone, where, folder, dtype, device).eval()

@@ -105,7 +105,11 @@ class Rope(nn.Module):
     ):
         super().__init__()
         self.arguments = n_positions, head_dim, theta
-        self.register_buffer("table", rope_table(*self.arguments), persistent=False)
+        if torch.get_default_device().type == "meta":  # computed when the module gets memory
+            table = torch.empty(n_positions, head_dim // 2, 2)
+        else:
+            table = rope_table(*self.arguments)
+        self.register_buffer("table", table, persistent=False)
 
     def _apply(self, fn, recurse=True):
         "What .to(...) and .to_empty(...) call; the table is computed again after it."

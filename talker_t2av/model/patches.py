@@ -48,7 +48,8 @@ class PatchEncoder(TransformerStack):
             )
         super().__init__(config)
         self.input_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.cls_token = nn.Parameter(torch.randn(1, 1, 1, config.hidden_size) * 0.02)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, 1, config.hidden_size))
+        nn.init.normal_(self.cls_token, std=0.02)
 
     def forward(self, patches: Tensor) -> Tensor:  # (..., P, D) projected frames -> (..., D)
         *leading, P, D = patches.shape

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..common.hub import local_folder
+from ..common.hub import local_folder, shapes_only
 from ..common.trainer import seed_of
 from .backbone import Backbone, KVCache
 from .config import PRESETS, TalkerConfig, load_weights, read_config, save_weights
@@ -225,14 +225,14 @@ class Talker(nn.Module):
         folder = local_folder(name, revision=revision, local_files_only=local_files_only)
         if (folder / "talker").is_dir():  # a whole pipeline lies there
             folder = folder / "talker"
-        with torch.device("meta"):
+        with shapes_only():
             model = cls(config or read_config(folder, cls.config_class) or PRESETS["paper"])
         return load_weights(model, folder, dtype, device).eval()
 
 # %% ../../nbs/3_model/10_talker.ipynb #2d905ceb
 def parameter_table(config: TalkerConfig | str) -> dict[str, int]:
     "Number of weights of each part and in total; nothing is allocated."
-    with torch.device("meta"):
+    with shapes_only():
         model = Talker(config)
     parts = {"text embedding": model.backbone.embed_tokens, "backbone": model.backbone}
     for name in model.streams:

@@ -18,7 +18,7 @@ from ..codecs.audio.codec import AUDIO_PRESETS, AudioCodec
 from ..codecs.motion.codec import MotionCodec
 from ..codecs.speaker.encoder import SPEAKER_PRESETS, SpeakerEncoder
 from ..codecs.speaker.wavlm import WAVLM_PRESETS, WavLMSpeakerEncoder
-from ..common.hub import converted_folder
+from ..common.hub import converted_folder, shapes_only
 from ..common.media import PATCH_SIZE
 from ..inference.generate import Settings
 from ..inference.pipeline import INDEX, RELEASE
@@ -28,7 +28,7 @@ from ..model.talker import Talker
 # %% ../../nbs/8_released/03_paper_size.ipynb #72c99005
 def empty_networks(preset: str = "paper") -> dict[str, nn.Module]:  # "paper" or "small"
     "The four networks of a pipeline on the meta device: sizes and shapes, no numbers."
-    with torch.device("meta"):
+    with shapes_only():
         if preset == "paper":
             speaker = WavLMSpeakerEncoder(WAVLM_PRESETS[preset])
         else:

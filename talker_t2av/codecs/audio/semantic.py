@@ -38,6 +38,7 @@ from talker_t2av.common.hub import (
     load_pretrained,
     local_folder,
     save_pretrained,
+    shapes_only,
     tensor_files,
 )
 from ...common.media import SAMPLE_RATE, SAMPLES_PER_FRAME, load_torchaudio
@@ -326,7 +327,7 @@ def load_whisper(
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG}")
     settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    with torch.device("meta"):
+    with shapes_only():
         encoder = SemanticEncoder(config_from_whisper(settings))
     ours = {renamed(name, WHISPER_NAMES): name for name in encoder.state_dict()}
     where = {}

@@ -45,7 +45,7 @@ from talker_t2av.codecs.motion.layers import (
     released_up,
     warp_image,
 )
-from ...common.hub import load_pretrained, load_weights, save_pretrained
+from ...common.hub import load_pretrained, load_weights, save_pretrained, shapes_only
 from ...common.media import FRAME_RATE
 
 # %% ../../../nbs/2_codecs/09_motion_codec.ipynb #fe3106b9
@@ -896,7 +896,7 @@ def codec_from_released(
     # the release divides by max(std, 1e-6)
     std = torch.tensor(statistics["std"], dtype=torch.float32).clamp(min=1e-6)
     tensors["latent_deviation"] = std
-    with torch.device("meta"):
+    with shapes_only():
         codec = MotionCodec(config)
     codec.to_empty(device="cpu")  # no time lost on random numbers that are overwritten
     load_weights(codec, tensors, "released motion autoencoder")

@@ -31,6 +31,7 @@ from talker_t2av.common.hub import (
     load_pretrained,
     load_weights,
     save_pretrained,
+    shapes_only,
 )
 from ...common.media import FRAME_RATE, SAMPLE_RATE, load_torchaudio
 
@@ -420,7 +421,7 @@ def speaker_from_released(
     Raises ValueError naming a tensor that is missing, unknown, or of another shape.
     """
     source = "released speaker encoder"
-    with torch.device("meta"):
+    with shapes_only():
         encoder = WavLMSpeakerEncoder(released_speaker_config(tensors))
     theirs = {
         name: value for name, value in tensors.items() if not name.startswith(UNUSED_RELEASED)
@@ -452,7 +453,7 @@ def build_speaker_encoder(
         return SpeakerEncoder(SpeakerConfig(**values))
     if design != DESIGN:
         raise ValueError(f"design: takes {DESIGN!r}, or none for our own; got {design!r}")
-    with torch.device("meta"):
+    with shapes_only():
         return WavLMSpeakerEncoder(WavLMSpeakerConfig(**values))
 
 
