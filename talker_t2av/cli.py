@@ -191,6 +191,8 @@ def as_typed(message: str, parser: argparse.ArgumentParser) -> str:
     name that its help shows.
     """
     message = " ".join(message.split())
+    # a message may quote a file, and a file may hold what steers a terminal
+    message = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
     name, colon, rest = message.partition(":")
     for action in parser._actions:
         if action.dest == name and action.option_strings:

@@ -21,12 +21,15 @@ from talker_t2av.common.hub import (
     ROW_SCALE,
     WEIGHTS,
     WEIGHTS_INDEX,
+    axis_size,
+    count_blocks,
     find_pretrained,
     hub_errors,
     load_from_files,
     load_pretrained,
     load_weights,
     local_folder,
+    printable,
     save_pretrained,
     tensor_files,
     weight_files,
@@ -181,6 +184,66 @@ def test_from_several_files_with_int8_rows(tmp_path, dtype):
     (tmp_path / "model-2.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="model-2"):
         tensor_files(tmp_path)
+
+
+BROKEN_INDEX = {  # what the file holds -> what the message says
+    "{}": "has no 'weight_map'",
+    "[1]": "has no 'weight_map'",
+    '{"weight_map": null}': "has no 'weight_map'",
+    '{"weight_map": ["a"]}': "has no 'weight_map'",
+    '{"weight_map": {"a": 5}}': "a takes the name of a .safetensors file",
+    '{"weight_map": {"a": "../model.safetensors"}}': "in the same folder",
+    '{"weight_map": {"a": "/etc/model.safetensors"}}': "in the same folder",
+    '{"weight_map": {"a": "."}}': "in the same folder",
+    "<html>": "is no JSON",
+    "[" * 200_000: "is no JSON",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN_INDEX, ids=lambda content: content[:40])
+def test_a_broken_index_is_named(tmp_path, content):
+    (tmp_path / WEIGHTS_INDEX).write_text(content)
+    with pytest.raises(ValueError, match=BROKEN_INDEX[content]) as caught:
+        tensor_files(tmp_path)
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path / WEIGHTS_INDEX}: ") and "\n" not in said
+
+
+def test_an_index_that_names_the_wrong_file(tmp_path):
+    save_file({"0.weight": torch.ones(2, 3)}, tmp_path / "a.safetensors")
+    where = {"0.weight": "a.safetensors", "0.bias": "a.safetensors"}
+    (tmp_path / WEIGHTS_INDEX).write_text(json.dumps({"weight_map": where}))
+    with torch.device("meta"):
+        module = build({"n": 3})
+    places = {name: (file, name) for name, file in tensor_files(tmp_path).items()}
+    with pytest.raises(ValueError, match="a.safetensors: does not hold 0.bias"):
+        load_from_files(module, places, tmp_path)
+
+
+def test_row_factors_are_one_for_each_row(tmp_path):
+    tensors = {"0.weight": torch.ones(2, 3), "0.weight" + ROW_SCALE: torch.ones(3, 7)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    with torch.device("meta"):
+        module = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False))
+    places = {"0.weight": (tmp_path / "a.safetensors", "0.weight")}
+    with pytest.raises(ValueError, match=r"row_scale has shape \(3, 7\), takes one factor"):
+        load_from_files(module, places, tmp_path)
+
+
+def test_sizes_and_blocks_of_files_from_outside():
+    shapes = {"a": (4, 0), "b.0.w": (1,), "b.1.w": (1,)}
+    assert axis_size(shapes, "a") == 4 and count_blocks(shapes, "b.") == 2
+    for wrong in (("a", 1), ("a", 2), ("c", 0), ("a", 0, 5)):
+        with pytest.raises(ValueError, match="these weights do not fit: [ac] "):
+            axis_size(shapes, *wrong)
+    with pytest.raises(ValueError, match="101 blocks b"):
+        count_blocks([f"b.{i}.w" for i in range(101)], "b.")
+
+
+def test_text_of_a_file_does_not_steer_the_terminal():
+    assert printable("a\x1b[2J\n\u202e") == r"a\x1b[2J\n\u202e"
+    assert printable("é 你好") == "é 你好"
+    assert len(printable("x" * 10**6)) < 200
 
 
 def test_names_and_shapes_are_compared_before_anything_is_read(tmp_path):

@@ -1,12 +1,19 @@
 """The authors' release, from its files to films: names from the manifests, random weights."""
 
+import argparse
+import builtins
 import hashlib
 import json
 import os
 import pickle
 import shutil
+import signal
+import sys
+import types
 import zipfile
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -305,6 +312,161 @@ def test_a_talker_that_does_not_fit_is_named(release, tmp_path):
     assert "belongs to no part" in said(lambda t: t.update(odd=torch.ones(3)))
 
 
+def test_shapes_are_compared_before_any_memory_is_taken(tmp_path, monkeypatch):
+    """A small file that names a large network does not get one."""
+    wide = {  # part -> a tensor that a width is read off
+        "audio_codec": ("CodecEnc.block.0.bias", torch.zeros(4096)),
+        "motion_codec": ("enc.enc_2r.block1.0.weight", torch.zeros(300_000, 0, 1, 1)),
+        "speaker": ("conv.bias", torch.zeros(100_000)),
+    }
+
+    def no_memory(module, *args, **kwargs):
+        raise AssertionError("memory was asked for")
+
+    monkeypatch.setattr(torch.nn.Module, "to_empty", no_memory)
+    for part, (name, value) in wide.items():
+        path = tmp_path / f"{part}.safetensors"
+        save_file(tensors_of(part) | {name: value}, path)
+        with pytest.raises(ValueError, match=f"^{path}: .*these weights do not fit"):
+            convert_file("speaker_encoder" if part == "speaker" else part, path, tmp_path / "out")
+
+
+BLOCKS = {  # part -> beginning of the names of its blocks
+    "audio_codec": "semantic_model.encoder.blocks.",
+    "motion_codec": "dec.conv3_2.",
+    "speaker": "feature_extract.model.encoder.layers.",
+}
+SIZES = {  # part -> tensors that sizes are read off, each of which can have a wrong shape
+    "audio_codec": (
+        "semantic_model.encoder.conv1.weight",
+        "semantic_model.encoder.positional_embedding",
+        "vae.out_proj.weight_v",
+        "CodecEnc.block.0.bias",
+        "CodecEnc.block.1.block.4.weight_v",
+    ),
+    "motion_codec": ("enc.enc_r2t.0.weight", "enc.enc_2r.block1.0.weight"),
+    "speaker": (
+        "linear.bias",
+        "feature_extract.model.post_extract_proj.weight",
+        "feature_extract.model.encoder.layers.0.self_attn.relative_attention_bias.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("part", BLOCKS)
+def test_sizes_that_cannot_be_are_one_line(part, tmp_path):
+    """A thousand empty blocks; a tensor without axes, and one without numbers."""
+    name = "speaker_encoder" if part == "speaker" else part
+    path = tmp_path / "weights.safetensors"
+    changes = [{f"{BLOCKS[part]}{i}.x": torch.zeros(0) for i in range(1000)}]
+    for tensor in SIZES[part]:
+        shape = tensors_of(part)[tensor].shape
+        changes += [{tensor: torch.zeros(())}, {tensor: torch.zeros(3)}]
+        changes += [{tensor: torch.zeros(0, *shape[1:])}]
+    for change in changes:
+        save_file(tensors_of(part) | change, path)
+        with pytest.raises(ValueError, match=f"^{path}: ") as caught:
+            convert_file(name, path, tmp_path / "out")
+        assert "\n" not in str(caught.value)
+        assert "1,000 blocks" in str(caught.value) or len(change) == 1
+        assert not (tmp_path / "out").exists()
+
+
+TALKER_SIZES = {
+    "llm.model.embed_tokens.weight": (0, 64),
+    "llm.model.layers.0.self_attn.q_norm.weight": (0,),
+    "llm.model.layers.0.self_attn.k_proj.weight": (0, 64),
+    "llm.model.layers.0.mlp.gate_proj.weight": (),
+    "speech_patch_encoder.rope.w": (1024, 0, 2),
+    "projector_speech.linear1.weight": (7,),
+    "llm.model.norm.weight.row_scale": (3, 7),
+}
+
+
+@pytest.mark.parametrize("tensor", TALKER_SIZES)
+def test_sizes_of_a_talker_that_cannot_be_are_one_line(tensor, tmp_path):
+    tensors = tensors_of("talker")
+    tensors[tensor] = torch.zeros(TALKER_SIZES[tensor])
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=str(tmp_path)) as caught:
+        convert_talker(tmp_path, tmp_path / "out")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_many_blocks_of_a_talker_are_refused(tmp_path):
+    tensors = tensors_of("talker") | {f"llm.model.layers.{i}.x": torch.zeros(0) for i in range(500)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="500 blocks llm.model.layers"):
+        convert_talker(tmp_path, tmp_path / "out")
+
+
+def test_parts_that_do_not_fit_together_are_refused(release, tmp_path):
+    """A folder that the pipeline would not load is not written."""
+    speaker = tensors_of("speaker")
+    width = speaker["linear.weight"].shape[1]
+    speaker |= {"linear.weight": torch.zeros(192, width), "linear.bias": torch.zeros(192)}
+    save_file(speaker, tmp_path / "speaker.safetensors")
+    said = refused(release, tmp_path, speaker=tmp_path / "speaker.safetensors")
+    assert "speaker vectors of size" in said and "got 192" in said
+
+
+@pytest.mark.parametrize("token", [-100_000, 10**12])
+def test_tokens_have_ids_that_can_be(release, tmp_path, token):
+    content = json.loads((release["talker"].parent / "tokenizer.json").read_text())
+    content["added_tokens"][1]["id"] = token
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert f"the id {token}" in refused(release, tmp_path, tokenizer=tmp_path / "tokenizer.json")
+
+
+def test_a_tokenizer_of_brackets(release, tmp_path):
+    (tmp_path / "tokenizer.json").write_text('{"a":' + "[" * 200_000)
+    said = refused(release, tmp_path, tokenizer=tmp_path / "tokenizer.json")
+    assert "tokenizer.json is no JSON" in said
+
+
+def test_a_talker_that_is_no_file(release, tmp_path):
+    """A broken file, and a folder with the name of one, in a folder with a tokenizer."""
+    shutil.copy(release["talker"].parent / "tokenizer.json", tmp_path)
+    (tmp_path / "model.safetensors").mkdir()
+    assert "holds no .safetensors file" in refused(release, tmp_path, talker=tmp_path)
+    (tmp_path / "model.safetensors").rmdir()
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
+    said = refused(release, tmp_path, talker=tmp_path)
+    assert said.startswith(f"{tmp_path / 'model.safetensors'}: is no safetensors file")
+    with pytest.raises(ValueError, match="model.safetensors: is no safetensors file"):
+        TalkerPipeline.from_pretrained(tmp_path)
+
+
+def test_nothing_is_downloaded_in_vain(release, tmp_path, monkeypatch):
+    """What is wrong at home is said before the Hub is asked."""
+
+    def no_hub(*args, **kwargs):
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", no_hub)
+    assert "--accept-licence" in refused(release, tmp_path, talker=RELEASE, licence_accepted=False)
+    none = tmp_path / "none"
+    assert "--speaker: no file" in refused(release, tmp_path, talker=RELEASE, speaker=none)
+    assert "tokenizer: no file" in refused(release, tmp_path, talker=RELEASE, tokenizer=none)
+
+
+def test_no_file_steers_the_terminal(release, tmp_path, capsys, in_one_process):
+    """Names of entries, of functions and of tensors are shown without control characters."""
+    bad = "\x1b[2J\x1b]0;owned\x07"
+    entry, function, tensor = (tmp_path / f"{i}.pt" for i in range(3))
+    write_zip(entry, {f"a{bad}/data.pkl": bytes(10**4)}, zipfile.ZIP_DEFLATED)
+    program = f"\x80\x02cos{bad}\nsystem\n.".encode("latin-1")
+    write_zip(function, {"a/data.pkl": program, "a/version": b"3\n", "a/byteorder": b"little"})
+    save_file({f"enc.{bad}": torch.zeros(1)}, tensor)
+    for path in (entry, function, tensor):
+        words = words_of(release, tmp_path / "out")
+        words[words.index("--motion-codec") + 1] = str(path)
+        capsys.readouterr()
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert all(char.isprintable() for char in said.replace("\n", "")) and path.name in said
+
+
 def test_what_can_be_seen_before_any_work(release, tmp_path):
     assert "exists already" in refused_output(release, tmp_path)
     (tmp_path / "empty").mkdir()
@@ -426,6 +588,119 @@ def test_hostile_files_are_refused(kind, tmp_path, monkeypatch, in_one_process):
     assert not (tmp_path / "visited").exists(), "a command was run"
 
 
+@pytest.fixture
+def omegaconf(monkeypatch):
+    """Settings whose pickle asks for omegaconf.dictconfig.DictConfig, which need not be there."""
+    module = types.ModuleType("omegaconf.dictconfig")
+    module.DictConfig = type("DictConfig", (), {"__module__": "omegaconf.dictconfig"})
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    monkeypatch.setitem(sys.modules, "omegaconf.dictconfig", module)
+    config = module.DictConfig()
+    config.__dict__.update(object_type=dict, ref_type=Any, number=int, content={"a": [1, None]})
+    return config
+
+
+def test_settings_are_left_out_whatever_they_hold(tmp_path, omegaconf, in_one_process):
+    """What training programs keep beside the weights does not stop the weights."""
+    kinds = {
+        "a set": {1, 2},
+        "a frozen set": frozenset({"x"}),
+        "a complex number": 1 + 2j,
+        "a device": torch.device("cpu"),
+        "a dictionary with a default": defaultdict(list, {"x": [1]}),
+        "a type": dict,
+        "a type of numbers": torch.float32,
+        "bytes": b"abc\xff",
+        "no bytes": b"",
+        "changeable bytes": bytearray(b"abc"),
+        "a path": Path("/data"),
+        "a large number": 2**80,
+        "a number of NumPy": np.float64(3),
+        "an array of NumPy": np.arange(3),
+        "settings of omegaconf": omegaconf,
+    }
+    for what, value in kinds.items():
+        settings = argparse.Namespace(value=value)
+        torch.save({"state_dict": {"w": torch.ones(2)}, "settings": settings}, tmp_path / "a.pt")
+        tensors, report = read_checkpoint(tmp_path / "a.pt", ("w",), "state_dict")
+        assert torch.equal(tensors["w"], torch.ones(2)), what
+        assert "argparse.Namespace" in report["stand_ins"], what
+        assert not any(name.startswith("builtins.dict") for name in report["stand_ins"]), what
+
+
+def test_nothing_callable_gets_in():
+    """Whatever a pickle can name by an old or a new name, it gets only what is in the lists."""
+    from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+
+    names = {f"{module}.{name}" for module, name in NAME_MAPPING}
+    names |= {
+        f"{module}.{name}" for module in ("builtins", "__builtin__") for name in vars(builtins)
+    }
+    names |= {f"{module}.system" for module in (*IMPORT_MAPPING, "os", "posix", "torch", "numpy")}
+    names |= {"torch.load", "torch.save", "torch.nn.init", "torch.storage.UntypedStorage"}
+    inert = {StandIn, *checkpoints.TENSOR_PARTS.values(), *checkpoints.CONTAINERS.values()}
+    for name in names:
+        meaning = checkpoints.meaning_of(name)
+        assert meaning is None or meaning in inert, name
+    for name in ("builtins.eval", "__builtin__.eval", "builtins.getattr", "__builtin__.reduce"):
+        assert checkpoints.meaning_of(name) is None
+
+
+def test_a_safe_name_is_no_way_around_the_list(tmp_path, monkeypatch, in_one_process):
+    """A harmless settings object beside a command: the command is still named and not run."""
+    monkeypatch.chdir(tmp_path)
+    content = {"w": torch.ones(2), "a": argparse.Namespace(a={1}), "b": RunsACommand()}
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="asks for (posix|nt).system, which"):
+        read_checkpoint(tmp_path / "a.pt", ("w",))
+    assert not (tmp_path / "visited").exists()
+
+
+def test_tensors_take_no_more_than_the_file_has(tmp_path, in_one_process):
+    """Many names for the same numbers; and an old file that claims numbers it does not bring."""
+    same = torch.zeros(5000)
+    torch.save({f"w{i}": same for i in range(50)}, tmp_path / "same.pt")
+    with pytest.raises(ValueError, match="its tensors take 1,000,000 bytes, and the file has"):
+        read_checkpoint(tmp_path / "same.pt", ("w",))
+    meta = {"w": torch.empty(10**6, 10**6, device="meta")}
+    torch.save(meta, tmp_path / "meta.pt")
+    with pytest.raises(ValueError, match="meta.pt: w is no plain tensor"):
+        read_checkpoint(tmp_path / "meta.pt", ("w",))
+
+
+def test_reading_ends(tmp_path, monkeypatch):
+    """After a time, whatever the process does; with limits that this process can set."""
+    torch.save({"w": torch.ones(2)}, tmp_path / "good.pt")
+    order = {"path": str(tmp_path / "good.pt"), "to": str(tmp_path / "new.safetensors")}
+    monkeypatch.setattr(checkpoints, "BEGIN", "import time; time.sleep(60)")
+    with pytest.raises(ValueError, match="good.pt: was not read within 1 seconds"):
+        checkpoints.ask_second_process(order, timeout=1)
+    memory = checkpoints.in_one_line(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert "more memory than a file of its size needs" in memory
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are Unix's")
+def test_limits_are_no_higher_than_allowed(monkeypatch):
+    import resource
+
+    found = {}
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (5, 1000))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: found.update({kind: pair}))
+    checkpoints.limit_process(10**12)
+    assert len(found) == 4 and all(first <= last <= 1000 for first, last in found.values())
+    assert found[resource.RLIMIT_CPU] == (995, 1000)
+    assert "processor time" in checkpoints.how_it_ended(-signal.SIGXCPU)
+
+
+def test_a_zip_archive_of_a_later_version(tmp_path):
+    torch.save({"w": torch.ones(2)}, tmp_path / "good.pt")
+    content = bytearray((tmp_path / "good.pt").read_bytes())
+    content[content.rfind(b"PK\x01\x02") + 6] = 99
+    (tmp_path / "good.pt").write_bytes(content)
+    with pytest.raises(ValueError, match="good.pt: is cut off, or no checkpoint"):
+        read_checkpoint(tmp_path / "good.pt", ("w",))
+
+
 def test_the_whole_way_through_the_second_process(tmp_path, monkeypatch):
     """A command is not run; a file of settings and tensors comes through; no secrets get in."""
     monkeypatch.chdir(tmp_path)
@@ -445,7 +720,7 @@ def test_the_whole_way_through_the_second_process(tmp_path, monkeypatch):
 def test_a_process_that_dies_is_one_line(tmp_path, monkeypatch):
     torch.save({"w": torch.ones(2)}, tmp_path / "good.pt")
     monkeypatch.setattr(checkpoints, "BEGIN", "import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(ValueError, match=r"good.pt: the process that read it ended with -9"):
+    with pytest.raises(ValueError, match=r"good.pt: .* was stopped with signal 9"):
         read_checkpoint(tmp_path / "good.pt", ("w",))
 
 

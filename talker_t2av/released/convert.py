@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOTION_MEAN', 'MOTION_STD', 'AUDIO_PREFIXES', 'MOTION_PREFIXES', 'SPEAKER_PREFIXES', 'PROVENANCE', 'LICENCE_NOTE',
-           'count_blocks', 'talker_config', 'motion_config_of', 'check_finite', 'convert_talker', 'checksum',
-           'convert_file', 'network_of', 'accept_licence', 'check_before', 'tokenizer_of', 'convert_release',
-           'run_convert', 'convert_command']
+           'talker_config', 'motion_config_of', 'check_finite', 'without_numbers', 'convert_talker', 'checksum',
+           'convert_file', 'network_of', 'accept_licence', 'check_before', 'check_space', 'tokenizer_of',
+           'convert_release', 'run_convert', 'convert_command']
 
 # %% ../../nbs/8_released/02_convert.ipynb #d91075ab
 import argparse
@@ -28,13 +28,23 @@ from .. import __version__
 from ..codecs.audio.codec import from_released as audio_from_released
 from ..codecs.motion.codec import ReleasedConfig, codec_from_released
 from ..codecs.speaker.wavlm import speaker_from_released
-from ..common.hub import ROW_SCALE, converted_folder, local_folder, tensor_files
+from talker_t2av.common.hub import (
+    ROW_SCALE,
+    axis_size,
+    converted_folder,
+    count_blocks,
+    local_folder,
+    printable,
+    shapes_only,
+    tensor_files,
+)
 from talker_t2av.inference.pipeline import (
     PARTS,
     PIPELINE_FILES,
     RELEASE,
     RELEASED_FILES,
     TOKENIZER,
+    check_parts,
     write_index,
 )
 from ..model.config import TalkerConfig
@@ -43,11 +53,6 @@ from ..model.text import ReleasedTokenizer, load_tokenizer, save_tokenizer
 from .checkpoints import kind_of_file, read_checkpoint
 
 # %% ../../nbs/8_released/02_convert.ipynb #f5049eba
-def count_blocks(names: Sequence[str], prefix: str) -> int:
-    "How many numbered blocks there are: names that begin with `prefix`, a number, and a dot."
-    return len({name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix)})
-
-
 def talker_config(
     shapes: dict[str, tuple[int, ...]],  # released tensor name -> shape
     rope_theta: float = TalkerConfig.rope_theta,  # no shape tells it
@@ -59,9 +64,7 @@ def talker_config(
 
     def size(name: str, axis: int = 0) -> int:
         "Length of one axis of one tensor."
-        if name not in shapes or len(shapes[name]) <= axis:
-            raise ValueError(f"these weights do not fit: {name} is missing, or has too few axes")
-        return shapes[name][axis]
+        return axis_size(shapes, name, axis)
 
     def heads_of(stack: str, width: int) -> int:
         "A head is twice as wide as its table of rotations; the release has eight."
@@ -106,17 +109,13 @@ def motion_config_of(
     firsts = [f"{encoder}block1.0.weight"]
     firsts += [f"{encoder}block{i}.0.conv1.0.weight" for i in range(2, levels + 1)]
     firsts.append(f"{encoder}block_512.conv1.0.weight")
-    needed = (*firsts, "enc.enc_r2t.0.weight")
-    missing = [name for name in needed if name not in shapes]
-    if missing:
-        raise ValueError(f"these weights do not fit: {missing[0]} is missing")
-    code_size, style_dim = shapes["enc.enc_r2t.0.weight"]
+    to_code = "enc.enc_r2t.0.weight"
     tags = ["7", "6", "5", "4", "3", "2", "_512"][-levels:]  # of the decoder's levels, finest first
     return ReleasedConfig(
         image_size=2 ** (levels + 2),
-        channels=tuple(shapes[name][0] for name in firsts),
-        style_dim=style_dim,
-        code_size=code_size,
+        channels=tuple(axis_size(shapes, name) for name in firsts),
+        style_dim=axis_size(shapes, to_code, 1),
+        code_size=axis_size(shapes, to_code, 0),
         num_flow_blocks=tuple(count_blocks(shapes, f"dec.conv{tag}_2.") for tag in tags),
         num_image_blocks=tuple(count_blocks(shapes, f"dec.conv{tag}_2_rgb.") for tag in tags),
     )
@@ -152,7 +151,16 @@ def check_finite(module: nn.Module, path: Path) -> None:
             raise ValueError(f"{path}: these weights do not fit: {name} holds NaN or infinity")
 
 
-def convert_talker(folder: Path, out: Path) -> dict:  # what to note about it
+def without_numbers(network: nn.Module) -> nn.Module:
+    "A network of the same sizes without memory: what remains when the first one is given up."
+    with shapes_only():
+        return type(network)(network.config)
+
+
+def convert_talker(
+    folder: Path,
+    out: Path,
+) -> tuple[nn.Module, dict]:  # the talker without its numbers, and what to note about it
     """The talker, from the released folder.
 
     Raises ValueError, naming the file, for weights that do not fit.
@@ -165,11 +173,13 @@ def convert_talker(folder: Path, out: Path) -> dict:  # what to note about it
                 kind = part.get_dtype()
                 if kind not in ("F32", "F16", "BF16", "F64") and not name.endswith(ROW_SCALE):
                     raise ValueError(
-                        f"{file}: {name} has the type {kind}; weights are F32, F16 or BF16"
+                        f"{file}: {printable(name)} has the type {kind}; weights are F32, F16 or "
+                        "BF16"
                     )
                 shapes[name] = tuple(part.get_shape())
     except SafetensorError as error:
-        raise ValueError(f"{folder}: a file is no safetensors file ({error})") from None
+        reason = printable(str(error), 200)
+        raise ValueError(f"{folder}: a file is no safetensors file ({reason})") from None
     if not any(name.startswith("llm.") for name in shapes):
         raise ValueError(f"{folder}: holds no released talker: no tensor's name begins with 'llm.'")
     try:
@@ -179,7 +189,8 @@ def convert_talker(folder: Path, out: Path) -> dict:  # what to note about it
     talker = Talker.from_pretrained(folder, config)
     check_finite(talker, folder)
     talker.save_pretrained(out)
-    return {"files": {file.name: checksum(file) for file in set(tensor_files(folder).values())}}
+    files = set(tensor_files(folder).values())
+    return without_numbers(talker), {"files": {file.name: checksum(file) for file in files}}
 
 
 def checksum(path: Path) -> str:
@@ -209,7 +220,7 @@ def convert_file(
     path: str | Path,
     out: Path,
     stand_ins: Sequence[str] = (),  # see `read_checkpoint`
-) -> dict:  # what to note about it
+) -> tuple[nn.Module, dict]:  # the network without its numbers, and what to note about it
     """One of the three other networks.
 
     Raises FileNotFoundError, or ValueError that names the file and what is wrong with it.
@@ -222,17 +233,15 @@ def convert_file(
     tensors, how = read_checkpoint(path, prefixes, entry, stand_ins, out.parent)
     try:
         network = network_of(part, tensors)
-    except KeyError as error:
-        raise ValueError(f"{path}: these weights do not fit: {error.args[0]} is missing") from None
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     del tensors
     network.save_pretrained(out)
-    return {"files": {Path(path).name: checksum(path)}} | how
+    return without_numbers(network), {"files": {Path(path).name: checksum(path)}} | how
 
 
 def network_of(part: str, tensors: dict[str, Tensor]) -> nn.Module:
-    "The network with the released tensors. Raises KeyError or ValueError for what does not fit."
+    "The network with the released tensors. Raises ValueError for what does not fit."
     if part == "audio_codec":
         return audio_from_released(tensors)
     if part == "speaker_encoder":
@@ -269,10 +278,10 @@ def accept_licence(accepted: bool) -> None:
 
 def check_before(
     files: dict[str, str | Path],  # part -> file
-    talker: Path,  # folder
+    tokenizer: str | Path | None,  # None: it comes with the talker
     out: Path,
 ) -> None:
-    "Raise FileNotFoundError, ValueError or OSError for what can be seen before any work."
+    "Raise FileNotFoundError or ValueError for what can be seen before anything is downloaded."
     for part, path in files.items():
         option = RELEASED_FILES[part].option
         try:
@@ -281,6 +290,16 @@ def check_before(
             raise type(error)(f"{option}: {error}") from None
     if out.exists() or out.is_symlink():
         raise ValueError(f"output: {out} exists already; remove it, or give another name with -o")
+    if tokenizer is not None and not Path(tokenizer).is_file():
+        raise FileNotFoundError(f"tokenizer: no file at {tokenizer}")
+
+
+def check_space(
+    files: dict[str, str | Path],  # part -> file
+    talker: Path,  # folder
+    out: Path,
+) -> None:
+    "Raise OSError where the disk has not enough room for the conversion."
     sizes = [Path(path).stat().st_size for path in files.values()]
     sizes += [file.stat().st_size for file in talker.glob("*.safetensors")]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -323,10 +342,12 @@ def convert_release(
     """
     out = converted_folder(RELEASE) if out is None else Path(out)
     files = {"audio_codec": audio_codec, "motion_codec": motion_codec, "speaker_encoder": speaker}
-    folder = local_folder(talker, PIPELINE_FILES)
-    check_before(files, folder, out)
-    words = tokenizer_of(folder, tokenizer)
+    check_before(files, tokenizer, out)
     accept_licence(licence_accepted)
+    folder = local_folder(talker, PIPELINE_FILES)
+    words = tokenizer_of(folder, tokenizer)
+    check_space(files, folder, out)
+    networks = {}
     notes = {"made_by": f"talker_t2av {__version__}", "parts": {}}
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -334,11 +355,12 @@ def convert_release(
             place = temporary / PARTS[part][-1]
             tell(f"{part}: {file.what}")
             if part == "talker":
-                note = convert_talker(folder, place)
+                networks[part], note = convert_talker(folder, place)
             else:
-                note = convert_file(part, files[part], place, stand_ins)
+                networks[part], note = convert_file(part, files[part], place, stand_ins)
             note |= {"what": file.what, "from": file.where, "licence": file.licence}
             notes["parts"][part] = note
+        check_parts(tokenizer=words, **networks)
         save_tokenizer(words, temporary / TOKENIZER)
         write_index(temporary)
         (temporary / PROVENANCE).write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")

@@ -41,7 +41,14 @@ from talker_t2av.codecs.audio.semantic import (
     pool_pairs,
     renamed,
 )
-from ...common.hub import load_pretrained, load_weights, save_pretrained
+from talker_t2av.common.hub import (
+    axis_size,
+    count_blocks,
+    load_pretrained,
+    load_weights,
+    save_pretrained,
+    shapes_only,
+)
 from ...common.media import PATCH_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 # %% ../../../nbs/2_codecs/04_audio_codec.ipynb #4d33a018
@@ -535,27 +542,36 @@ def released_config(
     # of the semantic encoder; default: heads of 64, as in every Whisper
     num_attention_heads: int | None = None,
 ) -> DacCodecConfig:
-    "Read the sizes of a released checkpoint off the shapes of its tensors."
+    """Read the sizes of a released checkpoint off the shapes of its tensors.
+
+    Raises ValueError naming a tensor that is missing, or sizes that cannot be.
+    """
+    shapes = {name: value.shape for name, value in tensors.items()}
     semantic = "semantic_model.encoder."
-    hidden_size, n_mels = tensors[semantic + "conv1.weight"].shape[:2]
-    positions = len(tensors[semantic + "positional_embedding"])
-    layers = len({name.split(".")[3] for name in tensors if name.startswith(semantic + "blocks.")})
+    positions = axis_size(shapes, semantic + "positional_embedding")
+    hidden_size = axis_size(shapes, semantic + "conv1.weight", 0, num_attention_heads or 64)
+    heads = num_attention_heads or hidden_size // 64
+    if hidden_size % heads:
+        raise ValueError(
+            f"these weights do not fit: {semantic}conv1.weight has {hidden_size} rows, takes a "
+            f"multiple of its {heads} heads"
+        )
 
     def strides(name: str) -> list[int]:
         "A strided convolution's kernel is twice its stride."
-        return [tensors[name.format(i)].shape[-1] // 2 for i in range(1, 5)]
+        return [axis_size(shapes, name.format(i), 2, least=2) // 2 for i in range(1, 5)]
 
     return DacCodecConfig(
-        latent_size=tensors["vae.out_proj.weight_v"].shape[1],
-        encoder_channels=len(tensors["CodecEnc.block.0.bias"]),
+        latent_size=axis_size(shapes, "vae.out_proj.weight_v", 1),
+        encoder_channels=axis_size(shapes, "CodecEnc.block.0.bias"),
         encoder_strides=strides("CodecEnc.block.{}.block.4.weight_v"),
-        decoder_channels=len(tensors["CodecDec.model.0.bias"]),
+        decoder_channels=axis_size(shapes, "CodecDec.model.0.bias"),
         decoder_strides=strides("CodecDec.model.{}.block.1.weight_v"),
         semantic=SemanticConfig(
-            n_mels,
+            axis_size(shapes, semantic + "conv1.weight", 1),
             hidden_size,
-            layers,
-            num_attention_heads or hidden_size // 64,
+            count_blocks(tensors, semantic + "blocks."),
+            heads,
             positions,
             pad_to=2 * positions,
         ),
@@ -565,11 +581,17 @@ def released_config(
 def from_released(tensors: dict[str, Tensor], num_attention_heads: int | None = None) -> DacCodec:
     """A codec with the release's weights.
 
-    Raises KeyError or ValueError naming a tensor that is missing or does not fit.
+    All names and shapes are compared before it gets any memory. Raises ValueError naming a tensor
+    that is missing or does not fit.
     """
-    codec = DacCodec(released_config(tensors, num_attention_heads))
+    config = released_config(tensors, num_attention_heads)
+    with shapes_only():
+        codec = DacCodec(config)
     ours = {released_name(name): name for name in codec.state_dict()}
-    found = {"latent_mean": codec.latent_mean, "latent_deviation": codec.latent_deviation}
+    found = {
+        "latent_mean": torch.zeros(config.latent_size),
+        "latent_deviation": torch.ones(config.latent_size),
+    }
     for name, value in tensors.items():
         if not name.startswith(UNUSED_RELEASED):
             found[ours.get(name, name)] = value

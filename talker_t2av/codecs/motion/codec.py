@@ -898,6 +898,5 @@ def codec_from_released(
     tensors["latent_deviation"] = std
     with shapes_only():
         codec = MotionCodec(config)
-    codec.to_empty(device="cpu")  # no time lost on random numbers that are overwritten
     load_weights(codec, tensors, "released motion autoencoder")
     return codec.eval()

@@ -27,7 +27,9 @@ from talker_t2av.codecs.speaker.encoder import (
     check_voice,
 )
 from talker_t2av.common.hub import (
+    axis_size,
     check_tensors,
+    count_blocks,
     load_pretrained,
     load_weights,
     save_pretrained,
@@ -383,18 +385,16 @@ def speaker_to_released(
 def released_speaker_config(
     tensors: dict[str, Tensor],  # under the release's names
 ) -> WavLMSpeakerConfig:
-    "Read the sizes off the shapes. Raises ValueError for a tensor that is missing."
+    """Read the sizes off the shapes.
+
+    Raises ValueError naming a tensor that is missing, or sizes that cannot be.
+    """
 
     def size(name: str, axis: int = 0) -> int:
         "Length of an axis of one of the tensors."
-        if name not in tensors:
-            raise ValueError(f"released speaker encoder: {name} is missing")
-        shape = tuple(tensors[name].shape)
-        if axis >= len(shape):
-            raise ValueError(f"released speaker encoder: {name} has shape {shape}")
-        return shape[axis]
+        return axis_size(shapes, name, axis)
 
-    layers = {name.split(".")[4] for name in tensors if name.startswith(_WAVLM + "encoder.layers.")}
+    shapes = {name: value.shape for name, value in tensors.items()}
     projection = _WAVLM + "post_extract_proj.weight"  # (hidden, conv)
     first = _WAVLM + "encoder.layers.0."
     distances = first + "self_attn.relative_attention_bias.weight"  # (buckets, heads)
@@ -403,7 +403,7 @@ def released_speaker_config(
         conv_channels=size(projection, 1),
         hidden_size=size(projection),
         intermediate_size=size(first + "fc1.bias"),
-        num_hidden_layers=len(layers),
+        num_hidden_layers=count_blocks(tensors, _WAVLM + "encoder.layers."),
         num_attention_heads=size(distances, 1),
         num_buckets=size(distances),
         channels=size("layer1.conv.bias"),
