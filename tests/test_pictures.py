@@ -18,6 +18,7 @@ from talker_t2av.codecs.motion.pictures import (
     cut_square,
     face_square,
     find_face,
+    find_square,
     middle_square,
     obedience_error,
 )
@@ -81,6 +82,63 @@ def test_without_the_library_the_middle_is_taken(monkeypatch):
     assert find_face(hopper()) is None
 
 
+def test_a_picture_without_a_face_gets_a_hint(monkeypatch):
+    """Whether the library is there or not; not where a face is found, or where none is sought."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8))
+    pipe = TalkerPipeline.untrained("tiny")
+    assert pipe.plan("Hi.", face=noise).hint == ""
+    pipe.is_released = True  # it searches
+    assert pipe.plan("Hi.", face=3).hint == ""
+    frames = np.stack([np.asarray(noise)] * 4)
+    if can_find_faces():
+        assert pipe.plan("Hi.", face=hopper()).hint == ""
+        for given in ({"face": noise}, {"video": frames}):
+            assert "no face was found" in pipe.plan("Hi.", **given).hint
+    monkeypatch.setattr(pictures, "can_find_faces", lambda: False)
+    for given in ({"face": noise}, {"video": frames}):
+        assert "talker-t2av[faces]" in pipe.plan("Hi.", **given).hint
+    assert find_square(noise)[0] == middle_square(70, 90)
+
+
+@pytest.mark.parametrize("size", [(20_000, 400), (400, 20_000), (900, 700), (100, 80)])
+def test_the_search_is_bounded(monkeypatch, size):
+    """By both sides of the picture; and what is found is in pixels of the whole picture."""
+    searched = []
+
+    class Finder:
+        def detect_multi_scale(self, img, **options):
+            searched.append(img.shape)
+            return [{"c": img.shape[1] // 2, "r": 0, "width": img.shape[0] // 4}]
+
+    monkeypatch.setattr(pictures, "can_find_faces", lambda: True)
+    monkeypatch.setattr(pictures, "face_finder", Finder)
+    face = find_face(Image.new("RGB", size))
+    assert max(searched[0]) <= 1280 and min(searched[0][:2]) <= 320
+    assert abs(face.left - size[0] / 2) < 0.05 * size[0]
+    assert abs(face.side - size[1] / 4) < 0.1 * size[1]
+
+
+def exact_mean(values: np.ndarray, size: int) -> np.ndarray:  # (L, ...) -> (size, ...)
+    """Means over areas along the first axis: every pixel is cut into parts, none of which lies in
+    two new pixels.
+    """
+    parts = np.lcm(len(values), size)
+    fine = np.repeat(values, parts // len(values), axis=0)
+    return fine.reshape(size, parts // size, *values.shape[1:]).mean(1)
+
+
+@pytest.mark.parametrize("side, size", [(700, 512), (90, 128), (96, 32), (64, 128), (128, 128)])
+def test_a_cut_picture_holds_means_over_areas(side, size):
+    """On noise, larger and smaller, and in a square that is not at the edge."""
+    noise = np.random.default_rng(0).integers(0, 256, (side + 9, side + 7, 3), dtype=np.uint8)
+    found = cut_square(Image.fromarray(noise), Square(3, 5, side), size)
+    for channel in range(3):
+        part = noise[5 : 5 + side, 3 : 3 + side, channel]
+        exact = exact_mean(exact_mean(part, size).T, size).T
+        assert np.abs(found[..., channel] - exact).max() < 0.501
+    assert found.dtype == np.uint8 and found.shape == (size, size, 3)
+
+
 def jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
     memory = io.BytesIO()
     Image.fromarray(picture).save(memory, "jpeg", quality=quality)
@@ -101,8 +159,9 @@ def test_drawn_faces_are_taken_and_all_else_is_refused(codec):
         with pytest.raises(ValueError, match="^face: this is none of the drawn faces") as caught:
             check_drawn_face(codec, picture)
         assert "\n" not in str(caught.value) and "any_face" in str(caught.value)
-    with pytest.raises(ValueError, match="is of one colour"):
-        check_drawn_face(codec, np.full((128, 128, 3), 90, np.uint8))
+    for colour in ((90, 90, 90), (240, 200, 170), (200, 150, 120), (90, 60, 40), (255, 0, 0)):
+        with pytest.raises(ValueError, match="is of one colour"):
+            check_drawn_face(codec, np.full((128, 128, 3), colour, np.uint8))
 
 
 def test_the_measure_is_the_same_twice(codec):

@@ -3,16 +3,18 @@
 import io
 import json
 import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import soundfile
+from released_files import write_release
 
 from talker_t2av import cli
 from talker_t2av.common import files
 from talker_t2av.common.files import read_label
 from talker_t2av.common.media import read_audio, read_video, write_audio, write_video
-from talker_t2av.inference.generate import Settings
+from talker_t2av.inference.generate import RELEASED_SETTINGS, Settings, default_settings
 from talker_t2av.inference.pipeline import TalkerPipeline
 from talker_t2av.world.corpus import compose_clip
 from talker_t2av.world.voice.voices import neural_voice_names, voice_names
@@ -145,7 +147,58 @@ def test_standard_and_older_names_of_options(talk, tmp_path, capsys):
     assert json.loads(old[1])["guidance_scale"] == json.loads(new[1])["guidance_scale"] == 1
     args = cli.command_parser("say").parse_args(["Hi.", "--steps", "5"])
     assert args.num_steps == 5 and "--steps" not in cli.command_parser("say").format_help()
-    assert cli.command_parser("say").parse_args(["Hi."]).num_steps == Settings().num_steps
+    assert json.loads(talk("speak", "Hi.", "-o", "c.wav", "--json")[1])["temperature"] == 0.2
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """The authors' model, small and with random weights, as a folder that --model takes."""
+    release = write_release(tmp_path_factory.mktemp("release"))
+    out = tmp_path_factory.mktemp("converted") / "model"
+    words = ["convert", release["talker"].parent, "-o", out, "--accept-licence"]
+    for part in ("audio_codec", "motion_codec", "speaker"):
+        words += [f"--{part.replace('_', '-')}", release[part]]
+    assert cli.main(list(map(str, words))) == 0
+    return out
+
+
+def test_each_model_has_its_own_defaults(talk, released, material, tmp_path, capsys):
+    """On the command line and in Python; what is given counts for both models."""
+    ours, theirs = Settings(), RELEASED_SETTINGS
+    assert default_settings(False) == ours and default_settings(True) == theirs
+    assert (theirs.num_steps, theirs.guidance_scale) == (10, 2.0)
+    assert theirs.temperature == theirs.motion_temperature == 0.3
+    assert (theirs.stop_threshold, theirs.stop_streak, theirs.min_patches) == (0.5, 3, 7)
+    pipe = TalkerPipeline.from_pretrained(released)
+    assert pipe.plan("Hi.").settings == theirs
+    assert pipe.plan("Hi.", temperature=0.7).settings == replace(theirs, temperature=0.7)
+
+    def reported(model, *words):
+        words = ["speak", "Good morning.", "-o", str(tmp_path / "a.wav"), "--json", *words]
+        assert cli.main([*words, "--num-steps", "2", "--model", str(model)]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    for model, own in ((material / "model", ours), (released, theirs)):
+        report = reported(model, "--stop-threshold", "0.000001")  # every patch is an alarm
+        expected = asdict(replace(own, num_steps=2, stop_threshold=1e-6))
+        assert {name: report[name] for name in expected} == expected
+        assert report["patches"] == own.min_patches + own.stop_streak - 1
+        words = ["--stop-threshold", "0.000001", "--stop-streak", "2", "--min-patches", "4"]
+        assert reported(model, *words)["patches"] == 5
+
+
+def test_help_shows_the_defaults_of_both_models():
+    def shown(command):
+        return " ".join(cli.command_parser(command).format_help().split())
+
+    assert "(default 0.2; with the authors' model 0.3)" in shown("say")
+    assert "(default 1; with the authors' model 0.3)" in shown("say")
+    assert "(default 10)" in shown("say")
+    for command in ("say", "speak"):
+        assert "end a clip (default 1; with the authors' model 3)" in shown(command)
+        assert "counts (default 3; with the authors' model 7)" in shown(command)
+    for command in ("drive", "dub"):  # these clips end with what is given
+        assert "--stop-streak" not in shown(command)
 
 
 def test_voices_lists_them_with_a_line_each(capsys):
@@ -215,6 +268,9 @@ def test_demo_writes_both_films(material, tmp_path, capsys):
         (["say", "Hi.", "--temperature", "9"], "say: --temperature: takes"),
         (["say", "Hi.", "--motion-temperature", "9"], "say: --motion-temperature: takes"),
         (["say", "Hi.", "--seed", "-1"], "say: --seed: takes"),
+        (["say", "Hi.", "--stop-streak", "0"], "say: --stop-streak: takes"),
+        (["speak", "Hi.", "--min-patches", "-1"], "speak: --min-patches: takes"),
+        (["say", "Hi.", "--stop-threshold", "0"], "say: --stop-threshold: takes"),
         (["say", "Hi.", "--voice", "adda"], "--voice: there is no 'adda'; near it: ada"),
         (["say", "Hi.", "--voice", "none.wav"], "--voice: no file at none.wav"),
         (["say", "Hi.", "--voice", "shopping.wav"], "no sound file"),

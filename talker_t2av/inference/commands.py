@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from ..common.files import FILMS, check_output, read_speech
 from ..common.hub import SHIPPED
-from .generate import Settings
+from .generate import RELEASED_SETTINGS, Settings
 from talker_t2av.inference.text_normalization import (
     MAX_CHARACTERS,
     changes_line,
@@ -21,10 +22,10 @@ from talker_t2av.inference.text_normalization import (
 )
 
 # %% auto #0
-__all__ = ['add_text', 'text_of', 'lines_of', 'check_lines', 'add_model', 'add_settings', 'add_any_face', 'add_options',
-           'settings_of', 'check_early', 'load_pipeline', 'write_clip', 'run_say', 'voice_of', 'run_lines', 'run_drive',
-           'run_dub', 'run_voices', 'say_command', 'speak_command', 'drive_command', 'dub_command', 'voices_command',
-           'run_demo', 'demo_command']
+__all__ = ['add_text', 'text_of', 'lines_of', 'check_lines', 'add_model', 'defaults_line', 'add_settings', 'add_any_face',
+           'add_options', 'settings_of', 'check_early', 'load_pipeline', 'write_clip', 'run_say', 'voice_of',
+           'run_lines', 'run_drive', 'run_dub', 'run_voices', 'say_command', 'speak_command', 'drive_command',
+           'dub_command', 'voices_command', 'run_demo', 'demo_command']
 
 # %% ../../nbs/5_inference/05_commands.ipynb #487d2173
 def add_text(
@@ -110,15 +111,26 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_settings(parser: argparse.ArgumentParser, face: bool) -> None:
-    "Add the settings of the sampler; `face`: those of the motion, too."
-    group, default = parser.add_argument_group("sampling"), Settings()
+def defaults_line(field: str) -> str:  # a field of `Settings`
+    "The default of a setting, as the help shows it: ours, and the authors' if it is another one."
+    ours, released = getattr(Settings(), field), getattr(RELEASED_SETTINGS, field)
+    if ours == released:
+        return f"default {ours:g}"
+    return f"default {ours:g}; with the authors' model {released:g}"
+
+
+def add_settings(
+    parser: argparse.ArgumentParser,
+    face: bool,  # also those of the motion
+    stop: bool,  # also those of the end; a clip that follows a recording or film ends with it
+) -> None:
+    "Add the settings of the sampler. One that is not given is None: the model's own default."
+    group = parser.add_argument_group("sampling")
 
     def add(name: str, kind: type, metavar: str, about: str, synonym: str | None = None) -> None:
         field = name.removeprefix("--").replace("-", "_")
-        value = getattr(default, field)
-        about = f"{about} (default {value:g})"
-        group.add_argument(name, type=kind, default=value, metavar=metavar, help=about)
+        about = f"{about} ({defaults_line(field)})"
+        group.add_argument(name, type=kind, default=None, metavar=metavar, help=about)
         if synonym is not None:  # an older name, which still works
             group.add_argument(
                 synonym, dest=field, type=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS
@@ -134,6 +146,11 @@ def add_settings(parser: argparse.ArgumentParser, face: bool) -> None:
     add("--temperature", float, "X", "how varied the sound, 0 to 2")
     if face:
         add("--motion-temperature", float, "X", "how varied the motion, 0 to 2")
+    if stop:
+        about = "a stop probability of at least this is an alarm; lower ends earlier"
+        add("--stop-threshold", float, "X", about)
+        add("--stop-streak", int, "N", "alarms in a row that end a clip")
+        add("--min-patches", int, "N", "patches of 0.16 s before an alarm counts")
 
 
 def add_any_face(group) -> None:  # of a parser's options
@@ -150,6 +167,7 @@ def add_options(
     output: str,
     voice: str | None = None,  # the default's name; None: no such option
     face: bool = True,
+    stop: bool = True,  # the clip has no given length, so that the talker ends it
 ) -> None:
     "Add the options that the four commands share."
     group = parser.add_argument_group("output")
@@ -184,15 +202,15 @@ def add_options(
             help="a number (any is a face), or a picture or film to animate (default 7)",
         )
         add_any_face(group)
-    add_settings(parser, face)
+    add_settings(parser, face, stop)
     add_model(parser)
     parser.set_defaults(default_output=output)
 
 
 def settings_of(args: argparse.Namespace) -> dict:
-    "The fields of `Settings` that the command line sets."
-    names = ("num_steps", "guidance_scale", "temperature", "motion_temperature")
-    return {name: getattr(args, name) for name in names if hasattr(args, name)}
+    "The fields of `Settings` that were given on the command line."
+    given = {field.name: getattr(args, field.name, None) for field in fields(Settings)}
+    return {name: value for name, value in given.items() if value is not None}
 
 # %% ../../nbs/5_inference/05_commands.ipynb #6aefbc63
 def check_early(args: argparse.Namespace, text: str | None, sound_only: bool = False) -> None:
@@ -388,7 +406,7 @@ def drive_command(parser: argparse.ArgumentParser) -> None:
         help="speech: wav, flac, mp3, ogg, or a film with sound; 0.5 to 30 s",
     )
     add_text(parser, "its words, if you have them: then the lips know what comes next")
-    add_options(parser, "out/drive.mp4")
+    add_options(parser, "out/drive.mp4", stop=False)
     parser.set_defaults(func=run_drive)
     _examples(
         parser,
@@ -407,7 +425,8 @@ def dub_command(parser: argparse.ArgumentParser) -> None:
         help="a film of one person, up to 30 s; the middle square of the picture is used",
     )
     add_text(parser, "what is said instead")
-    add_options(parser, "out/dub.mp4", "the film's own voice, or ada if it is silent", face=False)
+    voice = "the film's own voice, or ada if it is silent"
+    add_options(parser, "out/dub.mp4", voice, face=False, stop=False)
     add_any_face(parser)
     parser.set_defaults(func=run_dub, face=None)
     _examples(parser, 'talker-t2av dub me.mp4 "Something that I never said."')

@@ -20,8 +20,9 @@ from ..model.talker import TEMPERATURES, Patch, PatchNoise, Talker
 from ..model.text import TextTokenizer
 
 # %% auto #0
-__all__ = ['SECONDS_PER_CHARACTER', 'Request', 'Settings', 'most_patches', 'check_requests', 'pad_prompts', 'Step',
-           'room_for_patches', 'stack_field', 'batch_patches', 'generate', 'Latents', 'collect']
+__all__ = ['RELEASED_SETTINGS', 'SECONDS_PER_CHARACTER', 'Request', 'Settings', 'default_settings', 'most_patches',
+           'check_requests', 'pad_prompts', 'Step', 'room_for_patches', 'stack_field', 'batch_patches', 'generate',
+           'Latents', 'collect']
 
 # %% ../../nbs/5_inference/01_generate.ipynb #70c9e711
 @dataclass(frozen=True)
@@ -105,6 +106,22 @@ class Settings:
     def temperatures(self) -> dict[str, float]:
         "Of each stream."
         return {"audio": self.temperature, "motion": self.motion_temperature}
+
+
+RELEASED_SETTINGS = Settings(  # of the release's command line
+    num_steps=10,
+    guidance_scale=2.0,
+    temperature=0.3,
+    motion_temperature=0.3,
+    stop_threshold=0.5,
+    stop_streak=3,
+    min_patches=7,
+)
+
+
+def default_settings(is_released: bool) -> Settings:
+    "What a model takes where nothing else is asked for: the authors' released talker, or ours."
+    return RELEASED_SETTINGS if is_released else Settings()
 
 # %% ../../nbs/5_inference/01_generate.ipynb #b82c7bab
 SECONDS_PER_CHARACTER = 0.16  # about twice as slow as unhurried English

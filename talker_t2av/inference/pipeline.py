@@ -29,12 +29,10 @@ from .. import __version__
 from ..codecs.audio.codec import AUDIO_PRESETS, AudioCodec
 from ..codecs.motion.codec import MotionCodec, ShippedConfig
 from talker_t2av.codecs.motion.pictures import (
-    FACE_EXTRA,
-    can_find_faces,
+    Square,
     check_drawn_face,
     cut_square,
-    face_square,
-    find_face,
+    find_square,
     middle_square,
 )
 from ..codecs.speaker.encoder import SHORTEST, SPEAKER_PRESETS, SpeakerEncoder
@@ -62,7 +60,15 @@ from talker_t2av.common.media import (
     play_audio,
     play_video,
 )
-from .generate import Latents, Request, Settings, Step, collect, generate
+from talker_t2av.inference.generate import (
+    Latents,
+    Request,
+    Settings,
+    Step,
+    collect,
+    default_settings,
+    generate,
+)
 from talker_t2av.inference.streaming import (
     CARRY,
     Chunk,
@@ -94,11 +100,11 @@ from talker_t2av.model.text import (
 __all__ = ['SAMPLE_TEXT', 'ACCENTS_NAMED', 'NEURAL_PACKAGES', 'SMALLEST', 'LONGEST_GIVEN', 'PATCHES_PER_CHARACTER', 'VOICE',
            'FACE', 'FileOrArray', 'VoiceLike', 'FaceLike', 'OTHER_NAMES', 'P', 'R', 'INDEX', 'PARTS', 'TOKENIZER',
            'PIPELINE_FILES', 'MODEL_CARD', 'RELEASE', 'RELEASED_FILES', 'TalkingClip', 'voice_lines', 'named_voice',
-           'hear_voice', 'rest_picture', 'check_picture_size', 'square_picture', 'see_face', 'hear_recording',
-           'see_film', 'film_voice', 'Plan', 'Default', 'name_of', 'check_inputs', 'choose_speaker', 'choose_portrait',
-           'from_outside', 'per_text', 'refuse_unknown', 'takes_parameters_of', 'read_index', 'write_index',
-           'ReleasedFile', 'is_unconverted', 'how_to_convert', 'check_parts', 'check_dtype', 'check_device',
-           'TalkerPipeline', 'Stopwatch', 'profile_parts']
+           'hear_voice', 'rest_picture', 'search_square', 'check_picture_size', 'square_picture', 'see_face',
+           'hear_recording', 'see_film', 'film_voice', 'Plan', 'Default', 'name_of', 'check_inputs', 'choose_speaker',
+           'choose_portrait', 'from_outside', 'per_text', 'refuse_unknown', 'takes_parameters_of', 'read_index',
+           'write_index', 'ReleasedFile', 'is_unconverted', 'how_to_convert', 'check_parts', 'check_dtype',
+           'check_device', 'TalkerPipeline', 'Stopwatch', 'profile_parts']
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #741d1a23
 @dataclass(frozen=True, eq=False, repr=False)
@@ -242,6 +248,14 @@ def rest_picture(face: int, size: int) -> np.ndarray:  # (size, size, 3) uint8
     return np.asarray(render_face(sample_identity(face), still, torch.zeros(1, len(POSE)), size))[0]
 
 
+def search_square(picture: Image.Image, hints: list[str] | None = None) -> Square:
+    "The square around the face of a picture; a hint is added if none is found."
+    square, hint = find_square(picture)
+    if hint and hints is not None:
+        hints.append(hint)
+    return square
+
+
 def check_picture_size(picture: Image.Image) -> None:
     "Raise ValueError for a picture with a side under 32 pixels."
     width, height = picture.size
@@ -256,6 +270,7 @@ def square_picture(
     picture: Image.Image,
     size: int,
     find: bool = False,  # look for the face, and put it in the middle
+    hints: list[str] | None = None,  # gets what there is to say about the search
 ) -> np.ndarray:  # (size, size, 3) uint8
     """The square around the face, or the middle of a wide picture, the upper middle of a tall one,
     scaled to `size`.
@@ -265,7 +280,7 @@ def square_picture(
     check_picture_size(picture)
     square = middle_square(*picture.size)
     if find:
-        square = face_square(*picture.size, find_face(picture))
+        square = search_square(picture, hints)
     return cut_square(picture, square, size)
 
 
@@ -273,6 +288,7 @@ def see_face(
     face,
     size: int,
     find: bool = False,  # look for the face in a picture, and put it in the middle
+    hints: list[str] | None = None,  # gets what there is to say about the search
 ) -> np.ndarray:  # (size, size, 3) uint8
     """A portrait from a number, a picture or film file, a Pillow image, an array (H, W, 3), a clip.
 
@@ -290,10 +306,10 @@ def see_face(
         return rest_picture(int(face), size)
     if isinstance(face, (str, Path)):
         if find:
-            return square_picture(read_picture(face, "face"), size, find)
+            return square_picture(read_picture(face, "face"), size, find, hints)
         return read_square(face, size, name="face")[0]
     if isinstance(face, Image.Image):
-        return square_picture(face, size, find)
+        return square_picture(face, size, find, hints)
     picture = np.asarray(face)
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(
@@ -302,7 +318,7 @@ def see_face(
         )
     if picture.shape == (size, size, 3):
         return picture
-    return square_picture(Image.fromarray(picture), size, find)
+    return square_picture(Image.fromarray(picture), size, find, hints)
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #a26a2b1d
 LONGEST_GIVEN = 30.0  # seconds of a given recording or film
@@ -325,6 +341,7 @@ def see_film(
     video,
     size: int,
     find: bool = False,  # look for the face in the first frame, and put it in the middle of all
+    hints: list[str] | None = None,  # gets what there is to say about the search
 ) -> np.ndarray:  # (N, size, size, 3) uint8, N a multiple of 4
     """A film from a file, frames (N, H, W, 3) uint8 at 25 a second, or a clip with a face.
 
@@ -337,8 +354,7 @@ def see_film(
     if isinstance(video, (str, Path)):
         square = None
         if find:
-            first = read_picture(video, "video")
-            square = face_square(*first.size, find_face(first))
+            square = search_square(read_picture(video, "video"), hints)
         return read_film(video, size, longest=LONGEST_GIVEN, name="video", square=square)
     frames = check_frames(video, "video")
     if not PATCH_SIZE <= len(frames) <= LONGEST_GIVEN * FRAME_RATE:
@@ -351,7 +367,7 @@ def see_film(
         return frames
     first = Image.fromarray(frames[0])
     check_picture_size(first)
-    square = face_square(*first.size, find_face(first) if find else None)
+    square = search_square(first, hints) if find else middle_square(*first.size)
     return np.stack([cut_square(Image.fromarray(frame), square, size) for frame in frames])
 
 
@@ -460,6 +476,7 @@ def choose_portrait(
     start: TalkingClip | None,
     size: int,  # pixels
     find: bool = False,  # look for the face in a picture
+    hints: list[str] | None = None,  # gets what there is to say about the search
 ) -> tuple[np.ndarray | None, Any]:  # (size, size, 3) uint8, and its name; None: sound only
     """Who is seen: the face that is asked for, or that of what is given, or the default.
 
@@ -477,7 +494,7 @@ def choose_portrait(
         face = face.value
     if face is None:
         return None, None
-    return see_face(face, size, find), name_of(face)
+    return see_face(face, size, find, hints), name_of(face)
 
 
 def from_outside(face) -> bool:
@@ -906,13 +923,14 @@ class TalkerPipeline(
         video: FileOrArray | list[FileOrArray] | None = None,
         start: TalkingClip | list[TalkingClip] | None = None,  # a clip to go on from
         seed: int | list[int] = 0,  # another one gives another way of saying it
-        num_steps: int = Settings.num_steps,  # solver steps for a patch: fewer are faster
-        guidance_scale: float = Settings.guidance_scale,  # how closely to follow the text; 1: fast
-        temperature: float = Settings.temperature,  # variety of the sound, 0 to 2
-        motion_temperature: float = Settings.motion_temperature,  # variety of the motion, 0 to 2
-        stop_threshold: float = Settings.stop_threshold,  # stop probability that ends a clip
-        stop_streak: int = Settings.stop_streak,  # patches in a row that have to reach it
-        min_patches: int = Settings.min_patches,  # patches before the stop predictor is asked
+        # of these seven, None stands for the model's own default, see `default_settings`
+        num_steps: int | None = None,  # solver steps for a patch: fewer are faster
+        guidance_scale: float | None = None,  # how closely to follow the text; 1: fast
+        temperature: float | None = None,  # variety of the sound, 0 to 2
+        motion_temperature: float | None = None,  # variety of the motion, 0 to 2
+        stop_threshold: float | None = None,  # stop probability that ends a clip
+        stop_streak: int | None = None,  # patches in a row that have to reach it
+        min_patches: int | None = None,  # patches before the stop predictor is asked
         carry: str = "pose",  # from one sentence to the next: "pose" or "sentence"
         # patches by which a given stream runs ahead of the other; None: as far as the talker learnt
         lead: int | None = None,
@@ -926,15 +944,17 @@ class TalkerPipeline(
         Raises TypeError, ValueError or FileNotFoundError, naming what is wrong, before any patch is
         generated.
         """
-        settings = Settings(
-            num_steps=num_steps,
-            guidance_scale=guidance_scale,
-            temperature=temperature,
-            motion_temperature=motion_temperature,
-            stop_threshold=stop_threshold,
-            stop_streak=stop_streak,
-            min_patches=min_patches,
-        )
+        asked = {
+            "num_steps": num_steps,
+            "guidance_scale": guidance_scale,
+            "temperature": temperature,
+            "motion_temperature": motion_temperature,
+            "stop_threshold": stop_threshold,
+            "stop_streak": stop_streak,
+            "min_patches": min_patches,
+        }
+        asked = {name: value for name, value in asked.items() if value is not None}
+        settings = replace(default_settings(self.is_released), **asked)
         inputs = {
             "voice": voice,
             "face": face,
@@ -977,8 +997,8 @@ class TalkerPipeline(
         size = self.motion_codec.config.image_size
         report = {"model": self.name, "mode": "", "text": spoken}
         speaker, report["voice"] = choose_speaker(self.speaker_encoder, voice, audio, video, start)
-        find = self.is_released
-        portrait, report["face"] = choose_portrait(face, video, start, size, find)
+        find, hints = self.is_released, []
+        portrait, report["face"] = choose_portrait(face, video, start, size, find, hints)
         report |= {"seed": seed, **asdict(settings)}
         frames, given_audio, given_motion = None, None, None
         if audio is not None:
@@ -988,7 +1008,7 @@ class TalkerPipeline(
         if self.only_drawn_faces and not any_face and video is None and from_outside(shown):
             check_drawn_face(self.motion_codec, portrait)
         if video is not None:
-            frames = see_film(video, size, find)
+            frames = see_film(video, size, find, hints)
             portrait = frames[0]
             if self.only_drawn_faces and not any_face and from_outside(shown):
                 check_drawn_face(self.motion_codec, portrait, "video")
@@ -1005,9 +1025,7 @@ class TalkerPipeline(
         request = Request(
             report["text"] or ".", speaker, first_motion, given_audio, given_motion, seed
         )
-        hint = ""
-        if find and from_outside(shown) and not can_find_faces():
-            hint = f"the middle of the picture is used; {FACE_EXTRA}"
+        hint = "; ".join(hints)
         how = how | {"left_out": left_out, "hint": hint, "lead": self._lead(request.mode, lead)}
         report |= {"mode": request.mode, "lead": how["lead"]}
         return Plan(request, settings, portrait, report, audio, frames, **how)
@@ -1101,7 +1119,8 @@ class TalkerPipeline(
             num_steps: solver steps for a patch; fewer are faster
             guidance_scale: how closely to follow the text; 1: no guidance, which is faster
             temperature, motion_temperature: variety of the sound and of the motion, 0 to 2
-            stop_threshold, stop_streak, min_patches: when a clip ends, see `Settings`
+            stop_threshold, stop_streak, min_patches: when a clip ends, see `Settings`; what is
+                left out of these seven takes the model's own default, see `default_settings`
             carry: what one sentence hands to the next, "pose" or "sentence"
             lead: patches by which a given stream runs ahead; None: as far as the talker learnt
             any_face: take a picture or film that this model has not learnt to move, too
