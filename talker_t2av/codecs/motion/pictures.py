@@ -144,9 +144,7 @@ def obedience_error(
 
 # %% ../../../nbs/2_codecs/16_pictures.ipynb #9c1fde4d
 OBEDIENCE_LIMIT = 1.25  # standard deviations: between drawn faces and all else
-LEAST_CONTRAST = (
-    12  # levels of 255, in the most varied channel; 24 drawn faces: 39 and more
-)
+LEAST_CONTRAST = 12  # levels of 255, in the most varied channel; 24 drawn faces: 39 and more
 
 
 def check_drawn_face(
