@@ -15,7 +15,13 @@ import numpy as np
 import torch
 from scipy.signal import resample_poly
 
-from talker_t2av.common.media import FRAME_RATE, SAMPLE_RATE, atomic_path
+from talker_t2av.common.media import (
+    FRAME_RATE,
+    PATCH_SIZE,
+    SAMPLES_PER_FRAME,
+    atomic_path,
+    load_torchaudio,
+)
 from talker_t2av.world.face.articulation import articulate
 from talker_t2av.world.voice.voices import speak
 
@@ -25,18 +31,7 @@ TAKES = 12
 VARIATION = 0.5  # of rate and pitch from take to take; the network's own timing varies anyway
 RATE, HOP, WINDOW, BANDS = 16_000, 160, 1024, 64  # as in nbs/0_start/00_first_talker.ipynb
 ROWS = RATE // HOP // FRAME_RATE  # of the spectrogram, in a frame of video
-PATCH = 4  # frames
 QUIETEST = -3.0  # log10 of the loudness that counts as silence
-
-
-def mel_bands() -> np.ndarray:  # (BANDS, WINDOW / 2 + 1)
-    """Triangles, equally wide in mel."""
-    highest = 2595 * np.log10(1 + RATE / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, highest, BANDS + 2) / 2595) - 1)  # Hz
-    hertz = np.linspace(0, RATE / 2, WINDOW // 2 + 1)
-    rising = (hertz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - hertz) / (edges[2:] - edges[1:-1])[:, None]
-    return np.clip(np.minimum(rising, falling), 0, None)
 
 
 def take(word: str, seed: int) -> tuple[np.ndarray, np.ndarray]:  # (N, ROWS, BANDS), (N,) jaw
@@ -45,16 +40,17 @@ def take(word: str, seed: int) -> tuple[np.ndarray, np.ndarray]:  # (N, ROWS, BA
     spoken = utterance.words[0]
     first = max(0, round(spoken.start * FRAME_RATE) - 1)
     last = int(np.ceil(spoken.end * FRAME_RATE)) + 1
-    samples = SAMPLE_RATE // FRAME_RATE  # of a frame
-    jaw = articulate(utterance.phonemes, len(utterance.wav) // samples)[first:last, 0].numpy()
-    wav = utterance.wav[first * samples : (first + len(jaw)) * samples]
+    frames = len(utterance.wav) // SAMPLES_PER_FRAME
+    jaw = articulate(utterance.phonemes, frames)[first:last, 0].numpy()
+    wav = utterance.wav[first * SAMPLES_PER_FRAME : (first + len(jaw)) * SAMPLES_PER_FRAME]
     wav = torch.from_numpy(resample_poly(wav, 2, 3)).float()
     window = torch.hann_window(WINDOW)
     loudness = torch.stft(wav, WINDOW, HOP, window=window, return_complex=True).abs()
-    bands = torch.from_numpy(mel_bands()).float() @ loudness
-    rows = bands.clamp(min=10**QUIETEST).log10().T[: len(jaw) * ROWS]
+    fbanks = load_torchaudio().functional.melscale_fbanks
+    filters = fbanks(WINDOW // 2 + 1, 0.0, RATE / 2, BANDS, RATE)  # (WINDOW / 2 + 1, BANDS)
+    rows = (filters.T @ loudness).clamp(min=10**QUIETEST).log10().T[: len(jaw) * ROWS]
     rows = rows.reshape(len(jaw), ROWS, BANDS).numpy()
-    missing = -len(jaw) % PATCH
+    missing = -len(jaw) % PATCH_SIZE
     rows = np.pad(rows, ((0, missing), (0, 0), (0, 0)), constant_values=QUIETEST)
     return rows, np.pad(jaw, (0, missing))
 

@@ -5,10 +5,13 @@ import pytest
 # Files that take 10 s of CPU time or more, the longest first. `make test` hands whole files to two
 # workers in this order, so that neither waits for the other at the end.
 LONGEST_FIRST = (
+    "released",
     "browser",
     "recipe",
+    "pictures",
     "pipeline",
     "evaluation_command",
+    "text_normalization",
     "motion_training",
     "cli",
     "say",

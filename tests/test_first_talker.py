@@ -59,6 +59,14 @@ def test_codec_keeps_the_spectrogram(page):
     assert error < 0.15 * rows.std()
 
 
+def test_bands_are_the_librarys(page):
+    from talker_t2av.common.media import load_torchaudio
+
+    fbanks = load_torchaudio().functional.melscale_fbanks
+    theirs = fbanks(page["WINDOW"] // 2 + 1, 0.0, page["RATE"] / 2, page["BANDS"], page["RATE"])
+    assert np.abs(page["bands"].numpy() - theirs.T.numpy()).max() < 1e-4
+
+
 def test_no_patch_sees_a_later_one(page, clip):
     import torch
 

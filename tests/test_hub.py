@@ -31,11 +31,13 @@ from talker_t2av.common.hub import (
     local_folder,
     printable,
     save_pretrained,
+    shapes_only,
     tensor_files,
     weight_files,
 )
 from talker_t2av.common.media import data_dir
 from talker_t2av.evaluation.sync import SyncMetrics
+from talker_t2av.model.layers import Rope
 from talker_t2av.model.talker import Talker
 
 
@@ -264,3 +266,23 @@ def test_weight_files_of_several_networks():
     assert found == {kind: small / kind / WEIGHTS for kind in ("judge", "semantic")}
     with pytest.raises((FileNotFoundError, ValueError), match="nowhere"):
         weight_files({"judge": "/nowhere/at/all"})
+
+
+def test_a_table_that_nobody_computes_is_refused():
+    """On the meta device it would be left with whatever the memory holds."""
+
+    class Windowed(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+            self.register_buffer("window", torch.hann_window(4), persistent=False)
+
+    tensors = Windowed().state_dict()
+    with shapes_only():
+        made = Windowed()
+    with pytest.raises(TypeError, match="Windowed does not compute window"):
+        load_weights(made, tensors, "here")
+    rope = Rope(8, 4, 100.0)
+    with shapes_only():
+        made = Rope(8, 4, 100.0)
+    load_weights(made, {}, "here")
+    assert torch.equal(made.table, rope.table)

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['CONFIG', 'WEIGHTS', 'WEIGHTS_INDEX', 'SHIPPED', 'Module', 'NO_NETWORK', 'MOST_BLOCKS', 'ROW_SCALE', 'save_pretrained',
            'hub_errors', 'local_folder', 'converted_folder', 'find_pretrained', 'weight_files', 'shapes_only',
-           'printable', 'check_tensors', 'load_weights', 'read_tensors', 'load_pretrained', 'axis_size', 'count_blocks',
-           'read_weights_index', 'names_in', 'tensor_files', 'load_from_files']
+           'printable', 'check_settings', 'check_tensors', 'check_tables', 'load_weights', 'read_tensors',
+           'load_pretrained', 'axis_size', 'count_blocks', 'read_weights_index', 'names_in', 'tensor_files',
+           'load_from_files']
 
 # %% ../../nbs/workshop/03_hub.ipynb #f0f8264d
 import json
@@ -195,6 +196,19 @@ def printable(text: str, most: int = 100) -> str:
     )
 
 
+def check_settings(
+    settings: dict,  # content of somebody else's config.json
+    needed: dict,  # setting -> the one value that our network can compute
+    network: str,  # what it is called in the message
+) -> None:
+    "Raise ValueError that names a setting with another value; one that is missing is fine."
+    for name, value in needed.items():
+        if settings.get(name, value) != value:
+            raise ValueError(
+                f"{CONFIG}: {name}={settings[name]!r}, but this {network} needs {value!r}"
+            )
+
+
 def check_tensors(
     wanted: dict[str, Sequence[int]],  # name -> shape that the model has
     found: dict[str, Sequence[int]],  # name -> shape that the files have
@@ -212,6 +226,16 @@ def check_tensors(
         raise ValueError(f"{source}: these weights do not fit: {'; '.join(faults[:3])}{more}")
 
 
+def check_tables(module: nn.Module) -> None:
+    """Raise TypeError for a module that cannot be made by `shapes_only`: no file holds one of its
+    tables, and it does not compute it when it gets memory, as `Rope` (3.2) does.
+    """
+    for name, part in module.named_modules():
+        if part._non_persistent_buffers_set and type(part)._apply is nn.Module._apply:
+            tables = ", ".join(sorted(part._non_persistent_buffers_set))
+            raise TypeError(f"{name or 'module'}: {type(part).__name__} does not compute {tables}")
+
+
 def load_weights(
     module: nn.Module,
     tensors: dict[str, Tensor],  # under the names of module.state_dict(); any float type
@@ -222,13 +246,13 @@ def load_weights(
 
     Raises ValueError that names what is missing, unknown, of another shape, or not finite.
     """
-    state = module.state_dict()
-    wanted = {name: value.shape for name, value in state.items()}
+    wanted = {name: value.shape for name, value in module.state_dict().items()}
     check_tensors(wanted, {name: value.shape for name, value in tensors.items()}, source)
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"{source}: these weights do not fit: {name} holds NaN or infinity")
-    if any(value.is_meta for value in state.values()):
+    if any(value.is_meta for value in (*module.parameters(), *module.buffers())):
+        check_tables(module)
         module.to_empty(device="cpu")
     module.load_state_dict(tensors)
 
@@ -402,6 +426,7 @@ def load_from_files(
                 )
             value = value * factors.to(value)
         state[name] = value
+    check_tables(module)
     module.load_state_dict(state, assign=True)
     for part in module.modules():  # tables that no file holds: their part makes them anew
         if any(buffer.is_meta for buffer in part.buffers(recurse=False)):

@@ -453,7 +453,11 @@ def _memory_gb() -> int | None:
 # %% ../../nbs/0_start/02_media.ipynb #7c6c6331
 def file_sha256(path: str | Path) -> str:
     "Checksum of a file's bytes, as 64 hex digits."
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):  # a checkpoint may be larger than the memory
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _git(*words: str) -> str | None:

@@ -88,11 +88,11 @@ def lines_of(path: str) -> list[tuple[int, str]]:
     return found
 
 
-def check_lines(path: str, lines: list[tuple[int, str]]) -> None:
-    "Raise ValueError that names the line which a talker of English cannot speak."
+def check_lines(path: str, lines: list[tuple[int, str]], pipeline) -> None:
+    "Raise ValueError that names the line which this talker cannot speak."
     for number, line in lines:
         try:
-            spoken_form(line)
+            pipeline.spoken(line)
         except ValueError as error:
             raise ValueError(f"--lines: {path}, line {number}: {error}") from None
 
@@ -320,8 +320,7 @@ def run_lines(args: argparse.Namespace) -> int:  # exit code
     for path in paths[1:]:
         check_output(path, _inputs(args), args.face is None)
     pipeline = load_pipeline(args)
-    if not pipeline.is_released:
-        check_lines(args.lines, lines)
+    check_lines(args.lines, lines, pipeline)
     for path, (_, text) in zip(paths, lines):
         args.output = path
         write_clip(args, pipeline, text, face=args.face, **voice_of(args))

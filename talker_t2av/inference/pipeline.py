@@ -84,7 +84,7 @@ from talker_t2av.inference.streaming import (
 )
 from .text_normalization import split_sentences, spoken_form
 from ..model import talker as talker_module
-from ..model.config import PRESETS
+from ..model.config import PRESETS, is_released_talker
 from ..model.fast_heads import FastHeads
 from ..model.leading import generate_leading
 from ..model.talker import Talker
@@ -97,10 +97,10 @@ from talker_t2av.model.text import (
 )
 
 # %% auto #0
-__all__ = ['SAMPLE_TEXT', 'ACCENTS_NAMED', 'NEURAL_PACKAGES', 'SMALLEST', 'LONGEST_GIVEN', 'PATCHES_PER_CHARACTER', 'VOICE',
-           'FACE', 'FileOrArray', 'VoiceLike', 'FaceLike', 'OTHER_NAMES', 'P', 'R', 'INDEX', 'PARTS', 'TOKENIZER',
-           'PIPELINE_FILES', 'MODEL_CARD', 'RELEASE', 'RELEASED_FILES', 'TalkingClip', 'voice_lines', 'named_voice',
-           'hear_voice', 'rest_picture', 'search_square', 'check_picture_size', 'square_picture', 'see_face',
+__all__ = ['SAMPLE_TEXT', 'ACCENTS_NAMED', 'NEURAL_PACKAGES', 'SMALLEST', 'Framing', 'LONGEST_GIVEN', 'PATCHES_PER_CHARACTER',
+           'VOICE', 'FACE', 'FileOrArray', 'VoiceLike', 'FaceLike', 'OTHER_NAMES', 'P', 'R', 'INDEX', 'PARTS',
+           'TOKENIZER', 'PIPELINE_FILES', 'MODEL_CARD', 'RELEASE', 'RELEASED_FILES', 'TalkingClip', 'voice_lines',
+           'named_voice', 'hear_voice', 'rest_picture', 'middle_of', 'check_picture_size', 'square_picture', 'see_face',
            'hear_recording', 'see_film', 'film_voice', 'Plan', 'Default', 'name_of', 'check_inputs', 'choose_speaker',
            'choose_portrait', 'from_outside', 'per_text', 'refuse_unknown', 'takes_parameters_of', 'read_index',
            'write_index', 'ReleasedFile', 'is_unconverted', 'how_to_convert', 'check_parts', 'check_dtype',
@@ -248,12 +248,12 @@ def rest_picture(face: int, size: int) -> np.ndarray:  # (size, size, 3) uint8
     return np.asarray(render_face(sample_identity(face), still, torch.zeros(1, len(POSE)), size))[0]
 
 
-def search_square(picture: Image.Image, hints: list[str] | None = None) -> Square:
-    "The square around the face of a picture; a hint is added if none is found."
-    square, hint = find_square(picture)
-    if hint and hints is not None:
-        hints.append(hint)
-    return square
+Framing = Callable[[Image.Image], Square]  # which part of a picture is used
+
+
+def middle_of(picture: Image.Image) -> Square:
+    "The middle of a wide picture, the upper middle of a tall one."
+    return middle_square(*picture.size)
 
 
 def check_picture_size(picture: Image.Image) -> None:
@@ -269,26 +269,20 @@ def check_picture_size(picture: Image.Image) -> None:
 def square_picture(
     picture: Image.Image,
     size: int,
-    find: bool = False,  # look for the face, and put it in the middle
-    hints: list[str] | None = None,  # gets what there is to say about the search
+    framing: Framing = middle_of,
 ) -> np.ndarray:  # (size, size, 3) uint8
-    """The square around the face, or the middle of a wide picture, the upper middle of a tall one,
-    scaled to `size`.
+    """The part of a picture that is used, scaled to `size`.
 
     Raises ValueError for one with a side under 32 pixels.
     """
     check_picture_size(picture)
-    square = middle_square(*picture.size)
-    if find:
-        square = search_square(picture, hints)
-    return cut_square(picture, square, size)
+    return cut_square(picture, framing(picture), size)
 
 
 def see_face(
     face,
     size: int,
-    find: bool = False,  # look for the face in a picture, and put it in the middle
-    hints: list[str] | None = None,  # gets what there is to say about the search
+    framing: Framing = middle_of,  # of a picture
 ) -> np.ndarray:  # (size, size, 3) uint8
     """A portrait from a number, a picture or film file, a Pillow image, an array (H, W, 3), a clip.
 
@@ -305,11 +299,11 @@ def see_face(
             raise ValueError(f"face: takes a number from 0 up, got {face}")
         return rest_picture(int(face), size)
     if isinstance(face, (str, Path)):
-        if find:
-            return square_picture(read_picture(face, "face"), size, find, hints)
+        if framing is not middle_of:  # which the reader of films cuts by itself
+            return square_picture(read_picture(face, "face"), size, framing)
         return read_square(face, size, name="face")[0]
     if isinstance(face, Image.Image):
-        return square_picture(face, size, find, hints)
+        return square_picture(face, size, framing)
     picture = np.asarray(face)
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(
@@ -318,7 +312,7 @@ def see_face(
         )
     if picture.shape == (size, size, 3):
         return picture
-    return square_picture(Image.fromarray(picture), size, find, hints)
+    return square_picture(Image.fromarray(picture), size, framing)
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #a26a2b1d
 LONGEST_GIVEN = 30.0  # seconds of a given recording or film
@@ -340,8 +334,7 @@ def hear_recording(audio) -> np.ndarray:  # (T,) at 24 kHz, T a multiple of 3,84
 def see_film(
     video,
     size: int,
-    find: bool = False,  # look for the face in the first frame, and put it in the middle of all
-    hints: list[str] | None = None,  # gets what there is to say about the search
+    framing: Framing = middle_of,  # of the first frame, and so of all
 ) -> np.ndarray:  # (N, size, size, 3) uint8, N a multiple of 4
     """A film from a file, frames (N, H, W, 3) uint8 at 25 a second, or a clip with a face.
 
@@ -353,8 +346,8 @@ def see_film(
         video = video.frames
     if isinstance(video, (str, Path)):
         square = None
-        if find:
-            square = search_square(read_picture(video, "video"), hints)
+        if framing is not middle_of:  # which the reader of films cuts by itself
+            square = framing(read_picture(video, "video"))
         return read_film(video, size, longest=LONGEST_GIVEN, name="video", square=square)
     frames = check_frames(video, "video")
     if not PATCH_SIZE <= len(frames) <= LONGEST_GIVEN * FRAME_RATE:
@@ -367,7 +360,7 @@ def see_film(
         return frames
     first = Image.fromarray(frames[0])
     check_picture_size(first)
-    square = search_square(first, hints) if find else middle_square(*first.size)
+    square = framing(first)
     return np.stack([cut_square(Image.fromarray(frame), square, size) for frame in frames])
 
 
@@ -475,8 +468,7 @@ def choose_portrait(
     video,
     start: TalkingClip | None,
     size: int,  # pixels
-    find: bool = False,  # look for the face in a picture
-    hints: list[str] | None = None,  # gets what there is to say about the search
+    framing: Framing = middle_of,
 ) -> tuple[np.ndarray | None, Any]:  # (size, size, 3) uint8, and its name; None: sound only
     """Who is seen: the face that is asked for, or that of what is given, or the default.
 
@@ -494,7 +486,7 @@ def choose_portrait(
         face = face.value
     if face is None:
         return None, None
-    return see_face(face, size, find, hints), name_of(face)
+    return see_face(face, size, framing), name_of(face)
 
 
 def from_outside(face) -> bool:
@@ -692,7 +684,7 @@ def is_unconverted(folder: Path) -> bool:
         return False
     if not any(folder.glob("*.safetensors")):
         return False
-    return any(name.startswith(("llm.", "speech_cfm.")) for name in tensor_files(folder))
+    return is_released_talker(tensor_files(folder))
 
 
 def how_to_convert(name: str | Path) -> str:  # of the released talker, as it was asked for
@@ -825,7 +817,8 @@ class TalkerPipeline(
         """
         device = check_device(device)
         folder = converted_folder(str(name))
-        if revision is not None or not (folder / INDEX).is_file():
+        is_converted = revision is None and (folder / INDEX).is_file()
+        if not is_converted or Path(name).is_dir():
             folder = local_folder(name, PIPELINE_FILES, revision, local_files_only)
         if is_unconverted(folder):
             raise ValueError(how_to_convert(name))
@@ -993,25 +986,33 @@ class TalkerPipeline(
         if text is None and audio is not None:
             spoken, left_out = "", ""
         else:
-            spoken, left_out = self._spoken(text)
+            spoken, left_out = self.spoken(text)
         size = self.motion_codec.config.image_size
         report = {"model": self.name, "mode": "", "text": spoken}
         speaker, report["voice"] = choose_speaker(self.speaker_encoder, voice, audio, video, start)
-        find, hints = self.is_released, []
-        portrait, report["face"] = choose_portrait(face, video, start, size, find, hints)
+        hints: list[str] = []
+
+        def around_the_face(picture: Image.Image) -> Square:
+            "The framing that the released codec expects."
+            square, hint = find_square(picture)
+            if hint:
+                hints.append(hint)
+            return square
+
+        framing = around_the_face if self.is_released else middle_of
+        portrait, report["face"] = choose_portrait(face, video, start, size, framing)
         report |= {"seed": seed, **asdict(settings)}
         frames, given_audio, given_motion = None, None, None
         if audio is not None:
             audio = recording
             given_audio = self.audio_codec.encode(torch.from_numpy(audio)[None].to(self.device))[0]
-        shown = face if video is None else video
-        if self.only_drawn_faces and not any_face and video is None and from_outside(shown):
-            check_drawn_face(self.motion_codec, portrait)
         if video is not None:
-            frames = see_film(video, size, find, hints)
+            frames = see_film(video, size, framing)
             portrait = frames[0]
-            if self.only_drawn_faces and not any_face and from_outside(shown):
-                check_drawn_face(self.motion_codec, portrait, "video")
+        name, shown = ("face", face) if video is None else ("video", video)
+        if self.only_drawn_faces and not any_face and from_outside(shown):
+            check_drawn_face(self.motion_codec, portrait, name)
+        if frames is not None:
             given_motion = self.motion_codec.encode(frames[None])[0]
         if start is not None:
             given_audio = start.latents.audio.to(self.device)
@@ -1030,8 +1031,12 @@ class TalkerPipeline(
         report |= {"mode": request.mode, "lead": how["lead"]}
         return Plan(request, settings, portrait, report, audio, frames, **how)
 
-    def _spoken(self, text) -> tuple[str, str]:  # what is said, and the characters left out
-        "The released talker was taught texts as they are written, ours their spoken form."
+    def spoken(self, text: str) -> tuple[str, str]:  # what is said, and the characters left out
+        """What this model makes of a text: ours was taught the spoken form, the released one texts
+        as they are written.
+
+        Raises TypeError or ValueError for what it cannot say.
+        """
         if self.is_released:
             return check_transcript(text).strip(), ""
         return spoken_form(text)

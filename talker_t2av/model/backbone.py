@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from talker_t2av.common.hub import (
     CONFIG,
     WEIGHTS,
+    check_settings,
     load_from_files,
     local_folder,
     shapes_only,
@@ -323,11 +324,7 @@ def config_from_qwen3(
     settings: dict,  # content of Qwen3's config.json
 ) -> BackboneConfig:
     "Raises ValueError for a model that is not a plain Qwen3, naming the setting."
-    for name, needed in QWEN3_NEEDS.items():
-        if settings.get(name, needed) != needed:
-            raise ValueError(
-                f"config.json: {name}={settings[name]!r}, but this backbone needs {needed!r}"
-            )
+    check_settings(settings, QWEN3_NEEDS, "backbone")
     rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
     if rope.get("rope_type", rope.get("type", "default")) != "default":
         raise ValueError(f"config.json: stretched rotary embedding {rope!r} is not supported")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from .layers import RELEASED_STACK_NAMES, TransformerConfig, rename
 
 # %% auto #0
 __all__ = ['PRESETS', 'RELEASED_PARTS', 'OLDER_NAMES', 'NOT_NEEDED', 'MODEL_TYPE', 'check_number', 'StreamConfig',
-           'talking_streams', 'TalkerConfig', 'both_ways', 'from_released', 'to_released', 'to_int8', 'save_weights',
-           'read_config', 'load_weights']
+           'talking_streams', 'TalkerConfig', 'both_ways', 'is_released_talker', 'from_released', 'to_released',
+           'to_int8', 'save_weights', 'read_config', 'load_weights']
 
 # %% ../../nbs/3_model/09_config.ipynb #d044dbe3
 def check_number(name: str, value, whole: bool, least: int) -> None:
@@ -266,6 +267,11 @@ NOT_NEEDED = (
 )
 
 # %% ../../nbs/3_model/09_config.ipynb #649b3a95
+def is_released_talker(names: Iterable[str]) -> bool:  # of the tensors in a checkpoint
+    "Whether tensors are named as in a released talker, and not as in one of ours."
+    return any(name.startswith(("llm.", "speech_cfm.")) for name in names)
+
+
 def from_released(name: str) -> str | None:  # of a tensor in a released checkpoint
     """Our name of a released tensor; None for what we do not need.
 
@@ -362,7 +368,7 @@ def load_weights(
     folder = local_folder(folder)
     try:
         files = tensor_files(folder)
-        released = any(name.startswith(("llm.", "speech_cfm.")) for name in files)
+        released = is_released_talker(files)
         where = {}
         for name, file in files.items():
             ours = from_released(name) if released else name

@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['MOTION_MEAN', 'MOTION_STD', 'AUDIO_PREFIXES', 'MOTION_PREFIXES', 'SPEAKER_PREFIXES', 'PROVENANCE', 'LICENCE_NOTE',
-           'talker_config', 'motion_config_of', 'check_finite', 'without_numbers', 'convert_talker', 'checksum',
-           'convert_file', 'network_of', 'accept_licence', 'check_before', 'check_space', 'tokenizer_of',
-           'convert_release', 'run_convert', 'convert_command']
+           'talker_config', 'motion_config_of', 'check_finite', 'without_numbers', 'convert_talker', 'convert_file',
+           'network_of', 'accept_licence', 'check_before', 'check_space', 'tokenizer_of', 'convert_release',
+           'run_convert', 'convert_command']
 
 # %% ../../nbs/8_released/02_convert.ipynb #d91075ab
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -38,6 +37,7 @@ from talker_t2av.common.hub import (
     shapes_only,
     tensor_files,
 )
+from ..common.media import file_sha256
 from talker_t2av.inference.pipeline import (
     PARTS,
     PIPELINE_FILES,
@@ -47,7 +47,7 @@ from talker_t2av.inference.pipeline import (
     check_parts,
     write_index,
 )
-from ..model.config import TalkerConfig
+from ..model.config import TalkerConfig, is_released_talker
 from ..model.talker import Talker
 from ..model.text import ReleasedTokenizer, load_tokenizer, save_tokenizer
 from .checkpoints import kind_of_file, read_checkpoint
@@ -180,7 +180,7 @@ def convert_talker(
     except SafetensorError as error:
         reason = printable(str(error), 200)
         raise ValueError(f"{folder}: a file is no safetensors file ({reason})") from None
-    if not any(name.startswith("llm.") for name in shapes):
+    if not is_released_talker(shapes):
         raise ValueError(f"{folder}: holds no released talker: no tensor's name begins with 'llm.'")
     try:
         config = talker_config(shapes)
@@ -190,16 +190,7 @@ def convert_talker(
     check_finite(talker, folder)
     talker.save_pretrained(out)
     files = set(tensor_files(folder).values())
-    return without_numbers(talker), {"files": {file.name: checksum(file) for file in files}}
-
-
-def checksum(path: Path) -> str:
-    "SHA-256 of a file, in hexadecimal digits."
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return without_numbers(talker), {"files": {file.name: file_sha256(file) for file in files}}
 
 # %% ../../nbs/8_released/02_convert.ipynb #3f9063b7
 AUDIO_PREFIXES = ("CodecEnc.", "CodecDec.", "vae.", "semantic_model.encoder.")
@@ -237,7 +228,7 @@ def convert_file(
         raise ValueError(f"{path}: {error}") from None
     del tensors
     network.save_pretrained(out)
-    return without_numbers(network), {"files": {Path(path).name: checksum(path)}} | how
+    return without_numbers(network), {"files": {Path(path).name: file_sha256(path)}} | how
 
 
 def network_of(part: str, tensors: dict[str, Tensor]) -> nn.Module:

@@ -20,7 +20,7 @@ from ..codecs.speaker.encoder import SPEAKER_PRESETS, SpeakerEncoder
 from ..codecs.speaker.wavlm import WAVLM_PRESETS, WavLMSpeakerEncoder
 from ..common.hub import converted_folder, shapes_only
 from ..common.media import PATCH_SIZE
-from ..inference.generate import Settings
+from ..inference.generate import RELEASED_SETTINGS, Settings
 from ..inference.pipeline import INDEX, RELEASE
 from ..model.backbone import KVCache
 from ..model.talker import Talker
@@ -69,14 +69,14 @@ def count_flops(call: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def head_evaluations(settings: Settings = Settings()) -> int:
+def head_evaluations(settings: Settings = RELEASED_SETTINGS) -> int:
     "Evaluations of the heads for a patch; the steps of zero-star need none."
     return len(settings.sampling.times()) - 1
 
 # %% ../../nbs/8_released/03_paper_size.ipynb #d54be3b6
 def patch_flops(
     networks: dict[str, nn.Module],  # from `empty_networks`
-    settings: Settings = Settings(),
+    settings: Settings = RELEASED_SETTINGS,
     tokens: int = 50,  # in the cache: text and patches so far
 ) -> dict[str, int]:  # part -> operations
     "What every part does for one patch of all streams."
@@ -119,7 +119,7 @@ def patch_flops(
 # %% ../../nbs/8_released/03_paper_size.ipynb #98b09fb4
 def patch_bytes(
     networks: dict[str, nn.Module],  # from `empty_networks`
-    settings: Settings = Settings(),
+    settings: Settings = RELEASED_SETTINGS,
     bytes_per_number: int = 2,  # bfloat16
 ) -> dict[str, int]:  # part -> bytes
     "Weights that are read for one patch when none of them stays in a cache; decoders left out."

@@ -34,6 +34,7 @@ from talker_t2av.common.hub import (
     CONFIG,
     WEIGHTS,
     WEIGHTS_INDEX,
+    check_settings,
     load_from_files,
     load_pretrained,
     local_folder,
@@ -290,11 +291,7 @@ def config_from_whisper(
     settings: dict,  # content of Whisper's config.json
 ) -> SemanticConfig:
     "Raises ValueError for what is no Whisper of the usual kind, naming the setting."
-    for name, needed in WHISPER_NEEDS.items():
-        if settings.get(name, needed) != needed:
-            raise ValueError(
-                f"{CONFIG}: {name}={settings[name]!r}, but this encoder needs {needed!r}"
-            )
+    check_settings(settings, WHISPER_NEEDS, "encoder")
     for name in WHISPER_SIZES.values():
         if type(settings.get(name)) is not int or settings[name] < 1:
             raise ValueError(f"{CONFIG}: {name} takes a size, got {settings.get(name)!r}")

@@ -317,7 +317,8 @@ class WavLMSpeakerEncoder(nn.Module):
 
 # %% ../../../nbs/2_codecs/15_wavlm_speaker.ipynb #823fc0d3
 _WAVLM = "feature_extract.model."  # the release's names of WavLM's tensors begin with it
-_CONVOLUTIONS, _LAYERS, _BLOCKS = range(len(CONVOLUTIONS)), range(24), range(len(DILATIONS))
+_CONVOLUTIONS, _BLOCKS = range(len(CONVOLUTIONS)), range(len(DILATIONS))
+_LAYERS = range(WAVLM_PRESETS["paper"].num_hidden_layers)
 _STEPS = range(RES2_GROUPS - 1)
 RELEASED_SPEAKER_NAMES = (  # (ours, released), applied in this order
     # WavLM: ours are torchaudio's
