@@ -6,7 +6,7 @@
 This is nbdev's own test (cells flagged slow or cuda are left out, nothing is stored), with two
 differences that save time. The notebooks that took longest when they were last refreshed
 (data/results/notebook_times.json) come first, so that both cores are busy to the end. And pictures
-are drawn at their own size, not at twice of it.
+are drawn once, at their own size and with their margins.
 """
 
 import json
@@ -14,11 +14,11 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
 from pathlib import Path
 
 import nbdev.test
 from execnb.shell import CaptureShell
+from IPython.core.pylabtools import select_figure_formats
 from nbdev.config import get_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,9 +26,16 @@ NBS = ROOT / "nbs"
 TIMES = ROOT / "data" / "results" / "notebook_times.json"
 
 
-def draw_small() -> None:
-    "Makes nbdev's notebooks draw pictures at their own size."
-    nbdev.test.CaptureShell = partial(CaptureShell, mpl_format="png")
+def quick_shell(*args, **kwargs) -> CaptureShell:
+    "nbdev's shell, which draws a picture once: at its own size, with its margins."
+    shell = CaptureShell(*args, mpl_format="png", **kwargs)
+    # Cutting the margins off ("tight") is a second drawing.
+    select_figure_formats(shell, {"png"}, bbox_inches=None, pil_kwargs={"compress_level": 1})
+    return shell
+
+
+def draw_quickly() -> None:
+    nbdev.test.CaptureShell = quick_shell
 
 
 def longest_first(names: list[str]) -> list[str]:
@@ -48,7 +55,7 @@ def main(starts: list[str]) -> int:
     os.environ.setdefault("MPLBACKEND", "agg")
     skipped = get_config(path=ROOT).tst_flags.split()
     begin, failed = time.perf_counter(), []
-    with ProcessPoolExecutor(2, initializer=draw_small) as workers:
+    with ProcessPoolExecutor(2, initializer=draw_quickly) as workers:
         running = {}
         for name in longest_first(chosen):
             path = NBS / f"{name}.ipynb"
