@@ -5,7 +5,9 @@ A notebook's blanks are cells that begin with `#| exercise`; the cell after it b
 """
 
 import ast
+import importlib
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -43,8 +45,14 @@ def blanks(name: str) -> list[tuple[str, str, str]]:
     return found
 
 
+def exports(name: str) -> dict:
+    "The names of a notebook's module: what it puts into the package."
+    found = re.search(r"^#\| default_exp (\S+)", "\n".join(code_of(name)), re.MULTILINE)
+    return vars(importlib.import_module(f"talker_t2av.{found[1]}")) if found else {}
+
+
 def imports(name: str) -> str:
-    "Those cells of a notebook that hold nothing but imports: all that a check may use."
+    "Those cells of a notebook that hold nothing but imports: a check may use them too."
     kinds = (ast.Import, ast.ImportFrom)
     trees = {cell: ast.parse(cell).body for cell in code_of(name) if not cell.startswith("%")}
     return "\n".join(cell for cell, body in trees.items() if all(type(n) in kinds for n in body))
@@ -66,8 +74,8 @@ def solutions() -> dict[str, dict]:
 )
 def test_check_knows_blank_right_and_wrong(name, function, blank, check, solutions):
     made = []
-    space = {}
-    exec(imports(name), space)  # the notebook's own names stay out
+    space = dict(exports(name))
+    exec(imports(name), space)  # what the notebook only tries out stays out
     exec(blank, space)
     space["attempt"] = lambda checked, answer: made.append((checked, answer))
     exec(check, space)
