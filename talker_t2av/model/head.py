@@ -95,7 +95,7 @@ class DiffusionHead(nn.Module):
         self.stack = TransformerStack(config.transformer())
         self.velocity_proj = nn.Linear(width, config.latent_dim)
 
-    def forward(
+    def embed(
         self,
         noisy: Tensor,  # (B, P, d) frames at time `timestep`
         timestep: Tensor,  # (B,) 0 data, 1 noise
@@ -104,7 +104,7 @@ class DiffusionHead(nn.Module):
         global_condition: Tensor,  # (B, G) speaker embedding, or first motion frame
         # (B,) second time; the release only knows 0, which None stands for
         delta: Tensor | None = None,
-    ) -> Tensor:  # (B, P, d) velocity, noise minus data
+    ) -> Tensor:  # (B, 2 + 2 P, D)
         "Ten tokens: [h + time] [global condition] [previous patch: 4] [noisy patch: 4]."
         if delta is None:
             delta = timestep.new_zeros(1)
@@ -118,7 +118,22 @@ class DiffusionHead(nn.Module):
             ],
             dim=1,
         )
-        states = self.stack(self.token_proj(tokens))  # (B, 2 + 2 P, D)
+        return self.token_proj(tokens)
+
+    def forward(
+        self,
+        noisy: Tensor,  # (B, P, d), as all arguments of `embed`
+        timestep: Tensor,
+        hidden: Tensor,
+        previous_patch: Tensor,
+        global_condition: Tensor,
+        delta: Tensor | None = None,
+    ) -> Tensor:  # (B, P, d) velocity, noise minus data
+        "The tokens attend to each other; the last four say where the noisy frames should go."
+        tokens = self.embed(
+            noisy, timestep, hidden, previous_patch, global_condition, delta
+        )  # (B, 2 + 2 P, D)
+        states = self.stack(tokens)  # (B, 2 + 2 P, D)
         return self.velocity_proj(states[:, -self.config.patch_size :])
 
 # %% ../../nbs/3_model/06_head.ipynb #757870d9

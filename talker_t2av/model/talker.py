@@ -464,6 +464,7 @@ def generate_patches(
     heads=None,  # another way to run the talker's heads, see `model.fast_heads`
     task: int | None = None,  # task tag; None: the one of `TASKS` that fits the streams
     read: Sequence[str] | None = None,  # streams whose patches the backbone reads; None: all
+    drawer_class: type = PatchDrawer,  # how the next patch is made
 ) -> Iterator[Patch]:
     """Yield one patch of all streams at a time, without gradients (arXiv 2604.23586, section 3).
 
@@ -476,7 +477,7 @@ def generate_patches(
     if task is None:
         task = TASKS["t2av"] if conditions.keys() == talker.config.streams.keys() else TASKS["tts"]
     names = [name for name in talker.config.streams if name in conditions]
-    drawer = PatchDrawer(
+    drawer = drawer_class(
         talker,
         heads or talker.heads,
         {name: conditions[name] for name in names},

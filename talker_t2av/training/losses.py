@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'text_tokenizer', 'sorted_pools', 'near', 'draw_clips', 'phoneme_table', 'phoneme_labels', 'draw_leads',
-           'collate_clips', 'mixed_batches', 'LossOptions', 'add_noise', 'keep_targets', 'TalkerTrainer', 'talker_loss']
+           'collate_clips', 'mixed_batches', 'LossOptions', 'add_noise', 'draw_places', 'keep_targets', 'TalkerTrainer',
+           'talker_loss']
 
 # %% ../../nbs/4_training/02_losses.ipynb #8a061edd
 from collections.abc import Callable, Iterator
@@ -182,6 +183,7 @@ class LossOptions:
     head_patches: int = 0  # target patches of each stream that its head sees in a step; 0: all
     phoneme_weight: float = 0.0  # of the auxiliary loss
     input_noise: float = 0.0  # largest standard deviation of the noise on the latents that are read
+    same_patches: bool = False  # the heads of all streams see the same ones of the target patches
 
     def __post_init__(self):
         if min(self.head_patches, self.phoneme_weight, self.input_noise) < 0:
@@ -205,23 +207,40 @@ def add_noise(
     return replace(batch, streams=streams)
 
 
+def draw_places(
+    eligible: Tensor,  # (B, L) bool
+    count: int,
+    generator: torch.Generator,
+) -> Tensor:  # (B, L) bool: at most `count` of the eligible places
+    "Some of the places, each equally likely."
+    places = eligible.flatten().nonzero()[:, 0]
+    order = torch.randperm(len(places), generator=generator, device=generator.device)
+    kept = torch.zeros_like(eligible.flatten())
+    kept[places[order.to(places.device)[:count]]] = True
+    return kept.view_as(eligible)
+
+
 def keep_targets(
     batch: TalkerBatch,
     count: int,  # target patches of each stream to keep
     generator: torch.Generator,
+    same: bool = False,  # the same ones for all streams
 ) -> TalkerBatch:
     """A random part of the target patches, each equally likely: the backbone reads all, the
     heads learn from some.
     """
+    if same:
+        any_target = torch.stack([s.is_target for s in batch.streams.values()]).any(0)  # (B, L)
+        kept = draw_places(any_target, count, generator)
+        streams = {
+            name: replace(stream, is_target=stream.is_target & kept)
+            for name, stream in batch.streams.items()
+        }
+        return replace(batch, streams=streams)
     streams = {}
     for name, stream in batch.streams.items():
-        places = stream.is_target.flatten().nonzero()[:, 0]  # of all targets
-        order = torch.randperm(len(places), generator=generator, device=generator.device).to(
-            places.device
-        )
-        kept = torch.zeros_like(stream.is_target.flatten())
-        kept[places[order[:count]]] = True
-        streams[name] = replace(stream, is_target=kept.view_as(stream.is_target))
+        kept = draw_places(stream.is_target, count, generator)
+        streams[name] = replace(stream, is_target=kept)
     return replace(batch, streams=streams)
 
 # %% ../../nbs/4_training/02_losses.ipynb #ee05be11
@@ -230,11 +249,17 @@ class TalkerTrainer(nn.Module):
     afterwards.
     """
 
-    def __init__(self, config: TalkerConfig, options: LossOptions, num_phonemes: int):
+    def __init__(
+        self,
+        config: TalkerConfig,
+        options: LossOptions,
+        num_phonemes: int,
+        make_talker: Callable[[TalkerConfig], Talker] = Talker,
+    ):
         super().__init__()
         self.config = config
         self.options = options
-        self.talker = Talker(config)
+        self.talker = make_talker(config)
         self.phoneme_head = nn.Linear(config.hidden_size, config.patch_size * max(1, num_phonemes))
 
     def phoneme_loss(
@@ -266,7 +291,8 @@ class TalkerTrainer(nn.Module):
         if self.training and self.options.input_noise:
             heard = add_noise(heard, self.options.input_noise, generator)
         if self.training and self.options.head_patches:
-            heard = keep_targets(heard, self.options.head_patches, generator)
+            count, same = self.options.head_patches, self.options.same_patches
+            heard = keep_targets(heard, count, generator, same)
         output = self.talker(heard, generator)
         states = predicting_states(
             output.hidden, clips.first_patch + 1, int(clips.num_patches.max())
