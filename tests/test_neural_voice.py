@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,6 +107,21 @@ def test_durations_add_up_to_the_sample(network):
     wav, lengths = network.synthesise(ids, 1.0, np.random.default_rng(0))
     assert len(wav) == lengths.sum() and len(ids) == len(lengths) == len(owners)
     assert sorted(set(owners)) == [-1, 1, 2]
+
+
+def test_timing_says_how_random_durations_are(network):
+    """0: seeds agree about every duration; more: they agree less."""
+    joe = NEURAL_VOICES["joe"]
+
+    def disagreement(timing: float) -> float:  # seconds
+        voice = replace(joe, timing=timing)
+        said = [speak(TEXT, voice, seed=seed) for seed in range(4)]
+        lengths = [[p.end - p.start for p in utterance.phonemes[1:-1]] for utterance in said]
+        return float(np.std(lengths, axis=0).mean())
+
+    none, some, much = (disagreement(timing) for timing in (0.0, 1.0, 2.0))
+    assert none < 0.0005  # the closures of p, b and m are looked for in the sound
+    assert 0.003 < some < much
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.3])

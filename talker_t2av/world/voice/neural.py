@@ -138,12 +138,15 @@ class VoiceNetwork:
         length_scale: float,  # 1: the network's own tempo, 2: half as fast
         rng: np.random.Generator,  # timing and melody vary with it
         speaker: int = 0,  # of a network with many
+        timing: float = 1.0,  # how random the durations are: times the network's own; 0: not at all
     ) -> tuple[np.ndarray, np.ndarray]:  # (T,) float32 at 22,050 Hz; (n,) samples of every id
         "Speech, and how long each id takes: exactly, T is the sum."
         feed = {
             "input": ids[None].astype(np.int64),
             "input_lengths": np.array([len(ids)], np.int64),
-            "scales": np.array([self.noise_scale, length_scale, self.duration_noise], np.float32),
+            "scales": np.array(
+                [self.noise_scale, length_scale, timing * self.duration_noise], np.float32
+            ),
             self.noises[0]: rng.standard_normal((1, 2, len(ids)), dtype=np.float32),
         }
         if self.num_speakers > 1:
@@ -225,6 +228,7 @@ def utter_neural(
     size: float,  # above 1: a smaller head, that is higher pitch and formants
     rng: np.random.Generator,
     speaker: int = 0,
+    timing: float = 1.0,  # how random the durations are: times the network's own
 ) -> tuple[np.ndarray, list[Mark]]:  # (T,) int16 at 22,050 Hz; the marks with their new times
     """Speak a phrase: as `espeak.utter` does, by a network.
 
@@ -234,7 +238,7 @@ def utter_neural(
     ids, owners = phoneme_ids(text, marks, network.ids)
     if not (owners >= 0).any():
         return np.zeros(0, np.int16), []
-    wav, lengths = network.synthesise(ids, size / tempo, rng, speaker)
+    wav, lengths = network.synthesise(ids, size / tempo, rng, speaker, timing)
     edges = np.concatenate([[0], np.cumsum(lengths)])  # id i takes samples edges[i] .. edges[i + 1]
     spoken = np.flatnonzero(owners >= 0)
     begin, end = edges[spoken[0]], edges[spoken[-1] + 1]

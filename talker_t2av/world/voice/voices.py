@@ -168,6 +168,7 @@ class NeuralVoice(Voice):
     network: str = "joe"  # as `find_network` takes it
     speaker: int = 0  # of a network with many speakers
     size: float = 1.0  # above 1: a smaller head, that is higher pitch and formants
+    timing: float = 1.0  # how random durations are: times the network's own; 0: not at all
 
     @property
     def pitch_spread(self) -> float:
@@ -196,7 +197,11 @@ class NeuralVoice(Voice):
             rng = np.random.default_rng([seed, number])
             tempo = phrase.rate / self.rate
             size = self.size * pitch
-            parts.append(utter_neural(network, phrase.text, marks, tempo, size, rng, self.speaker))
+            parts.append(
+                utter_neural(
+                    network, phrase.text, marks, tempo, size, rng, self.speaker, self.timing
+                )
+            )
         return parts
 
 
