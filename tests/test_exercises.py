@@ -25,6 +25,7 @@ import course  # noqa: E402
 BOOKS = course.notebooks()
 TABLE = json.loads(course.TABLE.read_text(encoding="utf-8"))
 MAIN = course.main_path(TABLE, list(BOOKS))
+WITHOUT_BLANKS = ("0_start/01_map",)  # prose and a map: it computes nothing that could be left out
 
 
 def code_of(name: str) -> list[str]:
@@ -87,6 +88,15 @@ def test_check_knows_blank_right_and_wrong(name, function, blank, check, solutio
     assert wrong, "at least one typical mistake"
     for mistake in wrong:
         assert attempt(checked, mistake) is False, f"the check lets {mistake.__name__} through"
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_main_path_has_exercises_with_code(name):
+    found = [function for function, *_ in blanks(name)]
+    if name in WITHOUT_BLANKS:
+        assert not found, "has blanks now: take it off the list"
+    else:
+        assert len(found) >= 2, f"takes two blanks or more, has {found}"
 
 
 def test_no_solution_without_its_blank(solutions):
