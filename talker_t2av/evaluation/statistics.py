@@ -14,8 +14,8 @@ import numpy as np
 
 # %% ../../nbs/6_evaluation/01_statistics.ipynb #2fa8af13
 class Interval(NamedTuple):
-    """A measured value, the interval in which it would fall 95% of the time with other clips,
-    and how many clips there were.
+    """A measured value, an interval that holds the true one about 95% of the time, and how many
+    clips there were.
     """
 
     value: float
