@@ -13,54 +13,22 @@ About two minutes a seed on two idle cores.
 """
 
 import argparse
-import json
-import os
 import re
-from pathlib import Path
 
 import jiwer
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from first_page import defined
 from outside_judges import plain_words
 from tqdm import tqdm
 
 from talker_t2av.common.media import data_dir, write_result
 from talker_t2av.evaluation.statistics import rate_interval
 
-NOTEBOOK = Path(__file__).resolve().parent.parent / "nbs" / "0_start" / "00_first_talker.ipynb"
-LAST = "def watch("  # the cell with which the talker is complete
-HISTORY = "history"  # only the cells that train it, and show how that went, have this word
 DIGITS = 3  # in a sentence
 QUIET = 8_000  # samples of silence on both sides, for the recognisers
 SOUNDS_LIKE = {"to": "two", "too": "two", "for": "four", "won": "one", "ate": "eight", "oh": "zero"}
-
-
-def code_of_the_page() -> list[str]:
-    """The code cells that define and train the talker, without the book's map."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    sources = [source for source in sources if "overview" not in source]
-    last = next(place for place, source in enumerate(sources) if LAST in source)
-    return sources[: last + 1]
-
-
-def defined(seed: int, training: bool = True) -> dict:  # the names that the page defines
-    """Run the page with another seed. It reads its data beside itself."""
-    names: dict = {"__name__": "first_talker"}
-    before = Path.cwd()
-    os.chdir(NOTEBOOK.parent)
-    try:
-        for source in code_of_the_page():
-            if HISTORY in source and not training:
-                continue
-            source = re.sub(r"^SEED = \d+", f"SEED = {seed}", source, flags=re.MULTILINE)
-            exec(compile(source, NOTEBOOK.name, "exec"), names)
-            plt.close("all")
-    finally:
-        os.chdir(before)
-    return names
 
 
 def digit_words(heard: str, known: list[str]) -> list[str]:
