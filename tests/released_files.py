@@ -11,8 +11,10 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import torch
 from golden_files import FOLDERS
@@ -181,6 +183,21 @@ def write_release(folder: Path, full: bool = False) -> dict[str, Path]:  # part 
             torch.save(checkpoint_of(part, tensors), path)
     write_tokenizer(files["talker"].parent / "tokenizer.json")
     return files
+
+
+@contextmanager
+def one_process() -> Iterator[None]:
+    """Checkpoints are read in this process, not in a second one that imports PyTorch first."""
+    from talker_t2av.released import checkpoints
+
+    def here(order: dict) -> dict:
+        try:
+            return checkpoints.read_here(order)
+        except Exception as error:
+            raise ValueError(f"{order['path']}: {checkpoints.in_one_line(error)}") from None
+
+    with mock.patch.object(checkpoints, "ask_second_process", here):
+        yield
 
 
 if __name__ == "__main__":

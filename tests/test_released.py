@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from released_files import entries_of, tensors_of, write_release
+from released_files import entries_of, one_process, tensors_of, write_release
 from safetensors.torch import load_file, save_file
 
 from talker_t2av.cli import main
@@ -123,13 +123,13 @@ def test_the_folder_says_where_it_comes_from(release, folder):
 
 def test_all_modes(pipe):
     """Say, speak, drive, dub, continue, several at once, and a stream."""
-    both = pipe("Good morning.", face=PHOTO, voice="ada", **FAST)
+    both = pipe("Hello.", face=PHOTO, voice="ada", **FAST)
     assert both.frames.shape == (len(both.audio) // 960, 32, 32, 3)
     assert np.abs(both.audio).max() > 0 and both.frames.std() > 0
-    sound = pipe("Good morning.", face=None, **FAST)
+    sound = pipe("Hello.", face=None, **FAST)
     assert sound.frames is None and len(sound.audio)
     wav = np.sin(np.arange(24_000) / 20).astype(np.float32)
-    driven = pipe("Good morning.", audio=wav, face=PHOTO, **FAST)
+    driven = pipe("Hello.", audio=wav, face=PHOTO, **FAST)
     assert len(driven.frames) == len(driven.audio) // 960 == 28
     frames = np.stack([PHOTO] * 8)
     dubbed = pipe("Hello.", video=frames, voice=wav, **FAST)
@@ -138,7 +138,7 @@ def test_all_modes(pipe):
     assert longer.seconds > dubbed.seconds
     two = pipe(["One.", "Two."], face=[PHOTO, 3], seed=[0, 1], num_steps=2)
     assert [clip.text for clip in two] == ["One.", "Two."]
-    chunks = list(pipe.stream("Good morning.", face=PHOTO, voice="ada", **FAST))
+    chunks = list(pipe.stream("Hello.", face=PHOTO, voice="ada", **FAST))
     assert len(chunks) > 2
     whole = join(chunks)
     np.testing.assert_allclose(whole.audio, both.audio, atol=1e-3)
@@ -213,16 +213,10 @@ def test_the_release_by_its_name(hub, release, folder, capsys):
 
 
 @pytest.fixture
-def in_one_process(monkeypatch):
+def in_one_process():
     """What the second process does is done in this one, which is much faster."""
-
-    def here(order: dict) -> dict:
-        try:
-            return checkpoints.read_here(order)
-        except Exception as error:
-            raise ValueError(f"{order['path']}: {checkpoints.in_one_line(error)}") from None
-
-    monkeypatch.setattr(checkpoints, "ask_second_process", here)
+    with one_process():
+        yield
 
 
 def test_the_default_output_is_where_the_name_looks(hub, release, in_one_process):
@@ -400,7 +394,7 @@ def test_many_blocks_of_a_talker_are_refused(tmp_path):
         convert_talker(tmp_path, tmp_path / "out")
 
 
-def test_parts_that_do_not_fit_together_are_refused(release, tmp_path):
+def test_parts_that_do_not_fit_together_are_refused(release, tmp_path, in_one_process):
     """A folder that the pipeline would not load is not written."""
     speaker = tensors_of("speaker")
     width = speaker["linear.weight"].shape[1]
