@@ -432,7 +432,7 @@ def trained_as(name: str) -> str:
 
 
 def fit_one_sentence(name: str, text: str = SAID[0], steps: int = FIT_STEPS) -> dict:
-    """Train on copies of a single sentence: the trained page, whose `history` has the losses."""
+    """Train on copies of a single sentence: the trained page."""
     page = built(name)
     page["make_sentence"] = lambda: (text, *one_sentence(page, text))
     with contextlib.redirect_stdout(io.StringIO()):

@@ -47,13 +47,15 @@ def defined(seed: int, training: bool = True, edits: Edits = ()) -> dict:  # the
     sources = code_of_the_page(edits)
     if not training:
         sources = [source for source in sources if HISTORY not in source and COIN not in source]
-    before = Path.cwd()
+    before, figures = Path.cwd(), set(plt.get_fignums())  # of the caller
     os.chdir(NOTEBOOK.parent)
     try:
-        for source in sources:
-            source = re.sub(r"^SEED = \d+", f"SEED = {seed}", source, flags=re.MULTILINE)
-            exec(compile(source, NOTEBOOK.name, "exec"), names)
-            plt.close("all")
+        with plt.style.context("default"):  # whatever the caller's pictures look like
+            for source in sources:
+                source = re.sub(r"^SEED = \d+", f"SEED = {seed}", source, flags=re.MULTILINE)
+                exec(compile(source, NOTEBOOK.name, "exec"), names)
+                for figure in set(plt.get_fignums()) - figures:
+                    plt.close(figure)
     finally:
         os.chdir(before)
     return names
