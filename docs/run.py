@@ -9,6 +9,7 @@ differences that save time. The notebooks that took longest when they were last 
 are drawn once, at their own size, without a search for the best margins.
 """
 
+import gc
 import json
 import os
 import sys
@@ -49,6 +50,15 @@ def draw_quickly() -> None:
     nbdev.test.CaptureShell = quick_shell
 
 
+def load_libraries() -> None:
+    """Once for both processes, which are forked from this one (where the system forks). What the
+    imports made is there to stay: no search for garbage goes through it.
+    """
+    import talker_t2av.inference.pipeline  # noqa: F401
+
+    gc.freeze()
+
+
 def longest_first(names: list[str]) -> list[str]:
     """Sorted by measured running time; a notebook that was never measured may be long too."""
     values = json.loads(TIMES.read_text(encoding="utf-8"))["values"] if TIMES.is_file() else {}
@@ -66,6 +76,7 @@ def main(starts: list[str]) -> int:
     os.environ.setdefault("MPLBACKEND", "agg")
     skipped = get_config(path=ROOT).tst_flags.split()
     begin, failed = time.perf_counter(), []
+    load_libraries()
     with ProcessPoolExecutor(2, initializer=draw_quickly) as workers:
         running = {}
         for name in longest_first(chosen):

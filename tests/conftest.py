@@ -1,5 +1,7 @@
 """Shared by all tests. PyTorch is not imported here: some runs need none of it."""
 
+import gc
+
 import pytest
 
 # Files that take 10 s of CPU time or more, the longest first. `make test` hands whole files to two
@@ -41,6 +43,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made is there to stay: no search for garbage goes through it."""
+    gc.freeze()
 
 
 def load_golden(name: str) -> tuple[dict, dict]:
