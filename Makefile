@@ -39,7 +39,7 @@ demo: $(STAMP)
 browser: $(STAMP)
 	@$(BIN)/python tests/chromium.py
 
-# What was freed stays with the process, in large pages, instead of going back to the system again and again: about a twentieth of the time. For glibc; other systems do not know these names.
+# What was freed stays with the process, in large pages, instead of going back to the system again and again: a few percent less time. For glibc; other systems do not know these names.
 test: export MALLOC_TRIM_THRESHOLD_ := 4000000000
 test: export MALLOC_MMAP_THRESHOLD_ := 4000000000
 test: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
