@@ -92,6 +92,10 @@ COMMANDS = {
         "talker_t2av.evaluation.evaluate:evaluate_command",
         "measure truth, codecs, the talker, or any folder of clips",
     ),
+    "study": (
+        "talker_t2av.studies.bench:study_command",
+        "train variants of a small talker from several seeds, and compare them",
+    ),
     "convert": (
         "talker_t2av.released.convert:convert_command",
         "bring the authors' released files into one folder that --model takes",
@@ -111,7 +115,7 @@ GROUPS = {  # heading in --help -> names
         "train syncnet",
         "train all",
     ),
-    "measure": ("evaluate",),
+    "measure": ("evaluate", "study"),
     "the authors' model": ("convert",),
 }
 # bad input; files that are missing, forbidden or too big for the disk; a training that diverged

