@@ -40,9 +40,9 @@ browser: $(STAMP)
 	@$(BIN)/python tests/chromium.py
 
 # What was freed stays with the process, in large pages, instead of going back to the system again and again: a few percent less time. For glibc; other systems do not know these names.
-test: export MALLOC_TRIM_THRESHOLD_ := 4000000000
-test: export MALLOC_MMAP_THRESHOLD_ := 4000000000
-test: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
+test weights: export MALLOC_TRIM_THRESHOLD_ := 4000000000
+test weights: export MALLOC_MMAP_THRESHOLD_ := 4000000000
+test weights: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 test: browser  ## all checks: package equals notebooks, site builds, notebooks run, tests pass
 	@echo "== 1/4 The house: package and notebooks agree, are clean and laid out"
 	@$(BIN)/python -m pytest -n 2 tests/test_house.py tests/test_words.py
