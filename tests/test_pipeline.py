@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from talker_t2av.common.media import write_audio, write_video
 from talker_t2av.inference import pipeline as module
@@ -248,6 +249,8 @@ def test_what_to_install_is_said_only_where_it_is_missing(pipe, monkeypatch):
     for missing in module.NEURAL_PACKAGES:
         monkeypatch.setattr(module, "find_spec", lambda name: None if name == missing else name)
         assert "pip install" in pipe.voices["joe"] and "pip" not in pipe.voices["ada"]
+        lines = module.voice_lines(["joe"])  # a model that knows joe needs no package for him
+        assert "pip" not in lines["joe"] and "pip install" in lines["ella"]
 
 
 def test_an_unknown_voice_says_where_they_are_listed(pipe):
@@ -266,6 +269,45 @@ def test_a_voice_without_its_packages_says_what_to_install(pipe, monkeypatch):
 
 
 # What it gives
+
+
+def test_a_model_brings_its_voices_along(monkeypatch, tmp_path):
+    """Stored vectors say the same as heard ones, and need no program that speaks."""
+    heard = TalkerPipeline.untrained("tiny")
+    settings = {"face": None, "seed": 1, "num_steps": 2, "voice": "ada"}
+    plain = heard("Yes.", **settings)
+    heard.store_voices(["ada", "ben"])
+    heard.save_pretrained(tmp_path)
+    stored = TalkerPipeline.from_pretrained(tmp_path)
+    assert sorted(stored.stored_voices) == ["ada", "ben"]
+
+    def nobody_speaks(name):
+        raise AssertionError(f"{name} was spoken")
+
+    monkeypatch.setattr(module, "named_voice", nobody_speaks)
+    # rounding depends on where in memory the loaded weights lie
+    np.testing.assert_allclose(stored("Yes.", **settings).audio, plain.audio, atol=1e-5)
+    with pytest.raises(AssertionError, match="cora was spoken"):
+        stored("Yes.", **settings | {"voice": "cora"})
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"no tensors", "no safetensors file"),
+        ({"ada": torch.zeros(3)}, "'ada' takes 16 finite numbers"),
+        ({"ada": torch.full((16,), float("nan"))}, "'ada' takes 16 finite numbers"),
+        ({"ada": torch.zeros(16, dtype=torch.int64)}, "int64"),
+    ],
+)
+def test_stored_voices_that_do_not_fit_are_refused(tmp_path, content, message):
+    path = tmp_path / "voices.safetensors"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        save_file(content, path)
+    with pytest.raises(ValueError, match=message):
+        module.read_stored_voices(tmp_path, 16)
 
 
 def test_a_clip_tells_what_it_is(make):

@@ -348,9 +348,9 @@ def run_dub(args: argparse.Namespace) -> int:  # exit code
 
 def run_voices(args: argparse.Namespace) -> int:  # exit code
     "`voices`: the names that --voice takes, and a line about each."
-    from talker_t2av.inference.pipeline import voice_lines
+    from talker_t2av.inference.pipeline import shipped_voices, voice_lines
 
-    lines = voice_lines()
+    lines = voice_lines(shipped_voices())
     if args.json:
         print(json.dumps(lines, indent=1))
     else:

