@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ..common.hub import find_pretrained
+from ..common.hub import WEIGHTS, find_pretrained, shapes_only
 from talker_t2av.common.media import (
     FRAME_RATE,
     atomic_path,
@@ -33,7 +34,7 @@ from ..model.config import TalkerConfig
 from ..model.flow import Sampling
 from ..model.head import SeparateHeads
 from ..model.patches import frames_to_patches
-from ..model.talker import TEMPERATURES, PatchDrawer, Talker
+from ..model.talker import PatchDrawer, Talker
 from ..model.text import TextTokenizer
 from .heads import CoupledHeads, GivenDrawer, JointHead
 from talker_t2av.studies.measures import (
@@ -56,10 +57,31 @@ from ..training.talker import TalkerRecipe, change_recipe, parse_setting
 from ..world.build import only_builder
 
 # %% auto #0
-__all__ = ['HEADS', 'MODES', 'RATES', 'TalkerVariant', 'parse_way', 'parse_variant', 'read_study', 'mean_of',
-           'spread_of_closures', 'run_way', 'joint_patches', 'measure_truth', 'job_name', 'settings_of',
-           'operations_a_second', 'run_job', 'data_checksum', 'finished_record', 'paired_interval', 'table_of',
-           'rate_of', 'rounded', 'summarise_study', 'run_study', 'study_path', 'run_study_command', 'study_command']
+__all__ = ['RATES', 'OF_THE_SOUND', 'HEADS', 'MODES', 'STUDENT', 'rates_of', 'TalkerVariant', 'parse_way', 'parse_variant',
+           'StudyTable', 'read_study', 'parse_main', 'check_new', 'plain_name', 'rival_of', 'mean_of',
+           'closure_summary', 'drawer_of', 'run_way', 'joint_patches', 'measure_truth', 'job_name', 'settings_of',
+           'training_key', 'metric_checksums', 'operations_a_second', 'Bench', 'run_job', 'data_checksum',
+           'finished_record', 'paired_interval', 'table_of', 'rate_of', 'rounded', 'summarise_study', 'run_study',
+           'study_path', 'run_study_command', 'known', 'study_command']
+
+# %% ../../nbs/7_studies/05_bench.ipynb #7c1e5a02
+# name -> (numerator, denominator) of a clip; summed over clips, then divided
+RATES: dict[str, tuple[Callable[[dict], float], Callable[[dict], float]]] = {
+    "phoneme_error": (lambda row: row["phoneme_errors"], lambda row: row["phonemes"]),
+    "word_error": (lambda row: row["word_errors"], lambda row: row["words"]),
+    "sync": (lambda row: row["sync"], lambda row: 1.0),
+    "late_ms": (lambda row: row["late_ms"], lambda row: 1.0),
+    "unsteady_ms": (lambda row: abs(row["late_ms"]), lambda row: 1.0),
+    "shut": (lambda row: row["closures_shut"], lambda row: row["closures"]),
+    "opening": (lambda row: row["opening_std"], lambda row: row["true_opening_std"]),
+    "length": (lambda row: row["frames"], lambda row: row["true_frames"]),
+}
+OF_THE_SOUND = ("phoneme_error", "word_error", "length")  # no measures where the sound is given
+
+
+def rates_of(way: str) -> list[str]:
+    "The measures that mean something in a way."
+    return [name for name in RATES if way.startswith("t2av") or name not in OF_THE_SOUND]
 
 # %% ../../nbs/7_studies/05_bench.ipynb #2d48e931
 HEADS = {"separate": SeparateHeads, "coupled": CoupledHeads, "joint": JointHead}
@@ -75,6 +97,7 @@ class TalkerVariant:
     data: StudyData = StudyData()
     heads: str = "separate"  # of HEADS
     given_share: float = 0.0  # of the training rows: one stream is given; not for separate heads
+    temperature: float = 1.0  # scale of the initial noise of both streams
     measure: tuple[str, ...] = ("t2av",)  # ways to run it, see `parse_way`
 
     def __post_init__(self):
@@ -85,28 +108,50 @@ class TalkerVariant:
                 "given_share: takes a share from 0 to 1, and only 0 for separate heads, got "
                 f"{self.given_share} for {self.heads}"
             )
+        if not 0 < self.temperature <= 2:
+            raise ValueError(
+                f"temperature: takes a number above 0, up to 2, got {self.temperature!r}"
+            )
+        if not self.measure:
+            raise ValueError("measure: takes one way or more, as t2av,a2v/4")
         for way in self.measure:
             parse_way(way)
 
     def make_talker(self, config: TalkerConfig) -> Talker:
-        "A talker with this variant's heads and random weights."
+        """A talker with this variant's heads. From one seed, everything but the heads starts with
+        the same weights in all variants; coupled heads start with those of separate ones.
+        """
+        talker = Talker(config)
         if self.heads == "separate":
-            return Talker(config)
-        return Talker(config, HEADS[self.heads](config.heads, self.given_share))
+            return talker
+        with torch.random.fork_rng():  # what is made after the talker starts alike, too
+            heads = HEADS[self.heads](config.heads, self.given_share)
+        if self.heads == "coupled":
+            heads.load_state_dict(talker.heads.state_dict())
+        talker.heads = heads
+        return talker
+
+    @property
+    def temperatures(self) -> dict[str, float]:
+        "Of each stream."
+        return dict.fromkeys(self.recipe.config.streams, self.temperature)
 
 
 def parse_way(way: str) -> tuple[str, Sampling]:  # 't2av/4' -> mode and sampling
     "Raises ValueError for an unknown mode or a number of steps that cannot be."
-    mode, _, steps = way.partition("/")
-    if mode not in MODES or (steps and not steps.isdigit()):
-        raise ValueError(f"measure: takes t2av or a2v, with /STEPS or without, got {way!r}")
-    if not steps:
-        return mode, Sampling()
-    return mode, Sampling(num_steps=int(steps), zero_star=int(steps) > 1)
+    mode, slash, steps = way.partition("/")
+    if mode not in MODES or (slash and not 2 <= int(steps if steps.isdecimal() else 0) <= 100):
+        raise ValueError(
+            f"measure: takes t2av or a2v, with /STEPS from 2 to 100 or without, got {way!r}"
+        )
+    return mode, Sampling(num_steps=int(steps)) if slash else Sampling()
 
 
 def parse_variant(name: str, settings: Sequence[str]) -> TalkerVariant:
-    "A variant from settings like 'heads=coupled' and 'world.timing=0'. Raises ValueError."
+    """A variant from settings like 'heads=coupled' and 'world.timing=0'.
+
+    Raises ValueError, also for sizes of which no talker can be made.
+    """
     variant = TalkerVariant(name)
     for setting in settings:
         key, value = parse_setting(setting)
@@ -115,43 +160,108 @@ def parse_variant(name: str, settings: Sequence[str]) -> TalkerVariant:
                 world = replace(variant.data.world, **{key.removeprefix("world."): value})
                 variant = replace(variant, data=replace(variant.data, world=world))
             elif key == "measure":
-                variant = replace(variant, measure=tuple(str(value).split(",")))
-            elif key in ("heads", "given_share"):
+                ways = tuple(way for way in str(value).split(",") if way)
+                variant = replace(variant, measure=ways)
+            elif key in ("heads", "given_share", "temperature"):
                 variant = replace(variant, **{key: value})
             elif key in ("clips", "test_clips"):
                 variant = replace(variant, data=replace(variant.data, **{key: value}))
             else:
                 variant = replace(variant, recipe=change_recipe(variant.recipe, {key: value}))
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise ValueError(f"{name}: {setting} cannot be ({error})") from None
+    try:
+        with shapes_only():
+            variant.make_talker(variant.recipe.config)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{name}: no talker can be made of these sizes ({error})") from None
     return variant
 
 
-def read_study(path: str | Path) -> list[TalkerVariant]:
-    """The variants of a study, in their order. A line is `name: settings`; # begins a comment.
+class StudyTable(NamedTuple):
+    "What a file of a study says."
+
+    variants: list[TalkerVariant]
+    main: tuple[str, str]  # the measure and the way that answer its question
+
+
+def read_study(path: str | Path) -> StudyTable:
+    """A line is `name: settings`, where `all` holds for every variant, and `main` names a measure
+    and a way; # begins a comment.
 
     Raises FileNotFoundError, or ValueError that names the line.
     """
     shared: list[str] = []
     found: dict[str, TalkerVariant] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    main = ("sync", "t2av")
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise ValueError(f"study: {path} is no text file in UTF-8") from None
+    for number, line in enumerate(lines, 1):
         line = line.split("#")[0].strip()
         if not line:
             continue
         name, colon, settings = (part.strip() for part in line.partition(":"))
         where = f"study: {path}, line {number}"
-        if not colon or not name or name in found:
-            raise ValueError(f"{where}: takes NAME: SETTINGS, each name once, got {line!r}")
-        if name == "all":
-            shared = shlex.split(settings)
-            continue
+        if not colon or not name:
+            raise ValueError(f"{where}: takes NAME: SETTINGS, got {line[:60]!r}")
         try:
-            found[name] = parse_variant(name, [*shared, *shlex.split(settings)])
+            words = shlex.split(settings)
+            if name == "all":
+                shared = words
+            elif name == "main":
+                main = parse_main(words)
+            else:
+                check_new(name, found)
+                found[name] = parse_variant(name, [*shared, *words])
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-    if len(found) < 2:
-        raise ValueError(f"study: {path} takes two variants or more, got {len(found)}")
-    return list(found.values())
+    variants = list(found.values())
+    if len(variants) < 2:
+        raise ValueError(f"study: {path} takes two variants or more, got {len(variants)}")
+    if len({variant.data.test_clips for variant in variants}) > 1:
+        raise ValueError(f"study: {path}: test_clips must be one number for all variants")
+    if not any(main[1] in variant.measure for variant in variants[1:]):
+        raise ValueError(f"study: {path}: no variant is measured in the main way, {main[1]}")
+    return StudyTable(variants, main)
+
+
+def parse_main(words: Sequence[str]) -> tuple[str, str]:
+    "A measure and a way. Raises ValueError."
+    if len(words) != 2 or words[0] not in RATES:
+        raise ValueError(f"main: takes a measure ({', '.join(RATES)}) and a way, got {words}")
+    parse_way(words[1])
+    return words[0], words[1]
+
+
+def check_new(name: str, found: dict[str, TalkerVariant]) -> None:
+    "Raise ValueError for a name whose jobs would share a folder with another's."
+    for other in found.values():
+        if plain_name(other.name) == plain_name(name):
+            raise ValueError(f"the name {name!r} is taken, or too near to {other.name!r}")
+
+
+def plain_name(name: str) -> str:
+    "A variant's name as part of a folder's name."
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower())[:60]
+
+
+def rival_of(variant: TalkerVariant, variants: list[TalkerVariant]) -> TalkerVariant:
+    "The first variant that differs from this one in its heads only; else the first of all."
+    for other in variants:
+        alike = replace(
+            variant,
+            name=other.name,
+            heads=other.heads,
+            given_share=other.given_share,
+            measure=other.measure,
+        )
+        if other == alike and other.name != variant.name:
+            return other
+        if other.name == variant.name:
+            break
+    return variants[0]
 
 # %% ../../nbs/7_studies/05_bench.ipynb #93935ca3
 def mean_of(values: Sequence[float]) -> float:
@@ -161,23 +271,19 @@ def mean_of(values: Sequence[float]) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def spread_of_closures(rows: Sequence[dict]) -> float:
-    "Mean absolute deviation of the closures from their median, in milliseconds."
+def closure_summary(rows: Sequence[dict]) -> dict[str, float | None]:
+    "Of all closures whose lips were found: how many, their median and its mean absolute deviation."
     times = np.array([time for row in rows for time in row["closure_ms"]])
-    return float(np.abs(times - np.median(times)).mean()) if len(times) else float("nan")
+    if not len(times):
+        return {"found": 0, "median_ms": None, "spread_ms": None}
+    middle = float(np.median(times))
+    spread = float(np.abs(times - middle).mean())
+    return {"found": len(times), "median_ms": round(middle, 2), "spread_ms": round(spread, 2)}
 
 
-# name -> (numerator, denominator) of a clip; summed over clips, then divided
-RATES: dict[str, tuple[Callable[[dict], float], Callable[[dict], float]]] = {
-    "phoneme_error": (lambda row: row["phoneme_errors"], lambda row: row["phonemes"]),
-    "word_error": (lambda row: row["word_errors"], lambda row: row["words"]),
-    "sync": (lambda row: row["sync"], lambda row: 1.0),
-    "late_ms": (lambda row: row["late_ms"], lambda row: 1.0),
-    "unsteady_ms": (lambda row: abs(row["late_ms"]), lambda row: 1.0),
-    "shut": (lambda row: row["closures_shut"], lambda row: row["closures"]),
-    "opening": (lambda row: row["opening_std"], lambda row: row["true_opening_std"]),
-    "length": (lambda row: row["frames"], lambda row: row["true_frames"]),
-}
+def drawer_of(talker: Talker) -> type:
+    "What makes the next patch: heads that draw all streams together need one of their own."
+    return PatchDrawer if type(talker.heads) is SeparateHeads else GivenDrawer
 
 
 def run_way(
@@ -187,37 +293,44 @@ def run_way(
     test: LatentSet,
     metrics: StudyMetrics,
     truth: list[dict],  # measures of the true clips
+    temperatures: dict[str, float],  # of each stream
     size: int = 25,  # sentences spoken together
 ) -> dict:
     "Measures of every test sentence, spoken in one way."
     mode, sampling = parse_way(way)
     given = ["audio"] if mode == "a2v" else []
-    drawer = PatchDrawer if isinstance(talker.heads, SeparateHeads) else GivenDrawer
-    if isinstance(talker.heads, CoupledHeads):
-        drawer = GivenDrawer
-    rows, patches = [], []
+    P = talker.config.patch_size
+    rows, patches, sources = [], [], []
     for first in range(0, len(test), size):
         numbers = range(first, min(first + size, len(test)))
         samples = [test[i] for i in numbers]
         spoken = speak_batch(
-            talker, tokenizer, samples, list(numbers), sampling, TEMPERATURES, given, drawer
+            talker,
+            tokenizer,
+            samples,
+            list(numbers),
+            sampling,
+            temperatures,
+            given,
+            drawer_of(talker),
         )
         for i, made in zip(numbers, spoken):
             row = measure_rows(made, test.records[i], metrics)
             row["true_opening_std"] = truth[i]["opening_std"]
             row["true_frames"] = truth[i]["frames"]
             rows.append(row)
-            patches.append(joint_patches(made, talker.config.patch_size))
-    real = torch.cat(
-        [joint_patches(test[i].latents, talker.config.patch_size) for i in range(len(test))]
-    )
-    made = torch.cat(patches)
-    mean, std = real.mean(0), real.std(0).clamp(min=1e-3)
-    distance = kernel_distance((made - mean) / std, (real - mean) / std)
+            patches.append(joint_patches(made, P))
+            sources.append(torch.full((len(patches[-1]),), i))
+    real = [joint_patches(test[i].latents, P) for i in range(len(test))]
+    real_sources = [torch.full((len(part),), i) for i, part in enumerate(real)]
+    real, made = torch.cat(real), torch.cat(patches)
+    mean, std = real.mean(0), real.std(0)
+    moving = std > 1e-3  # a channel that never moves says nothing
+    real, made = (((x - mean) / std)[:, moving] for x in (real, made))
     return {
         "clips": rows,
-        "kernel_distance": distance,
-        "closure_spread_ms": spread_of_closures(rows),
+        "kernel_distance": kernel_distance(made, real, torch.cat(sources), torch.cat(real_sources)),
+        "closures": closure_summary(rows),
     }
 
 
@@ -239,9 +352,8 @@ def measure_truth(test: LatentSet, metrics: StudyMetrics) -> list[dict]:
 
 # %% ../../nbs/7_studies/05_bench.ipynb #3e2e5995
 def job_name(variant: TalkerVariant, seed: int) -> str:
-    "Name of a job's folder: 'coupled-free-seed-2'."
-    plain = "".join(c if c.isalnum() else "-" for c in variant.name)
-    return f"{plain}-seed-{seed}"
+    "Name of a job's folder: 'coupled--free-seed-2'."
+    return f"{plain_name(variant.name)}-seed-{seed}"
 
 
 def settings_of(variant: TalkerVariant) -> dict:
@@ -249,8 +361,22 @@ def settings_of(variant: TalkerVariant) -> dict:
     return json.loads(json.dumps(asdict(variant)))
 
 
+def training_key(variant: TalkerVariant, seed: int, data: str) -> str:
+    "Checksum of all that decides a training; how it is measured is not among it."
+    settings = settings_of(variant)
+    for name in ("name", "measure", "temperature"):
+        del settings[name]
+    return hashlib.sha256(json.dumps([settings, seed, data]).encode()).hexdigest()[:12]
+
+
+def metric_checksums(source: str) -> dict[str, str]:
+    "Of the weights that measure."
+    kinds = ("judge", "syncnet", "audio_codec")
+    return {kind: file_sha256(find_pretrained(source, kind) / WEIGHTS) for kind in kinds}
+
+
 def operations_a_second(talker: Talker, tokenizer: TextTokenizer, test: LatentSet) -> float:
-    """For a second of both streams: patches drawn in ten steps, with guidance, and read. The text,
+    """For a second of both streams: patches drawn with the default sampling, and read. The text,
     which is read once, does not count.
     """
     sample = test[0]
@@ -266,48 +392,73 @@ def operations_a_second(talker: Talker, tokenizer: TextTokenizer, test: LatentSe
     return (two - one) * FRAME_RATE / talker.config.patch_size
 
 
+class Bench(NamedTuple):
+    "What the jobs of one data set share."
+
+    train: LatentSet
+    test: LatentSet
+    metrics: StudyMetrics
+    truth: list[dict]  # measures of the true clips
+    data: str  # checksum of the latents
+    measured_by: dict[str, str]  # checksums of the weights that measure
+
+
 def run_job(
-    variant: TalkerVariant,
-    seed: int,
-    train: LatentSet,
-    test: LatentSet,
-    metrics: StudyMetrics,
-    truth: list[dict],  # from `measure_truth`
-    out: Path,  # folder of the job
-    progress: bool = True,
-) -> dict:  # the record, which also stands in `record.json`
+    variant: TalkerVariant, seed: int, bench: Bench, out: Path, progress: bool = True
+) -> dict:  # the record, which also stands in `record.json` in the folder `out`
     "Train and measure a variant from one seed, or go on with it."
+    code = code_facts()
+    folder = out / f"training-{training_key(variant, seed, bench.data)}"
+    fresh = not any(folder.glob("checkpoint-*"))
     recipe = replace(variant.recipe, train=replace(variant.recipe.train, seed=seed))
     start = time.process_time()
     talker, tokenizer, history = train_study_talker(
-        recipe, train, variant.make_talker, out / "training", progress
+        recipe, bench.train, variant.make_talker, folder, progress
     )
     seconds = time.process_time() - start
     weights = {name: value.half() for name, value in talker.state_dict().items()}
-    with atomic_path(out / "model.safetensors") as temporary:
+    with atomic_path(out / WEIGHTS) as temporary:
         save_file(weights, temporary)
     talker.load_state_dict({name: value.float() for name, value in weights.items()})
-    probe = fit_sound_probe(train, metrics, talker.config.patch_size)
-    ways = {way: run_way(way, talker, tokenizer, test, metrics, truth) for way in variant.measure}
+    probe = fit_sound_probe(bench.train, bench.metrics, talker.config.patch_size)
     record = {
         "variant": variant.name,
         "seed": seed,
         "settings": settings_of(variant),
-        "code": code_facts(),
+        "code": code,
+        "data": bench.data,
+        "measured_by": bench.measured_by,
         "weights": sum(p.numel() for p in talker.parameters()),
         "head_weights": sum(p.numel() for p in talker.heads.parameters()),
-        "core_seconds": round(seconds),  # of this sitting
+        "core_seconds": round(seconds) if fresh else None,  # unknown after an interruption
         "loss": {
             name: round(mean_of([step[name] for step in history[-100:]]), 4)
             for name in ("audio", "motion", "stop", "phoneme", "phoneme_accuracy")
         },
-        "operations_a_second": round(operations_a_second(talker, tokenizer, test)),
+        "operations_a_second": round(operations_a_second(talker, tokenizer, bench.test)),
         "agreement": agreement_of_draws(
-            talker, tokenizer, test, probe, metrics, Sampling(), seed=seed
+            talker,
+            tokenizer,
+            bench.train,
+            bench.test,
+            probe,
+            bench.metrics,
+            variant.temperatures,
+            seed=seed,
         ),
-        "ways": ways,
-        "sha256": file_sha256(out / "model.safetensors"),
-        "data": data_checksum(train, test),
+        "ways": {
+            way: run_way(
+                way,
+                talker,
+                tokenizer,
+                bench.test,
+                bench.metrics,
+                bench.truth,
+                variant.temperatures,
+            )
+            for way in variant.measure
+        },
+        "sha256": file_sha256(out / WEIGHTS),
     }
     with atomic_path(out / "record.json") as temporary:
         temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
@@ -323,16 +474,29 @@ def data_checksum(train: LatentSet, test: LatentSet) -> str:
     return digest.hexdigest()
 
 
-def finished_record(variant: TalkerVariant, seed: int, out: Path, data: str) -> dict | None:
-    "The record of a finished job; None if there is none, or it is of other settings or data."
+def finished_record(
+    variant: TalkerVariant,
+    out: Path,  # folder of the job
+    data: str,
+    measured_by: dict[str, str],
+) -> dict | None:
+    """The record of a finished job; None if there is none, if it is damaged, or if it is of other
+    settings, data or weights that measure.
+    """
     path = out / "record.json"
-    if not path.is_file():
+    wanted = {"settings": settings_of(variant), "data": data, "measured_by": measured_by}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        same = all(record[key] == value for key, value in wanted.items())
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    same = record["settings"] == settings_of(variant) and record["data"] == data
     return record if same else None
 
 # %% ../../nbs/7_studies/05_bench.ipynb #642dee96
+# 97.5% quantile of Student's t with n - 1 degrees of freedom, for n seeds
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+
+
 def paired_interval(
     top: np.ndarray,  # (variants = 2, seeds, clips) numerators; NaN: not known
     bottom: np.ndarray,  # the same, denominators
@@ -340,7 +504,8 @@ def paired_interval(
     seed: int = 0,
 ) -> Interval:
     """Rate of the second variant minus that of the first, with a bootstrap interval over training
-    seeds and clips together, widened for the number of seeds.
+    seeds and clips together, widened for the number of seeds; NaN where there is no knowing: no
+    interval from one seed, no value from no known clip.
 
     Raises ValueError for another shape.
     """
@@ -349,23 +514,26 @@ def paired_interval(
             "paired_interval: takes numerators and denominators (2, seeds, clips), got "
             f"{top.shape} and {bottom.shape}"
         )
-    known = np.isfinite(top) & np.isfinite(bottom)
-    known = known.all(0)[None]  # a pair counts if both are known
-    top, bottom = np.where(known, top, 0.0), np.where(known, bottom, 0.0)
     S, N = top.shape[1:]
+    known = (np.isfinite(top) & np.isfinite(bottom)).all(0)[None]  # a pair counts if both do
+    top, bottom = np.where(known, top, 0.0), np.where(known, bottom, 0.0)
+    if not (bottom.sum((1, 2)) > 0).all():
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+
+    def differences(seeds: np.ndarray, clips: np.ndarray) -> np.ndarray:  # (resamples,)
+        above = np.einsum("rs,vsn,rn->rv", seeds, top, clips, optimize=True)
+        below = np.einsum("rs,vsn,rn->rv", seeds, bottom, clips, optimize=True)
+        whole = (below > 0).all(1)
+        return np.diff(above[whole] / below[whole])[:, 0]
+
+    value = float(differences(np.ones((1, S)), np.ones((1, N)))[0])
+    if S == 1:
+        return Interval(value, float("nan"), float("nan"), N)
     rng = np.random.default_rng(seed)
     of_seeds = rng.multinomial(S, np.full(S, 1 / S), size=resamples)  # (resamples, S)
     of_clips = rng.multinomial(N, np.full(N, 1 / N), size=resamples)  # (resamples, N)
-
-    def rates(seeds: np.ndarray, clips: np.ndarray) -> np.ndarray:  # (resamples, 2)
-        above = np.einsum("rs,vsn,rn->rv", seeds, top, clips, optimize=True)
-        below = np.einsum("rs,vsn,rn->rv", seeds, bottom, clips, optimize=True)
-        return above / np.maximum(below, 1e-9)
-
-    value = float(np.diff(rates(np.ones((1, S)), np.ones((1, N))))[0, 0])
-    draws = np.diff(rates(of_seeds, of_clips))[:, 0]
-    if S > 1:
-        draws = value + (draws - value) * (S / (S - 1)) ** 0.5
+    widened = (S / (S - 1)) ** 0.5 * STUDENT.get(S, 2.2) / 1.96
+    draws = value + widened * (differences(of_seeds, of_clips) - value)
     low, high = np.quantile(draws, [0.025, 0.975])
     return Interval(value, float(min(low, value)), float(max(high, value)), S * N)
 
@@ -393,10 +561,9 @@ def rounded(value: float, digits: int = 5) -> float | None:
 
 
 def summarise_study(variants: list[TalkerVariant], records: dict[str, list[dict]]) -> dict:
-    """For every variant: sizes, costs, each rate of every seed; and, for the ways that the first
-    variant was measured in too, paired differences from it.
+    """For every variant: sizes, costs, each measure of every seed; and paired differences from its
+    rival (see `rival_of`) in the ways in which both were measured.
     """
-    first = variants[0].name
     found = {}
     for variant in variants:
         mine = records[variant.name]
@@ -417,32 +584,30 @@ def summarise_study(variants: list[TalkerVariant], records: dict[str, list[dict]
         for way in variant.measure:
             row["ways"][way] = {
                 "kernel_distance": [rounded(r["ways"][way]["kernel_distance"]) for r in mine],
-                "closure_spread_ms": [rounded(r["ways"][way]["closure_spread_ms"]) for r in mine],
+                "closures": [r["ways"][way]["closures"] for r in mine],
             }
-            for name in RATES:
+            for name in rates_of(way):
                 top, bottom = table_of(mine, way, name)
                 row["ways"][way][name] = [rounded(rate_of(t, b)) for t, b in zip(top, bottom)]
         found[variant.name] = row
     for variant in variants[1:]:
+        rival = rival_of(variant, variants)
         row = found[variant.name]
-        row["minus_first"] = {}
-        for way in set(variant.measure) & set(variants[0].measure):
-            row["minus_first"][way] = {}
-            both = set(row["seeds"]) & set(found[first]["seeds"])
-            pair = [
-                [record for record in records[name] if record["seed"] in both]
-                for name in (first, variant.name)
-            ]
-            for name in RATES:
+        row["compared_with"] = rival.name
+        row["minus_it"] = {}
+        pair = (records[rival.name], records[variant.name])
+        for way in [way for way in variant.measure if way in rival.measure]:
+            row["minus_it"][way] = {}
+            for name in rates_of(way):
                 tables = [table_of(mine, way, name) for mine in pair]
                 top, bottom = (np.stack([table[i] for table in tables]) for i in (0, 1))
                 interval = paired_interval(top, bottom)
-                row["minus_first"][way][name] = [rounded(x) for x in interval[:3]]
+                row["minus_it"][way][name] = [rounded(x) for x in interval[:3]]
     return found
 
 
 def run_study(
-    variants: list[TalkerVariant],
+    study: StudyTable,
     seeds: int,
     out: str | Path,  # folder of the study's jobs
     latents: str | Path,  # folder of all studies' latents
@@ -453,41 +618,40 @@ def run_study(
     "Run every job that is not finished, then compare. Safe to interrupt; the same call goes on."
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    metrics = StudyMetrics.from_pretrained(source)
-    sets, truths, records = {}, {}, {variant.name: [] for variant in variants}
+    metrics, measured_by = StudyMetrics.from_pretrained(source), metric_checksums(source)
+    benches: dict[StudyData, Bench] = {}
+    records: dict[str, list[dict]] = {variant.name: [] for variant in study.variants}
     with only_builder(out):
         for seed in range(seeds):
-            for variant in variants:
-                data = variant.data
-                if data not in sets:
-                    sets[data] = study_latents(data, latents, workers=workers)
-                    truths[data] = measure_truth(sets[data][1], metrics)
-                train, test = sets[data]
+            for variant in study.variants:
+                if variant.data not in benches:
+                    train, test = study_latents(variant.data, latents, workers=workers)
+                    truth, data = measure_truth(test, metrics), data_checksum(train, test)
+                    bench = Bench(train, test, metrics, truth, data, measured_by)
+                    benches[variant.data] = bench
+                bench = benches[variant.data]
                 folder = out / job_name(variant, seed)
-                record = finished_record(variant, seed, folder, data_checksum(train, test))
+                record = finished_record(variant, folder, bench.data, measured_by)
                 if record is None:
                     print(f"== {variant.name}, seed {seed}", flush=True)
                     folder.mkdir(exist_ok=True)
-                    record = run_job(
-                        variant, seed, train, test, metrics, truths[data], folder, progress
-                    )
+                    record = run_job(variant, seed, bench, folder, progress)
                 records[variant.name].append(record)
-    worlds = {json.dumps(asdict(data)): rows for data, rows in truths.items()}
+    truths = {}
+    for data, bench in benches.items():
+        tables = {
+            name: [np.array([part(row) for row in bench.truth], dtype=float) for part in parts]
+            for name, parts in RATES.items()
+        }
+        truths[json.dumps(asdict(data))] = {
+            name: rounded(rate_of(top, bottom)) for name, (top, bottom) in tables.items()
+        } | {"closures": closure_summary(bench.truth)}
     return {
-        "variants": summarise_study(variants, records),
-        "truth": {
-            world: {
-                name: rounded(rate_of(*(np.array([f(row) for row in rows]) for f in RATES[name])))
-                for name in RATES
-            }
-            | {"closure_spread_ms": rounded(spread_of_closures(rows))}
-            for world, rows in worlds.items()
-        },
+        "main": list(study.main),
+        "variants": summarise_study(study.variants, records),
+        "truth": truths,
         "seeds": seeds,
-        "metric_models": {
-            kind: file_sha256(find_pretrained(source, kind) / "model.safetensors")
-            for kind in ("judge", "syncnet", "audio_codec")
-        },
+        "measured_by": measured_by,
     }
 
 # %% ../../nbs/7_studies/05_bench.ipynb #c96e0d98
@@ -506,33 +670,52 @@ def run_study_command(args: argparse.Namespace) -> int:
     if args.seeds < 1:
         raise ValueError(f"seeds: takes 1 or more, got {args.seeds}")
     path = study_path(args.study)
-    variants = read_study(path)
+    study = read_study(path)
+    variants = study.variants
     if args.variants:
         names = [variant.name for variant in variants]
         unknown = [name for name in args.variants if name not in names]
         if unknown:
             raise ValueError(f"variants: takes {', '.join(names)}; got {', '.join(unknown)}")
-        wanted = {names[0], *args.variants}  # the first is what the others are compared with
+        rivals = [rival_of(v, variants).name for v in variants if v.name in args.variants]
+        wanted = {names[0], *args.variants, *rivals}
         variants = [variant for variant in variants if variant.name in wanted]
     out = Path(args.out or Path("runs") / "studies" / path.stem)
-    if code_facts()["clean"] is False:
+    for place in (out, Path(args.latents or out.parent / "latents")):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"out: {place} is a file; a study takes folders")
+    code = code_facts()
+    if code["clean"] is False:
         print("the tree has uncommitted changes; the results will say so", file=sys.stderr)
     values = run_study(
-        variants, args.seeds, out, args.latents or out.parent / "latents", workers=args.workers
+        StudyTable(variants, study.main),
+        args.seeds,
+        out,
+        args.latents or out.parent / "latents",
+        workers=args.workers,
     )
     words = ["talker-t2av", "study", path.stem, "--seeds", str(args.seeds)]
     if args.variants:
         words += ["--variants", *args.variants]
     results = Path(args.results or out / "results.json")
-    write_result(results, values, shlex.join(words))
+    write_result(results, values, shlex.join(words), code)
+    measure, way = study.main
     for name, row in values["variants"].items():
-        for way, found in row["ways"].items():
-            errors, sync = (
-                mean_of([x for x in found[m] if x is not None]) for m in ("phoneme_error", "sync")
-            )
-            print(f"{name:24} {way:8} phoneme error {errors:6.1%}   correlation {sync:.3f}")
+        line = f"{name:24}"
+        if way in row["ways"]:
+            line += f" {measure} ({way}) {mean_of(known(row['ways'][way][measure])):.3f}"
+        if way in row.get("minus_it", {}):
+            shift, low, high = row["minus_it"][way][measure]
+            line += f"; minus {row['compared_with']}: {shift}"
+            line += " (one seed, no interval)" if low is None else f" ({low} to {high})"
+        print(line)
     print(f"{results}: {len(values['variants'])} variants, {args.seeds} seeds")
     return 0
+
+
+def known(values: Sequence[float | None]) -> list[float]:
+    "Those that are numbers."
+    return [value for value in values if value is not None]
 
 
 def study_command(parser: argparse.ArgumentParser) -> None:
@@ -541,7 +724,13 @@ def study_command(parser: argparse.ArgumentParser) -> None:
     names = ", ".join(sorted(path.stem for path in (data_dir() / "studies").glob("*.txt")))
     add("study", metavar="NAME", help=f"{names}, or a file of your own")
     add("--seeds", type=int, default=3, metavar="N", help="trainings of each variant (default 3)")
-    add("--variants", nargs="+", default=None, metavar="A", help="only these, beside the first")
+    add(
+        "--variants",
+        nargs="+",
+        default=None,
+        metavar="A",
+        help="only these, and what they are compared with",
+    )
     add(
         "--out",
         default=None,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..codecs.audio.codec import AudioCodec
 from ..codecs.audio.judge import Judge
-from ..common.measuring import lag_correlation
+from ..common.measuring import lag_correlation, r_squared
 from ..common.media import FRAME_RATE
 from ..evaluation.report import audio_codec_of
 from ..evaluation.speech import script_of, speech_errors
@@ -38,8 +38,8 @@ from ..world.voice.voices import Phoneme, Word
 
 # %% auto #0
 __all__ = ['peak_between', 'lateness', 'closure_times', 'lip_times', 'StudyMetrics', 'measure_rows', 'SoundProbe', 'with_one',
-           'ridge', 'fit_sound_probe', 'correlation', 'states_and_targets', 'agreement_of_draws', 'residual',
-           'kernel_distance', 'operations']
+           'ridge', 'fit_sound_probe', 'correlation', 'states_and_targets', 'implied_and_true', 'agreement_of_draws',
+           'what_heads_see', 'kernel_distance', 'operations']
 
 # %% ../../nbs/7_studies/04_measures.ipynb #4431ba3a
 def peak_between(curve: np.ndarray) -> tuple[float, float]:  # place, height
@@ -76,17 +76,21 @@ def closure_times(heard: Heard, symbols: Sequence[str]) -> np.ndarray:  # (K,) s
 def lip_times(
     opening: np.ndarray,  # (N,)
     wanted: np.ndarray,  # (K,) seconds: when they should be shut
-    reach: int = 3,  # frames on both sides
+    reach: int = 3,  # frames on both sides of a run
 ) -> np.ndarray:  # (K,) seconds: when they are shut; NaN: not there
     "The middle of the run of closed frames that is nearest to each time."
-    shut = np.flatnonzero(opening < SHUT)
-    runs = np.split(shut, np.flatnonzero(np.diff(shut) > 1) + 1) if len(shut) else []
-    middles = np.array([(run[0] + run[-1] + 1) / 2 / FRAME_RATE for run in runs])  # seconds
     found = np.full(len(wanted), np.nan)
+    shut = np.flatnonzero(opening < SHUT)
+    if not len(shut):
+        return found
+    runs = np.split(shut, np.flatnonzero(np.diff(shut) > 1) + 1)
+    first = np.array([run[0] / FRAME_RATE for run in runs])  # seconds
+    last = np.array([(run[-1] + 1) / FRAME_RATE for run in runs])
     for k, time in enumerate(wanted):
-        near = middles[np.abs(middles - time) <= reach / FRAME_RATE]
-        if len(near):
-            found[k] = near[np.abs(near - time).argmin()]
+        away = np.maximum(np.maximum(first - time, time - last), 0)  # 0 inside a run
+        best = int(away.argmin())
+        if away[best] <= reach / FRAME_RATE:
+            found[k] = (first[best] + last[best]) / 2
     return found
 
 # %% ../../nbs/7_studies/04_measures.ipynb #a6e8aa7b
@@ -220,25 +224,40 @@ def states_and_targets(
     return states[there], patches, previous, conditions
 
 
+def implied_and_true(
+    patches: dict[str, Tensor],  # stream -> (..., P, d)
+    previous: Tensor,  # (..., P, d_a) the sound before
+    probe: SoundProbe,
+    metrics: StudyMetrics,
+) -> tuple[Tensor, Tensor]:  # (..., P) both
+    "The opening that the sound of some patches implies, and that of their lips."
+    motion = patches["motion"]
+    lips = metrics.opening(motion.flatten(0, -2))
+    return probe(previous, patches["audio"]), torch.from_numpy(lips).view(motion.shape[:-1])
+
+
 def agreement_of_draws(
     talker: Talker,
     tokenizer,
-    latents: LatentSet,
+    train: LatentSet,
+    test: LatentSet,
     probe: SoundProbe,
     metrics: StudyMetrics,
-    sampling: Sampling,
-    clips: int = 24,
+    temperatures: dict[str, float],  # of each stream
+    clips: int = 24,  # of the test set; eight times as many of the training set
     times: int = 8,  # draws from each hidden state
     seed: int = 0,
 ) -> dict[str, float]:
     """How far sound and motion go together beyond what the hidden state says.
 
     drawn: correlation, over draws from the same state, of the opening that the sound implies with
-    the opening of the lips. world: the same for true clips, after the best linear guess from the
-    state is taken away from both. freedom: standard deviation of the lips' opening over draws."""
+    the opening of the lips; drawn without guidance, which makes draws alike. world: the same for
+    true test clips, after the best linear guess from what the heads see (fitted on training
+    clips) is taken away from both: an upper bound. freedom: standard deviation of the lips'
+    opening over draws. probe: R^2 of the probe on test clips, which limits both."""
     P = talker.config.patch_size
-    chosen = range(min(clips, len(latents)))
-    states, patches, previous, conditions = states_and_targets(talker, tokenizer, latents, chosen)
+    found = states_and_targets(talker, tokenizer, test, range(min(clips, len(test))))
+    states, patches, previous, conditions = found
     generator = torch.Generator().manual_seed(seed)
     R = len(states)
     repeated = {
@@ -250,56 +269,69 @@ def agreement_of_draws(
     }
     width = max(talker.heads.dims.values())
     noise = torch.randn(R * times, len(patches), P, width, generator=generator)
-    made = sample_flow(talker.heads, noise, repeated, sampling, batch_dims=2)
+    scale = torch.tensor([temperatures[name] for name in patches])
+    sampling = Sampling(guidance_scale=1.0)
+    made = sample_flow(talker.heads, noise * scale[:, None, None], repeated, sampling, batch_dims=2)
     drawn = dict(zip(patches, unstack_streams(made, talker.heads.dims.values())))
-    implied = probe(previous["audio"].repeat_interleave(times, 0), drawn["audio"])  # (R times, P)
-    opening = torch.from_numpy(metrics.opening(drawn["motion"].flatten(0, 1))).view(-1, P)
-    implied, opening = (rearrange(x, "(r t) p -> r t p", t=times) for x in (implied, opening))
-    implied = implied - implied.mean(1, keepdim=True)
-    opening = opening - opening.mean(1, keepdim=True)
+    before = previous["audio"].repeat_interleave(times, 0)
+    deviations = []
+    for track in implied_and_true(drawn, before, probe, metrics):
+        of_state = rearrange(track, "(r t) p -> r t p", t=times)
+        deviations.append(of_state - of_state.mean(1, keepdim=True))
 
-    true_implied = probe(previous["audio"], patches["audio"])  # (R, P)
-    lips = metrics.opening(patches["motion"].flatten(0, 1))
-    true_opening = torch.from_numpy(lips).view(-1, P)
-    left = [residual(with_one(states), x) for x in (true_implied, true_opening)]
+    known = what_heads_see(states, previous, conditions)
+    implied, opening = implied_and_true(patches, previous["audio"], probe, metrics)
+    some = states_and_targets(talker, tokenizer, train, range(min(8 * clips, len(train))))
+    fitted = what_heads_see(some[0], some[2], some[3])
+    fitted_pair = implied_and_true(some[1], some[2]["audio"], probe, metrics)
+    left = [
+        truth - known @ ridge(fitted, example)
+        for truth, example in zip((implied, opening), fitted_pair)
+    ]
     return {
-        "drawn": correlation(implied, opening),
-        "world": correlation(*left),
-        "freedom": float(opening.std()),
+        "drawn": correlation(*deviations),
+        "world": correlation(*(x - x.mean(0) for x in left)),
+        "freedom": float(deviations[1].std()),
+        "probe": float(r_squared(implied.flatten(), opening.flatten())),
     }
 
 
-def residual(x: Tensor, y: Tensor) -> Tensor:  # (M, n), (M, m) -> (M, m)
-    "What a linear guess leaves of y; the guess for one half of the rows is fitted on the other."
-    half = len(x) // 2
-    first, second = slice(None, half), slice(half, None)
-    guess = torch.cat(
-        [x[first] @ ridge(x[second], y[second]), x[second] @ ridge(x[first], y[first])]
-    )
-    return y - guess
+def what_heads_see(
+    states: Tensor,  # (R, D)
+    previous: dict[str, Tensor],  # stream -> (R, P, d)
+    conditions: dict[str, Tensor],  # stream -> (R, G)
+) -> Tensor:  # (R, all of it, and 1)
+    "Everything that a head is given besides noise and time, as one row for each patch."
+    rows = [states, *(p.flatten(1) for p in previous.values()), *conditions.values()]
+    return with_one(torch.cat(rows, dim=1))
 
 # %% ../../nbs/7_studies/04_measures.ipynb #174af999
-def kernel_distance(a: Tensor, b: Tensor) -> float:  # (M, n), (N, n)
-    """Squared maximum mean discrepancy with the kernel (x y / n + 1)^3, unbiased (arXiv
-    1801.01401).
+def kernel_distance(
+    a: Tensor,  # (M, n)
+    b: Tensor,  # (N, n)
+    clips_a: Tensor,  # (M,) the clip that each vector comes from
+    clips_b: Tensor,  # (N,) clips of one number say the same text
+) -> float:
+    """Squared maximum mean discrepancy with the kernel (x y / n + 1)^3 (arXiv 1801.01401), over
+    pairs of vectors from different clips.
     """
     n = a.shape[1]
 
-    def mean_of_pairs(x: Tensor, y: Tensor, same: bool) -> Tensor:
+    def mean_of_pairs(x: Tensor, y: Tensor, clips_x: Tensor, clips_y: Tensor) -> Tensor:
         kernel = (x @ y.T / n + 1) ** 3
-        if not same:
-            return kernel.mean()
-        off_diagonal = kernel.sum() - kernel.diagonal().sum()
-        return off_diagonal / (len(x) * (len(x) - 1))
+        apart = clips_x[:, None] != clips_y  # (M, N)
+        return kernel[apart].mean()
 
-    within = mean_of_pairs(a, a, True) + mean_of_pairs(b, b, True)
-    return float(within - 2 * mean_of_pairs(a, b, False))
+    within = mean_of_pairs(a, a, clips_a, clips_a) + mean_of_pairs(b, b, clips_b, clips_b)
+    return float(within - 2 * mean_of_pairs(a, b, clips_a, clips_b))
 
 # %% ../../nbs/7_studies/04_measures.ipynb #91ddccd7
 def operations(run: Callable[[], object]) -> int:
     "Floating-point operations of the matrix products and convolutions in `run()`."
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    # the fused attention of CPUs is not in PyTorch's table; its written-out form is
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()

@@ -242,7 +242,7 @@ def train_study_talker(
     progress: bool = True,
 ) -> tuple[Talker, TextTokenizer, list[dict]]:  # with averaged weights; losses of every step
     """Train one talker of a study. The order of the data and the first weights of the parts that
-    variants share are functions of the seed.
+    variants share are functions of the seed; the times and noises of the heads differ.
     """
     tokenizer = text_tokenizer(recipe.text)
     config = replace(recipe.config, vocab_size=tokenizer.vocab_size).with_sizes(**latents.sizes)
@@ -284,7 +284,8 @@ def speak_batch(
     lengths = torch.tensor([len(row) for row in ids])
     prompt = pad_rows(ids, int(lengths.max()))  # (B, T)
     patches = torch.tensor([-(-len(s.latents["audio"]) // P) for s in samples])  # (B,) of the truth
-    longest = int(patches.max()) if given else 2 * int(patches.max()) + 6
+    limits = (patches if given else 2 * patches + 6).tolist()
+    longest = max(limits)
     noise = {
         name: PatchNoise(name, seeds, (P, stream.latent_dim), (temperatures or {}).get(name, 1.0))
         for name, stream in c.streams.items()
@@ -308,6 +309,7 @@ def speak_batch(
     ends = patches if given else ends
     found = []
     for b, end in enumerate(ends.tolist()):
+        end = min(end, limits[b])  # whatever the longest of the batch may do
         rows = {name: torch.cat([p.streams[name][b] for p in made[:end]]) for name in c.streams}
         found.append(rows)
     return found
