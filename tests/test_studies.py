@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from talker_t2av.common.media import SAMPLE_RATE, data_dir
+from talker_t2av import cli
+from talker_t2av.common.media import SAMPLE_RATE, data_dir, file_sha256
 from talker_t2av.model.config import PRESETS
 from talker_t2av.model.flow import Sampling, draw_flow, interpolate, logit_normal_timesteps
 from talker_t2av.model.head import HeadTargets, SeparateHeads
@@ -282,11 +283,32 @@ def test_rivals_of_the_coupling_study_are_of_one_size():
         ("a\nb:", "line 1"),
         ("a: heads=glued\nb:", "line 1: heads"),
         ("a:\nb: world.words=2", "line 2: world.words"),
-        ("a:\nb: world.colour=2", "line 2: b: world.colour"),
+        ("a:\nb: world.colour=2", "line 2: world.colour"),
         ("a:\nb: nonsense=2", "line 2: recipe: has no setting 'nonsense'"),
         ("a:\nb: given_share=0.5", "line 2: given_share"),
         ("a:\nb: hidden_size=33", "line 2: "),
         ("a:\nb: temperature=0", "line 2: temperature"),
+        ("a:\nb: steps=1.5", "line 2: steps: takes a whole number"),
+        ("a:\nb: steps=[[1]]", "line 2: steps"),
+        ("a:\nb: weight_decay=abc", "line 2: weight_decay: takes a number"),
+        ("a:\nb: same_patches=abc", "line 2: same_patches: takes true or false"),
+        ("a:\nb: learning_rate=true", "line 2: learning_rate"),
+        ("a:\nb: frames=-5", "line 2: frames"),
+        ("a:\nb: text=xyz", "line 2: text"),
+        ("a:\nb: head_dim=7", "line 2: "),
+        ("a:\nb: start=small", "line 2: start: is nothing that a variant can decide"),
+        ("a:\nb: seed=5", "line 2: seed"),
+        ("a:\nb: motion.latent_dim=7", "line 2: recipe: has no setting"),
+        ("a:\nb: clips=abc", "line 2: clips"),
+        ("a:\nb: clips=0", "line 2: clips"),
+        ("a:\nb: test_clips=1", "line 2: test_clips"),
+        ("a:\nb: world.words=12.5", "line 2: world.words"),
+        ("a:\nb: world.voices=true", "line 2: world.voices"),
+        ("a:\nb: steps", "line 2: b: takes NAME=VALUE"),
+        ("a:\nb: measure=t2av/²", "line 2: measure"),
+        ("a:\nb: measure=t2av/999999999", "line 2: measure"),
+        ("a:\nall: steps=4\nb:", "line 2: `all` comes once, before every variant"),
+        ("all: nosuch=3\na:\nb:", "line 1: recipe"),
         ("a:\nb: measure=", "line 2: measure"),
         ("a:\nb: measure=t2av/1", "line 2: measure"),
         ("a:\nb: measure=t2av/", "line 2: measure"),
@@ -304,6 +326,30 @@ def test_a_bad_table_is_refused_by_line(tmp_path, text, message):
         bench.read_study(tmp_path / "study.txt")
 
 
+def test_the_order_of_settings_and_a_mark_of_the_encoding_do_not_matter(tmp_path):
+    text = "\ufeffall: steps=7\na:\nb: given_share=0.5 heads=coupled motion.loss_weight=3"
+    (tmp_path / "study.txt").write_text(text, encoding="utf-8")
+    first, second = bench.read_study(tmp_path / "study.txt").variants
+    assert first.recipe.train.steps == second.recipe.train.steps == 7
+    assert (second.heads, second.given_share) == ("coupled", 0.5)
+    assert second.recipe.config.streams["motion"].loss_weight == 3
+
+
+@pytest.mark.parametrize("option", [["--seeds", "0"], ["--seeds", "101"], ["--workers", "0"]])
+def test_options_that_cannot_be(option, capsys):
+    assert cli.main(["study", "coupling", *option]) == 2
+    assert option[0].strip("-") in capsys.readouterr().err
+
+
+def test_results_go_into_a_file(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path, tmp_path / "file" / "x.json"):
+        words = ["study", "coupling", "--out", str(tmp_path / "out"), "--results", str(place)]
+        assert cli.main(words) == 2
+        assert "results: takes a file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "study.txt").write_bytes(bytes(range(256)))
     for path in (tmp_path / "study.txt", tmp_path):
@@ -313,18 +359,30 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 
 def test_a_record_of_something_else_does_not_count(tmp_path):
     variant = bench.TalkerVariant("a")
-    mark = {"judge": "1"}
-    record = {"settings": bench.settings_of(variant), "data": "x", "measured_by": mark}
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    sha256 = file_sha256(tmp_path / "model.safetensors")
+    record = {
+        "settings": bench.settings_of(variant),
+        "seed": 3,
+        "data": "x",
+        "measured_by": {"judge": "1"},
+        "sha256": sha256,
+    }
+
+    def found(variant=variant, seed=3, out=tmp_path, data="x", judge="1"):
+        return bench.finished_record(variant, seed, out, data, {"judge": judge})
+
     (tmp_path / "record.json").write_text(json.dumps(record))
-    assert bench.finished_record(variant, tmp_path, "x", mark) == record
-    assert bench.finished_record(variant, tmp_path, "y", mark) is None
-    assert bench.finished_record(variant, tmp_path, "x", {"judge": "2"}) is None
-    other = replace(variant, heads="coupled")
-    assert bench.finished_record(other, tmp_path, "x", mark) is None
-    assert bench.finished_record(variant, tmp_path / "nowhere", "x", mark) is None
+    assert found() == record
+    others = [{"data": "y"}, {"judge": "2"}, {"seed": 4}, {"out": tmp_path / "nowhere"}]
+    for other in (*others, {"variant": replace(variant, heads="coupled")}):
+        assert found(**other) is None
     for broken in ("{", "[]", "null", '{"data": "x"}'):
         (tmp_path / "record.json").write_text(broken)
-        assert bench.finished_record(variant, tmp_path, "x", mark) is None
+        assert found() is None
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    assert found() is None
 
 
 def test_another_setting_is_another_training():

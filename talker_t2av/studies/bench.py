@@ -53,16 +53,17 @@ from talker_t2av.studies.study_world import (
     train_study_talker,
 )
 from ..training.latents import LatentSet
-from ..training.talker import TalkerRecipe, change_recipe, parse_setting
+from ..training.losses import text_tokenizer
+from ..training.talker import TalkerRecipe, change_recipe, has_field
 from ..world.build import only_builder
 
 # %% auto #0
-__all__ = ['RATES', 'OF_THE_SOUND', 'HEADS', 'MODES', 'STUDENT', 'rates_of', 'TalkerVariant', 'parse_way', 'parse_variant',
-           'StudyTable', 'read_study', 'parse_main', 'check_new', 'plain_name', 'rival_of', 'mean_of',
-           'closure_summary', 'drawer_of', 'run_way', 'joint_patches', 'measure_truth', 'job_name', 'settings_of',
-           'training_key', 'metric_checksums', 'operations_a_second', 'Bench', 'run_job', 'data_checksum',
-           'finished_record', 'paired_interval', 'table_of', 'rate_of', 'rounded', 'summarise_study', 'run_study',
-           'study_path', 'run_study_command', 'known', 'study_command']
+__all__ = ['RATES', 'OF_THE_SOUND', 'HEADS', 'MODES', 'NOT_HERE', 'STUDENT', 'rates_of', 'TalkerVariant', 'parse_way',
+           'recipe_value', 'check_setting', 'parse_variant', 'StudyTable', 'read_study', 'parse_main', 'check_new',
+           'plain_name', 'rival_of', 'mean_of', 'closure_summary', 'drawer_of', 'run_way', 'joint_patches',
+           'measure_truth', 'job_name', 'settings_of', 'training_key', 'metric_checksums', 'operations_a_second',
+           'Bench', 'run_job', 'data_checksum', 'finished_record', 'paired_interval', 'table_of', 'rate_of', 'rounded',
+           'summarise_study', 'run_study', 'study_path', 'run_study_command', 'known', 'study_command']
 
 # %% ../../nbs/7_studies/05_bench.ipynb #7c1e5a02
 # name -> (numerator, denominator) of a clip; summed over clips, then divided
@@ -147,34 +148,73 @@ def parse_way(way: str) -> tuple[str, Sampling]:  # 't2av/4' -> mode and samplin
     return mode, Sampling(num_steps=int(steps)) if slash else Sampling()
 
 
+# of a recipe: decided by the study itself, or without effect in it
+NOT_HERE = (
+    "start seed num_steps guidance_scale zero_star sway vocab_size lead_patches lead_share "
+    "motion_share face_share check_clips sample_clips streams"
+).split()
+
+
+def recipe_value(recipe: TalkerRecipe, name: str):
+    "The value of a setting, of the recipe or of one of its parts. Raises ValueError without it."
+    for part in (recipe, recipe.config, recipe.train, recipe.options):
+        if has_field(part, name):
+            return getattr(part, name)
+    stream, _, field_name = name.partition(".")
+    if stream in recipe.config.streams and field_name == "loss_weight":
+        return recipe.config.streams[stream].loss_weight
+    raise ValueError(f"recipe: has no setting {name!r}")
+
+
+def check_setting(recipe: TalkerRecipe, name: str, value) -> None:
+    "Raise ValueError for a setting that a study decides itself, or for a value of another kind."
+    if name in NOT_HERE:
+        raise ValueError(f"{name}: is nothing that a variant can decide")
+    usual = recipe_value(recipe, name)
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+    takes = (int, float) if type(usual) is float else type(usual)
+    if isinstance(value, bool) != isinstance(usual, bool) or not isinstance(value, takes):
+        raise ValueError(f"{name}: takes {kinds[type(usual)]}, got {value!r}")
+
+
 def parse_variant(name: str, settings: Sequence[str]) -> TalkerVariant:
     """A variant from settings like 'heads=coupled' and 'world.timing=0'.
 
     Raises ValueError, also for sizes of which no talker can be made.
     """
-    variant = TalkerVariant(name)
+    recipe, data = STUDY_RECIPE, StudyData()
+    own = {}
     for setting in settings:
-        key, value = parse_setting(setting)
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"{name}: takes NAME=VALUE, got {setting!r}")
         try:
-            if key.startswith("world."):
-                world = replace(variant.data.world, **{key.removeprefix("world."): value})
-                variant = replace(variant, data=replace(variant.data, world=world))
-            elif key == "measure":
-                ways = tuple(way for way in str(value).split(",") if way)
-                variant = replace(variant, measure=ways)
-            elif key in ("heads", "given_share", "temperature"):
-                variant = replace(variant, **{key: value})
-            elif key in ("clips", "test_clips"):
-                variant = replace(variant, data=replace(variant.data, **{key: value}))
-            else:
-                variant = replace(variant, recipe=change_recipe(variant.recipe, {key: value}))
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"{name}: {setting} cannot be ({error})") from None
+            value = json.loads(value)
+        except (json.JSONDecodeError, RecursionError):
+            pass  # a word
+        if key.startswith("world."):
+            knob = key.removeprefix("world.")
+            if not has_field(data.world, knob):
+                raise ValueError(f"{key}: the world has no such knob")
+            data = replace(data, world=replace(data.world, **{knob: value}))
+        elif key == "measure":
+            own["measure"] = tuple(way for way in str(value).split(",") if way)
+        elif key in ("heads", "given_share", "temperature"):
+            own[key] = value
+        elif key in ("clips", "test_clips"):
+            data = replace(data, **{key: value})
+        else:
+            check_setting(recipe, key, value)
+            recipe = change_recipe(recipe, {key: value})
+    if recipe.frames < 1:
+        raise ValueError(f"frames: takes 1 or more, got {recipe.frames}")
     try:
+        variant = TalkerVariant(name, recipe, data, **own)
         with shapes_only():
-            variant.make_talker(variant.recipe.config)
+            variant.make_talker(recipe.config)
+        text_tokenizer(recipe.text)
     except (TypeError, RuntimeError) as error:
-        raise ValueError(f"{name}: no talker can be made of these sizes ({error})") from None
+        raise ValueError(f"{name}: no talker can be made of this ({error})") from None
     return variant
 
 
@@ -195,7 +235,7 @@ def read_study(path: str | Path) -> StudyTable:
     found: dict[str, TalkerVariant] = {}
     main = ("sync", "t2av")
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (UnicodeDecodeError, IsADirectoryError):
         raise ValueError(f"study: {path} is no text file in UTF-8") from None
     for number, line in enumerate(lines, 1):
@@ -209,7 +249,10 @@ def read_study(path: str | Path) -> StudyTable:
         try:
             words = shlex.split(settings)
             if name == "all":
+                if shared or found:
+                    raise ValueError("`all` comes once, before every variant")
                 shared = words
+                parse_variant(name, shared)
             elif name == "main":
                 main = parse_main(words)
             else:
@@ -476,17 +519,23 @@ def data_checksum(train: LatentSet, test: LatentSet) -> str:
 
 def finished_record(
     variant: TalkerVariant,
+    seed: int,
     out: Path,  # folder of the job
     data: str,
     measured_by: dict[str, str],
 ) -> dict | None:
-    """The record of a finished job; None if there is none, if it is damaged, or if it is of other
-    settings, data or weights that measure.
+    """The record of a finished job; None if there is none, if it or its weights are damaged, or if
+    it is of other settings, data or weights that measure.
     """
-    path = out / "record.json"
-    wanted = {"settings": settings_of(variant), "data": data, "measured_by": measured_by}
+    wanted = {
+        "settings": settings_of(variant),
+        "seed": seed,
+        "data": data,
+        "measured_by": measured_by,
+    }
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads((out / "record.json").read_text(encoding="utf-8"))
+        wanted["sha256"] = file_sha256(out / WEIGHTS)
         same = all(record[key] == value for key, value in wanted.items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -631,7 +680,7 @@ def run_study(
                     benches[variant.data] = bench
                 bench = benches[variant.data]
                 folder = out / job_name(variant, seed)
-                record = finished_record(variant, folder, bench.data, measured_by)
+                record = finished_record(variant, seed, folder, bench.data, measured_by)
                 if record is None:
                     print(f"== {variant.name}, seed {seed}", flush=True)
                     folder.mkdir(exist_ok=True)
@@ -667,8 +716,10 @@ def study_path(name: str) -> Path:
 
 def run_study_command(args: argparse.Namespace) -> int:
     "`study`: exit code 0. Raises ValueError for options that do not fit."
-    if args.seeds < 1:
-        raise ValueError(f"seeds: takes 1 or more, got {args.seeds}")
+    if not 1 <= args.seeds <= 100:
+        raise ValueError(f"seeds: takes 1 to 100, got {args.seeds}")
+    if args.workers is not None and args.workers < 1:
+        raise ValueError(f"workers: takes 1 or more, got {args.workers}")
     path = study_path(args.study)
     study = read_study(path)
     variants = study.variants
@@ -681,6 +732,9 @@ def run_study_command(args: argparse.Namespace) -> int:
         wanted = {names[0], *args.variants, *rivals}
         variants = [variant for variant in variants if variant.name in wanted]
     out = Path(args.out or Path("runs") / "studies" / path.stem)
+    results = Path(args.results or out / "results.json")
+    if results.is_dir() or results.parent.is_file():
+        raise ValueError(f"results: takes a file in a folder, got {results}")
     for place in (out, Path(args.latents or out.parent / "latents")):
         if place.exists() and not place.is_dir():
             raise ValueError(f"out: {place} is a file; a study takes folders")
@@ -694,10 +748,10 @@ def run_study_command(args: argparse.Namespace) -> int:
         args.latents or out.parent / "latents",
         workers=args.workers,
     )
-    words = ["talker-t2av", "study", path.stem, "--seeds", str(args.seeds)]
+    values["table"] = path.read_text(encoding="utf-8-sig")
+    words = ["talker-t2av", "study", args.study, "--seeds", str(args.seeds)]
     if args.variants:
         words += ["--variants", *args.variants]
-    results = Path(args.results or out / "results.json")
     write_result(results, values, shlex.join(words), code)
     measure, way = study.main
     for name, row in values["variants"].items():

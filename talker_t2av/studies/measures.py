@@ -189,11 +189,12 @@ def fit_sound_probe(
     "Fit the probe on true clips."
     inputs, openings = [], []
     for i in range(min(clips, len(latents))):
-        sample = latents[i]
-        audio = frames_to_patches(sample.latents["audio"][None], patch_size)[0]  # (L, P, d)
+        whole = int(latents.lengths[i]) // patch_size * patch_size
+        sound, motion = (track[:whole] for track in latents[i].latents.values())
+        audio = frames_to_patches(sound[None], patch_size)[0]  # (L, P, d)
         previous = torch.cat([torch.zeros_like(audio[:1]), audio[:-1]])
         inputs.append(torch.cat([previous.flatten(1), audio.flatten(1)], dim=1))
-        opening = torch.from_numpy(metrics.opening(sample.latents["motion"]))
+        opening = torch.from_numpy(metrics.opening(motion))
         openings.append(rearrange(opening, "(l p) -> l p", p=patch_size))
     return SoundProbe(ridge(with_one(torch.cat(inputs)), torch.cat(openings)))
 

@@ -52,8 +52,9 @@ from talker_t2av.world.voice.voices import (
 )
 
 # %% auto #0
-__all__ = ['CODECS', 'STUDY_RECIPE', 'StudyWorld', 'study_voices', 'study_words', 'study_sentence', 'with_longer_pauses',
-           'StudySource', 'StudyData', 'study_latents', 'train_study_talker', 'pad_rows', 'speak_batch']
+__all__ = ['CODECS', 'STUDY_RECIPE', 'StudyWorld', 'is_whole', 'is_between', 'study_voices', 'study_words', 'study_sentence',
+           'with_longer_pauses', 'StudySource', 'StudyData', 'study_latents', 'train_study_talker', 'pad_rows',
+           'speak_batch']
 
 # %% ../../nbs/7_studies/03_study_world.ipynb #2d9ff13d
 @dataclass(frozen=True)
@@ -69,19 +70,32 @@ class StudyWorld:
     timing: float = 1.0  # randomness of durations, times the voice network's own
 
     def __post_init__(self):
+        most = len(study_voices())
         takes = {
-            "words": (10 <= self.words <= 1000, "10 to 1,000"),
-            "longest": (2 <= self.longest <= 10, "2 to 10"),
-            "voices": (1 <= self.voices <= len(study_voices()), f"1 to {len(study_voices())}"),
-            "commas": (0 <= self.commas <= 1, "a share from 0 to 1"),
-            "variation": (0 <= self.variation <= 1, "a number from 0 to 1"),
-            "pauses": (0 <= self.pauses <= 2, "seconds from 0 to 2"),
+            "words": (is_whole(self.words, 10, 1000), "10 to 1,000"),
+            "longest": (is_whole(self.longest, 2, 10), "2 to 10"),
+            "voices": (is_whole(self.voices, 1, most), f"1 to {most}"),
+            "commas": (is_between(self.commas, 0, 1), "a share from 0 to 1"),
+            "variation": (is_between(self.variation, 0, 1), "a number from 0 to 1"),
+            "pauses": (is_between(self.pauses, 0, 2), "seconds from 0 to 2"),
             # more, and the voice network begins to draw a sound out for seconds
-            "timing": (0 <= self.timing <= 1, "a number from 0 to 1"),
+            "timing": (is_between(self.timing, 0, 1), "a number from 0 to 1"),
         }
         for name, (fits, what) in takes.items():
             if not fits:
                 raise ValueError(f"world.{name}: takes {what}, got {getattr(self, name)!r}")
+
+
+def is_whole(value, least: int, most: int) -> bool:
+    "Whether a value is a whole number between two others."
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and least <= value <= most
+
+
+def is_between(value, least: float, most: float) -> bool:
+    "Whether a value is a number between two others."
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and least <= value <= most
 
 
 def study_voices() -> list[str]:
@@ -182,6 +196,12 @@ class StudyData:
     world: StudyWorld = StudyWorld()
     clips: int = 6000
     test_clips: int = 100
+
+    def __post_init__(self):
+        for name, least in (("clips", 4), ("test_clips", 4)):
+            if not is_whole(getattr(self, name), least, 1_000_000):
+                value = getattr(self, name)
+                raise ValueError(f"{name}: takes {least} to 1,000,000, got {value!r}")
 
 
 def study_latents(
