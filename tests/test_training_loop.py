@@ -144,6 +144,23 @@ def test_half_written_checkpoint_is_ignored(tmp_path):
     assert load_checkpoint(tmp_path, model, ema, optimizer, config) == (3, [])
 
 
+@pytest.mark.parametrize(
+    "name", ["state.json", "model.safetensors", "ema.safetensors", "optimizer.safetensors"]
+)
+def test_a_damaged_checkpoint_is_named_and_changes_nothing(tmp_path, name):
+    model = nn.Linear(2, 2)
+    optimizer, ema = torch.optim.AdamW(model.parameters()), EMA(model, 0.9)
+    config = TrainConfig(steps=10)
+    save_checkpoint(tmp_path, 3, model, ema, optimizer, config, [])
+    path = tmp_path / "checkpoint-00000003" / name
+    path.write_bytes(path.read_bytes()[:5])
+    with torch.no_grad():
+        model.weight.fill_(7.0)
+    with pytest.raises(ValueError, match="checkpoint-00000003 is damaged"):
+        load_checkpoint(tmp_path, model, ema, optimizer, config)
+    assert (model.weight == 7.0).all()
+
+
 def test_sampler_covers_every_epoch_exactly():
     """12 items in batches of 4: each epoch of three steps visits every item
     once, in another order.

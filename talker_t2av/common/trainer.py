@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -246,25 +247,36 @@ def load_checkpoint(
 ) -> tuple[int, list[dict]]:  # steps done, history
     """Load the newest checkpoint.
 
-    Raises FileNotFoundError if there is none, ValueError if it was made with other settings.
+    Raises FileNotFoundError if there is none, ValueError if it was made with other settings or is
+    damaged.
     """
     check_folder(out, resume=True)
     newest = sorted(out.glob("checkpoint-*"))[-1]
-    record = json.loads((newest / "state.json").read_text(encoding="utf-8"))
+    try:
+        record = json.loads((newest / "state.json").read_text(encoding="utf-8"))
+        files = [
+            load_file(newest / f"{part}.safetensors") for part in ("model", "ema", "optimizer")
+        ]
+        step, history, settings = record["step"], record["history"], record["config"]
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"load_checkpoint: {newest} is damaged ({error}); without it an older one is taken"
+        ) from None
     changed = {}
     for name, value in asdict(config).items():
-        if record["config"].get(name) != value:
-            changed[name] = (record["config"].get(name), value)
+        if settings.get(name) != value:
+            changed[name] = (settings.get(name), value)
     if changed:
         raise ValueError(
             f"load_checkpoint: {newest.name} was made with other settings (then, now): "
             f"{changed}; use the same or another folder"
         )
-    model.load_state_dict(load_file(newest / "model.safetensors"))
-    for name, value in load_file(newest / "ema.safetensors").items():
+    weights, average, moments = files
+    model.load_state_dict(weights)
+    for name, value in average.items():
         ema.average[name] = value.to(ema.average[name].device)
-    load_optimizer_tensors(optimizer, load_file(newest / "optimizer.safetensors"))
-    return record["step"], record["history"]
+    load_optimizer_tensors(optimizer, moments)
+    return step, history
 
 # %% ../../nbs/workshop/02_trainer.ipynb #4709c599
 def check_folder(
