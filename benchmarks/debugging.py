@@ -192,20 +192,24 @@ ONE_SENTENCE: Edits = [  # for that training
 GUIDED = 1.5  # what `say` takes when it is not told
 
 
+def edits_of(name: str, extra: Edits = ()) -> Edits:
+    """All that is changed on the page for a patient, or for the healthy talker."""
+    return [*ADDED, *(SICK[name].edits if name != HEALTHY else []), *extra]
+
+
 def built(name: str = HEALTHY, seed: int = 0, extra: Edits = ()) -> dict:  # the page's names
     """The page of a patient, or of the healthy talker: all that trains and speaks, untrained.
 
     `extra` are further lines to be changed, after those of the patient.
     """
-    edits = ADDED + (SICK[name].edits if name != HEALTHY else []) + list(extra)
+    edits = edits_of(name, extra)
     with contextlib.redirect_stdout(io.StringIO()):
         return defined(seed, training=False, edits=edits)
 
 
 def training_code(name: str = HEALTHY, extra: Edits = ()) -> str:
     """The cell of a page that trains its talker."""
-    edits = ADDED + (SICK[name].edits if name != HEALTHY else []) + list(extra)
-    return next(source for source in code_of_the_page(edits) if TRAINING in source)
+    return next(source for source in code_of_the_page(edits_of(name, extra)) if TRAINING in source)
 
 
 def train(page: dict, steps: int, code: str | None = None) -> list[list[float]]:
@@ -218,8 +222,9 @@ def train(page: dict, steps: int, code: str | None = None) -> list[list[float]]:
 def weights_of(name: str, seed: int, steps: int, work: Path) -> tuple[dict, list]:
     """Train, or read what an earlier run of the same code trained: weights, losses of each step."""
     trained = trained_as(name)
-    edits = ADDED + (SICK[trained].edits if trained != HEALTHY else [])
-    page_code = "\n".join([*code_of_the_page(edits), str((seed, steps, torch.__version__))])
+    page_code = "\n".join(
+        [*code_of_the_page(edits_of(trained)), str((seed, steps, torch.__version__))]
+    )
     key = hashlib.sha256(page_code.encode()).hexdigest()[:16]
     stem = work / f"{trained.replace(' ', '_')}_{seed}_{key}"
     weights, curve = stem.with_suffix(".safetensors"), stem.with_suffix(".json")

@@ -165,6 +165,20 @@ def test_a_part_of_the_patches_is_right_on_average(data, parts):
     assert abs(part.mean() - whole.mean()) < 4 * (part.std() / 40**0.5 + whole.std() / 8**0.5)
 
 
+def test_the_same_patches_for_all_streams(data, parts):
+    """Of places where any stream has a target, so many; each stream keeps its own of them."""
+    clips = np.flatnonzero(data[0].has_motion)[:3].tolist()
+    clips += np.flatnonzero(~data[0].has_motion)[:2].tolist()
+    batch = collate_clips(data[0], clips, *parts)["talker"]
+    sound, face = (batch.streams[name].is_target for name in ("audio", "motion"))
+    kept = keep_targets(batch, 20, rng(), same=True).streams
+    assert kept["audio"].is_target.sum() == 20
+    assert torch.equal(kept["motion"].is_target, kept["audio"].is_target & face)
+    assert 0 < kept["motion"].is_target.sum() < 20 and not (kept["audio"].is_target & ~sound).any()
+    apart = keep_targets(batch, 20, rng()).streams
+    assert not torch.equal(apart["motion"].is_target, apart["audio"].is_target & face)
+
+
 def test_the_auxiliary_loss_asks_about_the_next_patch_and_blind_clips_teach_nothing(data, parts):
     trainer = trainer_of(parts, LossOptions(phoneme_weight=1.0))
     batch = collate_clips(data[0], [0, 1, 2], *parts)
@@ -469,11 +483,27 @@ def test_settings():
         {"steps": 0},
         {"motion.colour": 1},
         {"hands.loss_weight": 1},
+        {"frames": -5},
+        {"frames": 1.5},
+        {"face_share": 7},
+        {"face_share": "half"},
+        {"steps": 4.0},
+        {"steps": True},
+        {"weight_decay": "abc"},
+        {"learning_rate": True},
+        {"bf16": "yes"},
+        {"text": 3},
+        {"motion.loss_weight": "much"},
+        {"motion.optional": 1},
+        {"check_clips": 0},
+        {"streams": 3},
     ):
         with pytest.raises(ValueError):
             change_recipe(TALKER_RECIPES["tiny"], wrong)
+    assert change_recipe(TALKER_RECIPES["tiny"], {"learning_rate": 1}).train.learning_rate == 1
     with pytest.raises(ValueError, match="NAME=VALUE"):
         parse_setting("head_patches")
+    assert parse_setting("steps=" + "[" * 100_000)[1].startswith("[[")  # a word, not a traceback
     with pytest.raises(ValueError, match="characters"):
         text_tokenizer("runes")
     with pytest.raises(ValueError):

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['REGRESSED', 'REGRESSION_REACH', 'SHUT', 'SYNC_PRESETS', 'REACH', 'MARGIN', 'SHIFTS', 'JITTERS', 'SYNC_RECIPES',
-           'Heard', 'listen', 'heard_phonemes', 'heard_closures', 'around_frames', 'window_means', 'MouthRegression',
-           'heard_clip', 'main_axes', 'fit_mouth_regression', 'lip_lag', 'lips_shut', 'SyncConfig', 'SyncNet',
-           'sync_loss', 'offset_distances', 'SyncScores', 'sync_scores', 'second_statistics', 'SyncMetrics', 'SyncClip',
-           'sync_clip', 'sync_bank', 'sync_batch', 'sync_batches', 'augment_frames', 'sync_metrics_loss', 'delayed',
-           'found_shifts', 'fit_axes', 'Watched', 'watch', 'watched_clip', 'jittered', 'offsets_found', 'shift_counts',
-           'jitter_scores', 'calibrate_sync', 'column_correlations', 'reading_correlations', 'regression_correlations',
-           'SyncRecipe', 'recipe_judge', 'train_sync', 'evaluate_sync', 'finish_sync', 'run_syncnet', 'syncnet_command']
+           'Heard', 'listen', 'heard_phonemes', 'closure_steps', 'heard_closures', 'around_frames', 'window_means',
+           'MouthRegression', 'heard_clip', 'main_axes', 'fit_mouth_regression', 'lip_lag', 'lips_shut', 'SyncConfig',
+           'SyncNet', 'sync_loss', 'offset_distances', 'SyncScores', 'sync_scores', 'second_statistics', 'SyncMetrics',
+           'SyncClip', 'sync_clip', 'sync_bank', 'sync_batch', 'sync_batches', 'augment_frames', 'sync_metrics_loss',
+           'delayed', 'found_shifts', 'fit_axes', 'Watched', 'watch', 'watched_clip', 'jittered', 'offsets_found',
+           'shift_counts', 'jitter_scores', 'calibrate_sync', 'column_correlations', 'reading_correlations',
+           'regression_correlations', 'SyncRecipe', 'recipe_judge', 'train_sync', 'evaluate_sync', 'finish_sync',
+           'run_syncnet', 'syncnet_command']
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #c0f35dcf
 import argparse
@@ -84,13 +85,18 @@ def heard_phonemes(heard: Heard, symbols: Sequence[str]) -> list[str]:
     return ctc_decode(heard.log_probabilities[None], symbols)[0]
 
 
-def heard_closures(heard: Heard, symbols: Sequence[str]) -> np.ndarray:  # frames
+def closure_steps(heard: Heard, symbols: Sequence[str]) -> Tensor:  # (K,) steps of 20 ms
     "When the judge hears a p, b or m: the middle of each run of steps that it gives to one."
     best = heard.log_probabilities.argmax(-1)
     value, length = best.unique_consecutive(return_counts=True)
-    middle = length.cumsum(0) - (length + 1) / 2  # steps
+    middle = length.cumsum(0) - (length + 1) / 2
     closed = torch.tensor([symbols.index(symbol) + 1 for symbol in ("p", "b", "m")])
-    return (middle[torch.isin(value, closed)] / 2).long().numpy()
+    return middle[torch.isin(value, closed)]
+
+
+def heard_closures(heard: Heard, symbols: Sequence[str]) -> np.ndarray:  # (K,) frames
+    "The same in whole frames."
+    return (closure_steps(heard, symbols) / 2).long().numpy()
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #f953eb20
 REGRESSED = ("opening", *ARTICULATION)  # what is inferred about the mouth

@@ -30,8 +30,8 @@ from talker_t2av.common.media import (
     write_result,
 )
 from ..evaluation.statistics import Interval
+from ..inference.generate import Settings
 from ..model.config import TalkerConfig
-from ..model.flow import Sampling
 from ..model.head import SeparateHeads
 from ..model.patches import frames_to_patches
 from ..model.talker import PatchDrawer, Talker
@@ -48,22 +48,23 @@ from talker_t2av.studies.measures import (
 from talker_t2av.studies.study_world import (
     STUDY_RECIPE,
     StudyData,
+    is_between,
     speak_batch,
     study_latents,
     train_study_talker,
 )
 from ..training.latents import LatentSet
 from ..training.losses import text_tokenizer
-from ..training.talker import TalkerRecipe, change_recipe, has_field
+from ..training.talker import TalkerRecipe, change_recipe, has_field, parse_setting
 from ..world.build import only_builder
 
 # %% auto #0
 __all__ = ['RATES', 'OF_THE_SOUND', 'HEADS', 'MODES', 'NOT_HERE', 'STUDENT', 'rates_of', 'TalkerVariant', 'parse_way',
-           'recipe_value', 'check_setting', 'parse_variant', 'StudyTable', 'read_study', 'parse_main', 'check_new',
-           'plain_name', 'rival_of', 'mean_of', 'closure_summary', 'drawer_of', 'run_way', 'joint_patches',
-           'measure_truth', 'job_name', 'settings_of', 'training_key', 'metric_checksums', 'operations_a_second',
-           'Bench', 'run_job', 'data_checksum', 'finished_record', 'paired_interval', 'table_of', 'rate_of', 'rounded',
-           'summarise_study', 'run_study', 'study_path', 'run_study_command', 'known', 'study_command']
+           'parse_variant', 'StudyTable', 'read_study', 'parse_main', 'check_new', 'plain_name', 'rival_of', 'mean_of',
+           'closure_summary', 'drawer_of', 'run_way', 'joint_patches', 'measure_truth', 'job_name', 'settings_of',
+           'training_key', 'metric_checksums', 'operations_a_second', 'Bench', 'run_job', 'data_checksum',
+           'finished_record', 'paired_interval', 'counted', 'table_of', 'rate_of', 'rounded', 'summarise_study',
+           'run_study', 'study_path', 'run_study_command', 'study_command']
 
 # %% ../../nbs/7_studies/05_bench.ipynb #7c1e5a02
 # name -> (numerator, denominator) of a clip; summed over clips, then divided
@@ -104,19 +105,21 @@ class TalkerVariant:
     def __post_init__(self):
         if self.heads not in HEADS:
             raise ValueError(f"heads: takes one of {', '.join(HEADS)}, got {self.heads!r}")
-        if not 0 <= self.given_share <= 1 or (self.given_share and self.heads == "separate"):
+        if not is_between(self.given_share, 0, 1) or (
+            self.given_share and self.heads == "separate"
+        ):
             raise ValueError(
                 "given_share: takes a share from 0 to 1, and only 0 for separate heads, got "
                 f"{self.given_share} for {self.heads}"
             )
-        if not 0 < self.temperature <= 2:
+        if not is_between(self.temperature, 0, 2) or not self.temperature:
             raise ValueError(
                 f"temperature: takes a number above 0, up to 2, got {self.temperature!r}"
             )
         if not self.measure:
             raise ValueError("measure: takes one way or more, as t2av,a2v/4")
         for way in self.measure:
-            parse_way(way)
+            self.settings(way)
 
     def make_talker(self, config: TalkerConfig) -> Talker:
         """A talker with this variant's heads. From one seed, everything but the heads starts with
@@ -132,20 +135,22 @@ class TalkerVariant:
         talker.heads = heads
         return talker
 
-    @property
-    def temperatures(self) -> dict[str, float]:
-        "Of each stream."
-        return dict.fromkeys(self.recipe.config.streams, self.temperature)
+    def settings(self, way: str) -> Settings:
+        "How sentences are spoken in a way. Raises ValueError for what cannot be."
+        _, steps = parse_way(way)
+        return Settings(
+            num_steps=steps, temperature=self.temperature, motion_temperature=self.temperature
+        )
 
 
-def parse_way(way: str) -> tuple[str, Sampling]:  # 't2av/4' -> mode and sampling
+def parse_way(way: str) -> tuple[str, int]:  # 't2av/4' -> mode, steps
     "Raises ValueError for an unknown mode or a number of steps that cannot be."
     mode, slash, steps = way.partition("/")
     if mode not in MODES or (slash and not 2 <= int(steps if steps.isdecimal() else 0) <= 100):
         raise ValueError(
             f"measure: takes t2av or a2v, with /STEPS from 2 to 100 or without, got {way!r}"
         )
-    return mode, Sampling(num_steps=int(steps)) if slash else Sampling()
+    return mode, int(steps) if slash else Settings.num_steps
 
 
 # of a recipe: decided by the study itself, or without effect in it
@@ -153,28 +158,6 @@ NOT_HERE = (
     "start seed num_steps guidance_scale zero_star sway vocab_size lead_patches lead_share "
     "motion_share face_share check_clips sample_clips streams"
 ).split()
-
-
-def recipe_value(recipe: TalkerRecipe, name: str):
-    "The value of a setting, of the recipe or of one of its parts. Raises ValueError without it."
-    for part in (recipe, recipe.config, recipe.train, recipe.options):
-        if has_field(part, name):
-            return getattr(part, name)
-    stream, _, field_name = name.partition(".")
-    if stream in recipe.config.streams and field_name == "loss_weight":
-        return recipe.config.streams[stream].loss_weight
-    raise ValueError(f"recipe: has no setting {name!r}")
-
-
-def check_setting(recipe: TalkerRecipe, name: str, value) -> None:
-    "Raise ValueError for a setting that a study decides itself, or for a value of another kind."
-    if name in NOT_HERE:
-        raise ValueError(f"{name}: is nothing that a variant can decide")
-    usual = recipe_value(recipe, name)
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
-    takes = (int, float) if type(usual) is float else type(usual)
-    if isinstance(value, bool) != isinstance(usual, bool) or not isinstance(value, takes):
-        raise ValueError(f"{name}: takes {kinds[type(usual)]}, got {value!r}")
 
 
 def parse_variant(name: str, settings: Sequence[str]) -> TalkerVariant:
@@ -185,13 +168,7 @@ def parse_variant(name: str, settings: Sequence[str]) -> TalkerVariant:
     recipe, data = STUDY_RECIPE, StudyData()
     own = {}
     for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise ValueError(f"{name}: takes NAME=VALUE, got {setting!r}")
-        try:
-            value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
-            pass  # a word
+        key, value = parse_setting(setting)
         if key.startswith("world."):
             knob = key.removeprefix("world.")
             if not has_field(data.world, knob):
@@ -203,11 +180,10 @@ def parse_variant(name: str, settings: Sequence[str]) -> TalkerVariant:
             own[key] = value
         elif key in ("clips", "test_clips"):
             data = replace(data, **{key: value})
+        elif key in NOT_HERE or ("." in key and not key.endswith(".loss_weight")):
+            raise ValueError(f"{key}: is nothing that a variant can decide")
         else:
-            check_setting(recipe, key, value)
             recipe = change_recipe(recipe, {key: value})
-    if recipe.frames < 1:
-        raise ValueError(f"frames: takes 1 or more, got {recipe.frames}")
     try:
         variant = TalkerVariant(name, recipe, data, **own)
         with shapes_only():
@@ -307,9 +283,9 @@ def rival_of(variant: TalkerVariant, variants: list[TalkerVariant]) -> TalkerVar
     return variants[0]
 
 # %% ../../nbs/7_studies/05_bench.ipynb #93935ca3
-def mean_of(values: Sequence[float]) -> float:
+def mean_of(values: Sequence[float | None]) -> float:
     "Mean of the known values; NaN if there is none."
-    known = np.asarray(values, dtype=float)
+    known = np.asarray(values, dtype=float)  # None becomes NaN
     known = known[np.isfinite(known)]
     return float(known.mean()) if len(known) else float("nan")
 
@@ -331,18 +307,15 @@ def drawer_of(talker: Talker) -> type:
 
 def run_way(
     way: str,
-    talker: Talker,
+    variant: TalkerVariant,
+    talker: Talker,  # trained as the variant says
     tokenizer: TextTokenizer,
-    test: LatentSet,
-    metrics: StudyMetrics,
-    truth: list[dict],  # measures of the true clips
-    temperatures: dict[str, float],  # of each stream
+    bench: Bench,
     size: int = 25,  # sentences spoken together
 ) -> dict:
     "Measures of every test sentence, spoken in one way."
-    mode, sampling = parse_way(way)
-    given = ["audio"] if mode == "a2v" else []
-    P = talker.config.patch_size
+    mode, _ = parse_way(way)
+    test, P = bench.test, talker.config.patch_size
     rows, patches, sources = [], [], []
     for first in range(0, len(test), size):
         numbers = range(first, min(first + size, len(test)))
@@ -351,16 +324,15 @@ def run_way(
             talker,
             tokenizer,
             samples,
-            list(numbers),
-            sampling,
-            temperatures,
-            given,
-            drawer_of(talker),
+            numbers,
+            variant.settings(way),
+            sound_given=mode == "a2v",
+            drawer_class=drawer_of(talker),
         )
         for i, made in zip(numbers, spoken):
-            row = measure_rows(made, test.records[i], metrics)
-            row["true_opening_std"] = truth[i]["opening_std"]
-            row["true_frames"] = truth[i]["frames"]
+            row = measure_rows(made, test.records[i], bench.metrics)
+            row["true_opening_std"] = bench.truth[i]["opening_std"]
+            row["true_frames"] = bench.truth[i]["frames"]
             rows.append(row)
             patches.append(joint_patches(made, P))
             sources.append(torch.full((len(patches[-1]),), i))
@@ -486,21 +458,10 @@ def run_job(
             bench.test,
             probe,
             bench.metrics,
-            variant.temperatures,
+            variant.settings("t2av").temperatures,
             seed=seed,
         ),
-        "ways": {
-            way: run_way(
-                way,
-                talker,
-                tokenizer,
-                bench.test,
-                bench.metrics,
-                bench.truth,
-                variant.temperatures,
-            )
-            for way in variant.measure
-        },
+        "ways": {way: run_way(way, variant, talker, tokenizer, bench) for way in variant.measure},
         "sha256": file_sha256(out / WEIGHTS),
     }
     with atomic_path(out / "record.json") as temporary:
@@ -587,14 +548,15 @@ def paired_interval(
     return Interval(value, float(min(low, value)), float(max(high, value)), S * N)
 
 
-def table_of(records: list[dict], way: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+def counted(clips: Sequence[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
+    "Numerators and denominators (clips,) of a rate."
+    return tuple(np.array([part(row) for row in clips], dtype=float) for part in RATES[name])
+
+
+def table_of(records: Sequence[dict], way: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     "Numerators and denominators (seeds, clips) of a rate, from the records of one variant."
-    above, below = RATES[name]
-    rows = [record["ways"][way]["clips"] for record in records]
-    return (
-        np.array([[above(row) for row in clips] for clips in rows], dtype=float),
-        np.array([[below(row) for row in clips] for clips in rows], dtype=float),
-    )
+    parts = [counted(record["ways"][way]["clips"], name) for record in records]
+    return tuple(np.stack(part) for part in zip(*parts))
 
 # %% ../../nbs/7_studies/05_bench.ipynb #e5dbdf9e
 def rate_of(top: np.ndarray, bottom: np.ndarray) -> float:  # (clips,) both
@@ -688,13 +650,8 @@ def run_study(
                 records[variant.name].append(record)
     truths = {}
     for data, bench in benches.items():
-        tables = {
-            name: [np.array([part(row) for row in bench.truth], dtype=float) for part in parts]
-            for name, parts in RATES.items()
-        }
-        truths[json.dumps(asdict(data))] = {
-            name: rounded(rate_of(top, bottom)) for name, (top, bottom) in tables.items()
-        } | {"closures": closure_summary(bench.truth)}
+        rates = {name: rounded(rate_of(*counted(bench.truth, name))) for name in RATES}
+        truths[json.dumps(asdict(data))] = rates | {"closures": closure_summary(bench.truth)}
     return {
         "main": list(study.main),
         "variants": summarise_study(study.variants, records),
@@ -757,7 +714,7 @@ def run_study_command(args: argparse.Namespace) -> int:
     for name, row in values["variants"].items():
         line = f"{name:24}"
         if way in row["ways"]:
-            line += f" {measure} ({way}) {mean_of(known(row['ways'][way][measure])):.3f}"
+            line += f" {measure} ({way}) {mean_of(row['ways'][way][measure]):.3f}"
         if way in row.get("minus_it", {}):
             shift, low, high = row["minus_it"][way][measure]
             line += f"; minus {row['compared_with']}: {shift}"
@@ -765,11 +722,6 @@ def run_study_command(args: argparse.Namespace) -> int:
         print(line)
     print(f"{results}: {len(values['variants'])} variants, {args.seeds} seeds")
     return 0
-
-
-def known(values: Sequence[float | None]) -> list[float]:
-    "Those that are numbers."
-    return [value for value in values if value is not None]
 
 
 def study_command(parser: argparse.ArgumentParser) -> None:

@@ -34,7 +34,7 @@ from ..model.layers import TransformerBlock, apply_rope, attention
 from ..model.talker import PatchDrawer
 
 # %% auto #0
-__all__ = ['coupled_block', 'draw_given', 'joint_losses', 'all_or_none', 'times_of_streams', 'CoupledHeads', 'JointHead',
+__all__ = ['coupled_block', 'draw_given', 'joint_losses', 'DrawnTogether', 'times_of_streams', 'CoupledHeads', 'JointHead',
            'WithGiven', 'GivenDrawer']
 
 # %% ../../nbs/7_studies/02_heads.ipynb #84204431
@@ -79,16 +79,13 @@ def joint_losses(
     hidden: Tensor,  # (B, L, D) the states from which each patch is predicted
     targets: dict[str, HeadTargets],  # of every stream
     drop_rates: dict[str, float],  # condition -> how often it is replaced by zeros
-    num_draws: int = 1,  # K, (time, noise) pairs per patch
-    generator: torch.Generator | None = None,
+    num_draws: int,  # K, (time, noise) pairs per patch
+    generator: torch.Generator,
     given_share: float = 0.0,  # of the rows: one stream is given, see `draw_given`
 ) -> dict[str, Tensor]:  # name -> () mean squared error; 0 for a stream without targets
     """Flow matching loss of each stream, when all streams of a patch are drawn together.
 
-    Where a stream has no target, the others see noise in its place, at time 1. Raises ValueError
-    without a generator."""
-    if generator is None:
-        raise ValueError("heads: these take a torch.Generator for their random numbers")
+    Where a stream has no target, the others see noise in its place, at time 1."""
     counts = torch.stack([target.is_target for target in targets.values()], -1)  # (B, L, S)
     chosen = counts.any(-1)  # patches that count in any stream
     rows = [replace(target, is_target=chosen).rows(hidden) for target in targets.values()]
@@ -101,10 +98,9 @@ def joint_losses(
         "global_condition": stack_streams(c["global_condition"] for _, c in rows),  # (R, S, G)
     }
     draws = draw_flow(data, drop_rates, generator, num_draws)
-    K = num_draws
-    data = data.repeat_interleave(K, dim=0)
+    data = data.repeat_interleave(num_draws, dim=0)
     for name, value in conditions.items():
-        value = value.repeat_interleave(K, dim=0)
+        value = value.repeat_interleave(num_draws, dim=0)
         if name in drop_rates:
             value = drop_condition(value, draws.drop_uniform[name], drop_rates[name])
         conditions[name] = value
@@ -113,7 +109,7 @@ def joint_losses(
     given = torch.zeros_like(timestep, dtype=torch.bool)
     if given_share:
         given = draw_given(R, S, given_share, generator).to(data.device)
-    there = counts[chosen].repeat_interleave(K, dim=0)  # (R, S)
+    there = counts[chosen].repeat_interleave(num_draws, dim=0)  # (R, S)
     timestep = timestep.masked_fill(given, 0.0).masked_fill(~there, 1.0)
     noisy = interpolate(data.flatten(0, 1), draws.noise.flatten(0, 1), timestep.flatten().to(data))
     velocity = heads(noisy.view_as(data), timestep, **conditions)  # (R, S, P, W)
@@ -126,14 +122,32 @@ def joint_losses(
     return losses
 
 # %% ../../nbs/7_studies/02_heads.ipynb #64b36915
-def all_or_none(heads: nn.Module, names: Iterable[str], streams: Iterable[str]) -> nn.Module:
-    "The same heads. Raises ValueError unless `names` are all streams."
-    if set(names) != set(streams):
-        raise ValueError(
-            f"heads: these draw {', '.join(streams)} together, got {', '.join(names)}; take "
-            "GivenDrawer for a stream that is given"
+class DrawnTogether:
+    "What heads have in common that draw all streams of a patch at once."
+
+    dims: dict[str, int]  # d of each stream
+    given_share: float  # of the training rows: one stream is given
+
+    def select(self, names: Iterable[str]) -> DrawnTogether:
+        "These heads. Raises ValueError unless `names` are all streams; see `GivenDrawer`."
+        if set(names) != set(self.dims):
+            raise ValueError(
+                f"heads: these draw {', '.join(self.dims)} together, got {', '.join(names)}; take "
+                "GivenDrawer for a stream that is given"
+            )
+        return self
+
+    def losses(self, hidden, targets, drop_rates, num_draws=1, generator=None, draws=None):
+        """As `SeparateHeads.losses`, with one time for all streams of a patch.
+
+        Raises ValueError for given draws, which are of each stream alone."""
+        if generator is None or draws is not None:
+            raise ValueError(
+                "heads: these take a generator (torch.Generator), not draws of each stream alone"
+            )
+        return joint_losses(
+            self, hidden, targets, drop_rates, num_draws, generator, self.given_share
         )
-    return heads
 
 
 def times_of_streams(timestep: Tensor, streams: int) -> Tensor:  # (B,) or (B, S) -> (B, S)
@@ -143,18 +157,14 @@ def times_of_streams(timestep: Tensor, streams: int) -> Tensor:  # (B,) or (B, S
     return timestep
 
 
-class CoupledHeads(SeparateHeads):
+class CoupledHeads(DrawnTogether, SeparateHeads):
     """The paper's heads with the same weights, whose tokens read those of all streams in every
     block (after MM-DiT, arXiv 2403.03206).
     """
 
     def __init__(self, configs: dict[str, HeadConfig], given_share: float = 0.0):
         super().__init__(configs)
-        self.given_share = given_share  # of the training rows: one stream is given
-
-    def select(self, names: Iterable[str]) -> CoupledHeads:
-        "All streams are drawn together. Raises ValueError for some of them; see `GivenDrawer`."
-        return all_or_none(self, names, self)
+        self.given_share = given_share
 
     def forward(
         self,
@@ -182,18 +192,8 @@ class CoupledHeads(SeparateHeads):
             velocities.append(F.pad(velocity, (0, W - velocity.shape[-1])))
         return torch.stack(velocities, dim=1)
 
-    def losses(self, hidden, targets, drop_rates, num_draws=1, generator=None, draws=None):
-        """As `SeparateHeads.losses`, with one time for all streams of a patch.
-
-        Raises ValueError for given draws, which are of each stream alone."""
-        if draws is not None:
-            raise ValueError("heads: these take a generator, not draws of each stream alone")
-        return joint_losses(
-            self, hidden, targets, drop_rates, num_draws, generator, self.given_share
-        )
-
 # %% ../../nbs/7_studies/02_heads.ipynb #8ffe5d8a
-class JointHead(nn.Module):
+class JointHead(DrawnTogether, nn.Module):
     """One diffusion head for all streams: their latents side by side in each frame, and as many
     blocks as the separate heads have together.
     """
@@ -201,7 +201,7 @@ class JointHead(nn.Module):
     def __init__(self, configs: dict[str, HeadConfig], given_share: float = 0.0):
         super().__init__()
         self.configs = configs
-        self.given_share = given_share  # of the training rows: one stream is given
+        self.given_share = given_share
         one = next(iter(configs.values()))
         self.head = DiffusionHead(
             replace(
@@ -219,10 +219,6 @@ class JointHead(nn.Module):
     def dims(self) -> dict[str, int]:
         "d of each stream."
         return {name: config.latent_dim for name, config in self.configs.items()}
-
-    def select(self, names: Iterable[str]) -> JointHead:
-        "All streams are drawn together. Raises ValueError for some of them; see `GivenDrawer`."
-        return all_or_none(self, names, self.configs)
 
     def forward(
         self,
@@ -244,16 +240,6 @@ class JointHead(nn.Module):
         velocity = self.head(together, times[:, 0], hidden, previous, condition)
         parts = velocity.split(dims, dim=-1)
         return torch.stack([F.pad(v, (0, noisy.shape[-1] - v.shape[-1])) for v in parts], dim=1)
-
-    def losses(self, hidden, targets, drop_rates, num_draws=1, generator=None, draws=None):
-        """As `SeparateHeads.losses`, with one time for all streams of a patch.
-
-        Raises ValueError for given draws, which are of each stream alone."""
-        if draws is not None:
-            raise ValueError("heads: these take a generator, not draws of each stream alone")
-        return joint_losses(
-            self, hidden, targets, drop_rates, num_draws, generator, self.given_share
-        )
 
 # %% ../../nbs/7_studies/02_heads.ipynb #b954755f
 class WithGiven(nn.Module):

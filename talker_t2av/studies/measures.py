@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..codecs.audio.codec import AudioCodec
 from ..codecs.audio.judge import Judge
+from ..codecs.motion.training import correlation
 from ..common.measuring import lag_correlation, r_squared
 from ..common.media import FRAME_RATE
 from ..evaluation.report import audio_codec_of
@@ -24,6 +26,7 @@ from talker_t2av.evaluation.sync import (
     Heard,
     MouthRegression,
     SyncMetrics,
+    closure_steps,
     heard_phonemes,
     listen,
 )
@@ -31,15 +34,15 @@ from ..model.flow import Sampling, sample_flow
 from ..model.head import stack_streams, unstack_streams
 from ..model.patches import frames_to_patches
 from ..model.sequence import make_batch, predicting_states
-from ..model.talker import Talker
+from ..model.talker import Talker, head_targets
 from ..training.latents import LatentSet, TrackCodec, stand_ins
 from ..world.face.portrait import ARTICULATION, lip_gap
 from ..world.voice.voices import Phoneme, Word
 
 # %% auto #0
 __all__ = ['peak_between', 'lateness', 'closure_times', 'lip_times', 'StudyMetrics', 'measure_rows', 'SoundProbe', 'with_one',
-           'ridge', 'fit_sound_probe', 'correlation', 'states_and_targets', 'implied_and_true', 'agreement_of_draws',
-           'what_heads_see', 'kernel_distance', 'operations']
+           'ridge', 'fit_sound_probe', 'states_and_targets', 'implied_and_true', 'agreement_of_draws', 'what_heads_see',
+           'kernel_distance', 'operations']
 
 # %% ../../nbs/7_studies/04_measures.ipynb #4431ba3a
 def peak_between(curve: np.ndarray) -> tuple[float, float]:  # place, height
@@ -66,11 +69,8 @@ def lateness(
 
 # %% ../../nbs/7_studies/04_measures.ipynb #011e05f0
 def closure_times(heard: Heard, symbols: Sequence[str]) -> np.ndarray:  # (K,) seconds
-    "When the judge hears a p, b or m: the middle of each run of steps that it gives to one."
-    value, length = heard.log_probabilities.argmax(-1).unique_consecutive(return_counts=True)
-    middle = length.cumsum(0) - (length + 1) / 2  # steps of 20 ms
-    closed = torch.tensor([symbols.index(symbol) + 1 for symbol in ("p", "b", "m")])
-    return (0.02 * middle[torch.isin(value, closed)]).numpy()
+    "When the judge hears a p, b or m."
+    return (0.02 * closure_steps(heard, symbols)).numpy()
 
 
 def lip_times(
@@ -199,11 +199,6 @@ def fit_sound_probe(
     return SoundProbe(ridge(with_one(torch.cat(inputs)), torch.cat(openings)))
 
 # %% ../../nbs/7_studies/04_measures.ipynb #2f3a7e38
-def correlation(a: Tensor, b: Tensor) -> float:  # of any shape, with mean 0
-    "Correlation of two sets of deviations."
-    return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt().clamp(min=1e-12))
-
-
 @torch.no_grad()
 def states_and_targets(
     talker: Talker, tokenizer, latents: LatentSet, chosen: Sequence[int]
@@ -216,12 +211,13 @@ def states_and_targets(
     L = int(batch.num_patches.max())
     states = predicting_states(hidden, batch.first_patch + 1, L)  # (B, L, D)
     there = torch.stack([s.is_target for s in batch.streams.values()]).all(0)  # (B, L)
-    patches, previous, conditions = {}, {}, {}
-    for name, stream in batch.streams.items():
-        before = torch.cat([torch.zeros_like(stream.targets[:, :1]), stream.targets[:, :-1]], dim=1)
-        patches[name] = stream.targets[there]
-        previous[name] = before[there]
-        conditions[name] = stream.condition[:, None].expand(-1, L, -1)[there]
+    rows = {
+        name: replace(targets, is_target=there).rows(states)
+        for name, targets in head_targets(batch).items()
+    }
+    patches = {name: data for name, (data, _) in rows.items()}
+    previous = {name: given["previous_patch"] for name, (_, given) in rows.items()}
+    conditions = {name: given["global_condition"] for name, (_, given) in rows.items()}
     return states[there], patches, previous, conditions
 
 
@@ -290,8 +286,8 @@ def agreement_of_draws(
         for truth, example in zip((implied, opening), fitted_pair)
     ]
     return {
-        "drawn": correlation(*deviations),
-        "world": correlation(*(x - x.mean(0) for x in left)),
+        "drawn": correlation(*(x.flatten() for x in deviations)),
+        "world": correlation(*((x - x.mean(0)).flatten() for x in left)),
         "freedom": float(deviations[1].std()),
         "probe": float(r_squared(implied.flatten(), opening.flatten())),
     }

@@ -8,18 +8,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..common.media import SAMPLE_RATE, SAMPLES_PER_PATCH
-from ..common.trainer import TrainConfig, fit, seed_of
+from ..common.trainer import TrainConfig, fit
+from ..inference.generate import Request, Settings, collect, generate
 from ..model.config import TalkerConfig, talking_streams
-from ..model.flow import Sampling
 from ..model.sequence import TalkerSample
-from ..model.talker import PatchDrawer, PatchNoise, Talker
+from ..model.talker import PatchDrawer, Talker
 from ..model.text import TextTokenizer
 from talker_t2av.training.latents import (
     CodecNames,
@@ -32,13 +33,9 @@ from talker_t2av.training.latents import (
 )
 from talker_t2av.training.losses import (
     LossOptions,
-    TalkerTrainer,
-    mixed_batches,
-    phoneme_table,
     talker_loss,
-    text_tokenizer,
 )
-from ..training.talker import TalkerRecipe
+from ..training.talker import TalkerRecipe, new_trainer, recipe_batches
 from ..world.build import world_fingerprint
 from ..world.corpus import Clip, clip_rng, give_face
 from ..world.sentences import hash_share, lexicon
@@ -53,8 +50,7 @@ from talker_t2av.world.voice.voices import (
 
 # %% auto #0
 __all__ = ['CODECS', 'STUDY_RECIPE', 'StudyWorld', 'is_whole', 'is_between', 'study_voices', 'study_words', 'study_sentence',
-           'with_longer_pauses', 'StudySource', 'StudyData', 'study_latents', 'train_study_talker', 'pad_rows',
-           'speak_batch']
+           'with_longer_pauses', 'StudySource', 'StudyData', 'study_latents', 'train_study_talker', 'speak_batch']
 
 # %% ../../nbs/7_studies/03_study_world.ipynb #2d9ff13d
 @dataclass(frozen=True)
@@ -264,72 +260,37 @@ def train_study_talker(
     """Train one talker of a study. The order of the data and the first weights of the parts that
     variants share are functions of the seed; the times and noises of the heads differ.
     """
-    tokenizer = text_tokenizer(recipe.text)
-    config = replace(recipe.config, vocab_size=tokenizer.vocab_size).with_sizes(**latents.sizes)
-    table = phoneme_table(latents)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed_of(recipe.train.seed, "weights"))
-        trainer = TalkerTrainer(config, recipe.options, len(table), make_talker)
-    batches = mixed_batches(
-        latents, tokenizer, config, table, recipe.frames, recipe.train.seed, recipe.face_share
-    )
+    trainer, tokenizer, table = new_trainer(recipe, latents, make_talker)
+    recipe = replace(recipe, config=trainer.config)
+    batches = recipe_batches(recipe, latents, tokenizer, table)
     resume = out is not None and any(Path(out).glob("checkpoint-*"))
     history = fit(trainer, talker_loss, batches, recipe.train, out, resume, progress=progress)
     return trainer.talker.eval(), tokenizer, history
 
 # %% ../../nbs/7_studies/03_study_world.ipynb #9176d9f4
-def pad_rows(rows: Sequence[Tensor], length: int) -> Tensor:  # each (n, ...) -> (B, length, ...)
-    "Rows of several lengths as one tensor, with zeros behind."
-    made = rows[0].new_zeros(len(rows), length, *rows[0].shape[1:])
-    for row, one in zip(made, rows):
-        row[: len(one)] = one
-    return made
-
-
-@torch.no_grad()
 def speak_batch(
     talker: Talker,
     tokenizer: TextTokenizer,
-    samples: Sequence[TalkerSample],  # text, conditions, and what is given
+    samples: Sequence[TalkerSample],  # text, conditions, and the sound where it is given
     seeds: Sequence[int],  # of the noise, one a sample
-    sampling: Sampling = Sampling(),
-    temperatures: dict[str, float] | None = None,  # of each stream; None: 1
-    given: Sequence[str] = (),  # streams that are given in full: "audio"
+    settings: Settings,
+    sound_given: bool = False,  # for all of the sample
     drawer_class: type = PatchDrawer,
 ) -> list[dict[str, Tensor]]:  # stream -> (n, d), of each sample
-    "Let a talker speak the texts of some samples; at most a second longer than twice the sample's."
-    c = talker.config
-    P = c.patch_size
-    ids = [torch.tensor(tokenizer.prompt(sample.text).prefix) for sample in samples]
-    lengths = torch.tensor([len(row) for row in ids])
-    prompt = pad_rows(ids, int(lengths.max()))  # (B, T)
-    patches = torch.tensor([-(-len(s.latents["audio"]) // P) for s in samples])  # (B,) of the truth
-    limits = (patches if given else 2 * patches + 6).tolist()
-    longest = max(limits)
-    noise = {
-        name: PatchNoise(name, seeds, (P, stream.latent_dim), (temperatures or {}).get(name, 1.0))
-        for name, stream in c.streams.items()
-    }
-    made = list(
-        talker.generate(
-            prompt,
-            {name: torch.stack([s.conditions[name] for s in samples]) for name in c.streams},
-            prompt_lengths=lengths,
-            max_patches=longest,
-            noise=noise,
-            given={
-                name: pad_rows([s.latents[name] for s in samples], longest * P) for name in given
-            },
-            sampling=sampling,
-            drawer_class=drawer_class,
+    "Let a talker speak the texts of some samples, or move to their sound."
+    lengths = [len(sample.latents["audio"]) for sample in samples]
+    requests = []
+    for sample, seed, length in zip(samples, seeds, lengths, strict=True):
+        sound = None
+        if sound_given:  # a batch takes one length: silence behind, which is cut off again
+            sound = F.pad(sample.latents["audio"], (0, 0, 0, max(lengths) - length))
+        conditions = sample.conditions
+        requests.append(
+            Request(sample.text, conditions["audio"], conditions["motion"], sound, seed=seed)
         )
-    )
-    ended = torch.stack([patch.ended for patch in made])  # (patches, B)
-    ends = torch.where(ended.any(0), ended.int().argmax(0) + 1, len(made))  # (B,)
-    ends = patches if given else ends
-    found = []
-    for b, end in enumerate(ends.tolist()):
-        end = min(end, limits[b])  # whatever the longest of the batch may do
-        rows = {name: torch.cat([p.streams[name][b] for p in made[:end]]) for name in c.streams}
-        found.append(rows)
-    return found
+    loop = partial(talker.generate, drawer_class=drawer_class)
+    spoken = collect(generate(talker, tokenizer, requests, settings, loop=loop))
+    ends = lengths if sound_given else [len(rows.audio) for rows in spoken]
+    return [
+        {"audio": rows.audio[:end], "motion": rows.motion[:end]} for rows, end in zip(spoken, ends)
+    ]

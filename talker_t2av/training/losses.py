@@ -230,16 +230,12 @@ def keep_targets(
     heads learn from some.
     """
     if same:
-        any_target = torch.stack([s.is_target for s in batch.streams.values()]).any(0)  # (B, L)
-        kept = draw_places(any_target, count, generator)
-        streams = {
-            name: replace(stream, is_target=stream.is_target & kept)
-            for name, stream in batch.streams.items()
-        }
-        return replace(batch, streams=streams)
+        of_any = torch.stack([stream.is_target for stream in batch.streams.values()]).any(0)
+        shared = draw_places(of_any, count, generator)  # (B, L)
     streams = {}
     for name, stream in batch.streams.items():
-        kept = draw_places(stream.is_target, count, generator)
+        mine = stream.is_target
+        kept = mine & shared if same else draw_places(mine, count, generator)
         streams[name] = replace(stream, is_target=kept)
     return replace(batch, streams=streams)
 
