@@ -71,8 +71,9 @@ course: $(STAMP)  ## renew what is computed: links, reading times and contents i
 refresh: $(STAMP)  ## run every notebook in place, store fresh outputs and running times
 	@OMP_NUM_THREADS=1 $(BIN)/python docs/refresh.py
 
-weights: $(STAMP)  ## train every network again, from nothing (hours; an interrupted run goes on): runs/small
+weights: $(STAMP)  ## train every network again, from nothing (hours; an interrupted run goes on): runs/small/model
 	@$(BIN)/talker-t2av train all --preset small --out runs/small
+	@test -e runs/small/model || $(BIN)/talker-t2av assemble runs/small --out runs/small/model
 
 bench: $(STAMP)  ## measure speeds: prints a table and writes data/results/benchmarks.json
 	@$(BIN)/python benchmarks/run.py

@@ -88,6 +88,10 @@ COMMANDS = {
         "talker_t2av.training.recipe:all_command",
         "train every network from nothing, stage by stage, as a recipe says",
     ),
+    "assemble": (
+        "talker_t2av.inference.assemble:assemble_command",
+        "put the networks of a finished `train all` into one model folder",
+    ),
     "evaluate": (
         "talker_t2av.evaluation.evaluate:evaluate_command",
         "measure truth, codecs, the talker, or any folder of clips",
@@ -114,6 +118,7 @@ GROUPS = {  # heading in --help -> names
         "train talker",
         "train syncnet",
         "train all",
+        "assemble",
     ),
     "measure": ("evaluate", "study"),
     "the authors' model": ("convert",),
