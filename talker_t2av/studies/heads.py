@@ -35,7 +35,7 @@ from ..model.talker import PatchDrawer
 
 # %% auto #0
 __all__ = ['coupled_block', 'draw_given', 'joint_losses', 'DrawnTogether', 'times_of_streams', 'CoupledHeads', 'JointHead',
-           'WithGiven', 'GivenDrawer']
+           'WithGiven', 'GivenDrawer', 'ForgetfulHead', 'ForgetfulHeads']
 
 # %% ../../nbs/7_studies/02_heads.ipynb #84204431
 def coupled_block(
@@ -284,3 +284,20 @@ class GivenDrawer(PatchDrawer):
         made = sample_flow(heads, start, conditions, self.sampling, batch_dims=2)
         patches = dict(zip(streams, unstack_streams(made, [self.shapes[n][-1] for n in streams])))
         return {name: patches[name] for name in names}
+
+# %% ../../nbs/7_studies/02_heads.ipynb #7f0c1e02
+class ForgetfulHead(DiffusionHead):
+    "A diffusion head that does not see the patch before."
+
+    def embed(self, noisy, timestep, hidden, previous_patch, global_condition, delta=None):
+        "As `DiffusionHead.embed`, with zeros for the previous patch."
+        none = torch.zeros_like(previous_patch)
+        return super().embed(noisy, timestep, hidden, none, global_condition, delta)
+
+
+class ForgetfulHeads(SeparateHeads):
+    "The paper's heads without the patch before. Their weights have the same names."
+
+    def __init__(self, configs: dict[str, HeadConfig]):
+        super().__init__({})
+        self.update({name: ForgetfulHead(config) for name, config in configs.items()})

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..common.media import SAMPLE_RATE, SAMPLES_PER_PATCH
 from ..common.trainer import TrainConfig, fit
 from ..inference.generate import Request, Settings, collect, generate
+from ..model.arrangements import ArrangedTalker, RoomyTokenizer
 from ..model.config import TalkerConfig, talking_streams
+from ..model.leading import generate_leading
 from ..model.sequence import TalkerSample
 from ..model.talker import PatchDrawer, Talker
 from ..model.text import TextTokenizer
@@ -50,7 +52,8 @@ from talker_t2av.world.voice.voices import (
 
 # %% auto #0
 __all__ = ['CODECS', 'STUDY_RECIPE', 'StudyWorld', 'is_whole', 'is_between', 'study_voices', 'study_words', 'study_sentence',
-           'with_longer_pauses', 'StudySource', 'StudyData', 'study_latents', 'train_study_talker', 'speak_batch']
+           'with_longer_pauses', 'StudySource', 'StudyData', 'study_latents', 'train_study_talker', 'speak_batch',
+           'StudyTalker']
 
 # %% ../../nbs/7_studies/03_study_world.ipynb #2d9ff13d
 @dataclass(frozen=True)
@@ -262,7 +265,10 @@ def train_study_talker(
     """
     trainer, tokenizer, table = new_trainer(recipe, latents, make_talker)
     recipe = replace(recipe, config=trainer.config)
-    batches = recipe_batches(recipe, latents, tokenizer, table)
+    placed = tokenizer  # makes the prompts of the batches
+    if isinstance(trainer.talker, ArrangedTalker):
+        placed = RoomyTokenizer(tokenizer, trainer.talker.arrangement)
+    batches = recipe_batches(recipe, latents, placed, table)
     resume = out is not None and any(Path(out).glob("checkpoint-*"))
     history = fit(trainer, talker_loss, batches, recipe.train, out, resume, progress=progress)
     return trainer.talker.eval(), tokenizer, history
@@ -277,20 +283,48 @@ def speak_batch(
     sound_given: bool = False,  # for all of the sample
     drawer_class: type = PatchDrawer,
 ) -> list[dict[str, Tensor]]:  # stream -> (n, d), of each sample
-    "Let a talker speak the texts of some samples, or move to their sound."
+    """Let a talker speak the texts of some samples, or move to their sound, which leads if the
+    talker has learnt that.
+    """
+    P, lead = talker.config.patch_size, talker.config.lead_patches
     lengths = [len(sample.latents["audio"]) for sample in samples]
+    longest = -(-max(lengths) // P) * P
     requests = []
     for sample, seed, length in zip(samples, seeds, lengths, strict=True):
         sound = None
         if sound_given:  # a batch takes one length: silence behind, which is cut off again
-            sound = F.pad(sample.latents["audio"], (0, 0, 0, max(lengths) - length))
+            sound = F.pad(sample.latents["audio"], (0, 0, 0, longest - length))
         conditions = sample.conditions
         requests.append(
             Request(sample.text, conditions["audio"], conditions["motion"], sound, seed=seed)
         )
     loop = partial(talker.generate, drawer_class=drawer_class)
+    if sound_given and lead:
+        loop = partial(generate_leading, talker, lead=lead, drawer_class=drawer_class)
     spoken = collect(generate(talker, tokenizer, requests, settings, loop=loop))
     ends = lengths if sound_given else [len(rows.audio) for rows in spoken]
     return [
         {"audio": rows.audio[:end], "motion": rows.motion[:end]} for rows, end in zip(spoken, ends)
     ]
+
+
+class StudyTalker(nn.Module):
+    "A talker with its tokenizer: what a study trains, and lets speak."
+
+    def __init__(self, talker: Talker, tokenizer: TextTokenizer, drawer_class: type = PatchDrawer):
+        super().__init__()
+        self.talker = talker
+        self.tokenizer = tokenizer
+        self.drawer_class = drawer_class
+
+    def speak(
+        self,
+        samples: Sequence[TalkerSample],
+        seeds: Sequence[int],
+        settings: Settings,
+        sound_given: bool = False,
+    ) -> list[dict[str, Tensor]]:  # stream -> (n, d), of each sample
+        "As `speak_batch`."
+        return speak_batch(
+            self.talker, self.tokenizer, samples, seeds, settings, sound_given, self.drawer_class
+        )

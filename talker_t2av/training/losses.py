@@ -21,7 +21,7 @@ from ..common.media import FRAME_RATE
 from ..common.trainer import every_step, seed_of
 from ..model.config import TalkerConfig
 from ..model.leading import make_leading_batch
-from ..model.sequence import TalkerBatch, make_batch, predicting_states
+from ..model.sequence import TalkerBatch, make_batch
 from ..model.talker import Talker
 from ..model.text import TextTokenizer, Tokenizer, load_tokenizer
 from .latents import LatentSet
@@ -290,9 +290,7 @@ class TalkerTrainer(nn.Module):
             count, same = self.options.head_patches, self.options.same_patches
             heard = keep_targets(heard, count, generator, same)
         output = self.talker(heard, generator)
-        states = predicting_states(
-            output.hidden, clips.first_patch + 1, int(clips.num_patches.max())
-        )
+        states = self.talker.patch_states(output.hidden, clips)  # (B, L, D)
         phonemes = self.phoneme_loss(states, clips.streams["audio"].is_target, labels)
         loss = output.loss + self.options.phoneme_weight * phonemes["phoneme"]
         return {"loss": loss} | output.losses | phonemes
