@@ -7,7 +7,7 @@ Takes the text cells of all notebooks and the README, without code, formulas, ta
 and keeps sentences of four to sixteen plain words.
 Left out: sentences with a word that only the split test_words may say, so that unseen words stay
 unseen; the sentences of data/samples, and what says a part of the first of them; and what shares
-five words in a row with a sentence of data/texts/free.txt, which is for evaluation only.
+five words in a row with a line of data/texts/free.txt or short.txt, which are for evaluation only.
 The file is data of a training: renewing it is harmless, but a talker trained on another one is
 another talker.
 """
@@ -79,9 +79,9 @@ def sentences_of(text: str) -> list[str]:
 
 
 def reserved() -> set[str]:
-    """What no training text may say: the lines of free.txt and their runs of five words."""
-    free = read_texts(TEXTS / "free.txt")
-    return set(map(spoken, free)).union(*(runs(text, 5) for text in free))
+    """What no training text may say: lines for evaluation only, and their runs of five words."""
+    kept = [text for name in ("free", "short") for text in read_texts(TEXTS / f"{name}.txt")]
+    return set(map(spoken, kept)).union(*(runs(text, 5) for text in kept))
 
 
 def is_for_training(text: str, unwanted: set[str]) -> bool:

@@ -26,7 +26,7 @@ from talker_t2av.world.sentences import (  # noqa: E402
 
 TEXTS = ROOT / "data" / "texts"
 TRAINING = ("everyday", "prose", "words")
-LINES = {name: read_texts(TEXTS / f"{name}.txt") for name in (*TRAINING, "free")}
+LINES = {name: read_texts(TEXTS / f"{name}.txt") for name in (*TRAINING, "free", "short")}
 PLAIN = re.compile(r"[A-Z][A-Za-z]*(?:'[a-z]+)?(?:[,;:.?!]? [A-Za-z]+(?:'[a-z]+)?)*'?[.?!]")
 
 
@@ -38,6 +38,7 @@ def header(name: str) -> str:
 
 def test_there_is_enough_of_each():
     assert len(LINES["everyday"]) >= 1_200 and len(LINES["free"]) == 120
+    assert len(LINES["short"]) == 60 and max(map(len, LINES["short"])) < 40
     assert len(LINES["prose"]) >= 2_000 and len(LINES["words"]) >= 7_500
     assert (TEXTS / "words.txt").stat().st_size < 400_000
     lengths = [len(text.split()) for text in LINES["everyday"]]
@@ -70,7 +71,7 @@ def test_evaluation_sentences_are_not_trained_on(name):
 def test_a_leak_would_be_found():
     kept = reserved()
     assert len(kept) > 300
-    for text in LINES["free"]:
+    for text in LINES["free"] + LINES["short"]:
         assert not is_for_training(text.upper().replace(",", ""), kept)
         if len(text.split()) > 6:
             assert not is_for_training(f"Well, {' '.join(text.split()[1:6])} again.", kept)
@@ -78,7 +79,7 @@ def test_a_leak_would_be_found():
     assert runs("One, two; three!", 2) == {"one two", "two three"} and not runs("One.", 2)
 
 
-@pytest.mark.parametrize("name", ("everyday", "free", "words"))
+@pytest.mark.parametrize("name", ("everyday", "free", "short", "words"))
 def test_lines_are_plain(name):
     odd = [text for text in LINES[name] if not PLAIN.fullmatch(text)]
     assert not odd, odd[:9]
@@ -103,7 +104,8 @@ def test_no_line_comes_twice():
 
 def test_headers_say_where_texts_come_from():
     assert "written for this book" in header("everyday")
-    assert "evaluation only" in header("free") and "written for this book" in header("free")
+    for name in ("free", "short"):
+        assert "evaluation only" in header(name) and "written for this book" in header(name)
     for fact in ("wordfreq 3.1.1", "Robyn Speer", "CC BY-SA 4.0", "Changed"):
         assert fact in header("words"), fact
     assert "CC BY-SA 4.0" in (ROOT / "data" / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Solutions of 6.7."""
+"""Solutions of 6.8."""
 
 import difflib
 
