@@ -24,6 +24,7 @@ from safetensors.numpy import save
 
 from ..common.hub import CONFIG, WEIGHTS, find_pretrained
 from ..common.media import atomic_path, write_result
+from .outside import VOICE_KINDS, run_outside
 from talker_t2av.evaluation.report import (
     COMPARISONS,
     SYSTEMS,
@@ -336,6 +337,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
         raise ValueError(
             f"evaluate: --n and --workers take 1 or more, got {args.n} and {args.workers}"
         )
+    if args.outside:
+        if args.folder or args.calibration or args.neural:
+            raise ValueError("outside: stands alone, without --folder, --calibration or --neural")
+        return run_outside(args)
+    for name in ("texts", "voices"):
+        if getattr(args, name):
+            raise ValueError(f"{name}: belongs to --outside")
     if not 0 <= args.neural <= 1:
         raise ValueError(f"neural: takes a share from 0 to 1, got {args.neural}")
     if args.neural and (args.folder or args.calibration or args.split == "long"):
@@ -448,4 +456,29 @@ def evaluate_command(parser: argparse.ArgumentParser) -> None:
         ),
     )
     add("--workers", type=int, default=None, metavar="K", help="processes (default: one a core)")
+    group = parser.add_argument_group("judges that this book did not train (talker-t2av[judges])")
+    add = group.add_argument
+    add(
+        "--outside",
+        action="store_true",
+        help="what Whisper reads and how natural DNSMOS finds it: truth, codec and talker",
+    )
+    add(
+        "--texts",
+        default=None,
+        metavar="FILE",
+        help="a text a line (default: the book's free.txt, everyday sentences for evaluation only)",
+    )
+    add(
+        "--voices",
+        default=None,
+        metavar="A,B",
+        help=f"any of {', '.join(VOICE_KINDS)} (default: both)",
+    )
+    add(
+        "--whisper",
+        default="base",
+        metavar="NAME",
+        help="a model of faster-whisper, which downloads it, or a folder (default base)",
+    )
     parser.set_defaults(func=run_evaluate)

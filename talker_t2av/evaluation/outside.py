@@ -308,9 +308,8 @@ def outside_table(values: dict) -> list[dict[str, str]]:  # rows as `markdown` t
         }
         if "words_wrong_more" in row:
             more = row["words_wrong_more"]
-            line["words wrong, minus truth"] = (
-                f"{100 * more['value']:+.1f} ({100 * more['low']:+.1f} to {100 * more['high']:+.1f})"
-            )
+            value, low, high = (100 * more[part] for part in ("value", "low", "high"))
+            line["words wrong, minus truth"] = f"{value:+.1f} ({low:+.1f} to {high:+.1f}) points"
         table.append(line)
     return table
 

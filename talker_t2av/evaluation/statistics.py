@@ -230,7 +230,7 @@ def kernel_table(
     """
     if len(ours) != len(truth):
         raise ValueError(
-            f"kernel_table: takes two sets that say the same, got {len(ours)} and {len(truth)} clips"
+            f"kernel_table: takes two sets that say the same, got {len(ours)} and {len(truth)}"
         )
     every = np.concatenate(truth).astype(float)
     mean, std = every.mean(0), every.std(0)
