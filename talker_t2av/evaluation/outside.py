@@ -300,7 +300,7 @@ def outside_table(values: dict) -> list[dict[str, str]]:  # rows as `markdown` t
     for name, row in values["rows"].items():
         wrong, natural, whole = row["words_wrong"], row["naturalness"], row["complete"]
         line = {
-            "voices, system": name,
+            "row": name,
             "words wrong": f"{wrong['value']:.1%} ({wrong['low']:.1%} to {wrong['high']:.1%})",
             "complete": f"{whole['value']:.0%} ({whole['low']:.0%} to {whole['high']:.0%})",
             "naturalness": f"{natural['value']:.2f}",
