@@ -103,7 +103,20 @@ def test_every_system_gets_a_row_as_soon_as_there_are_weights(measured):
     assert rows["truth"]["mel_cepstral"]["value"] < 1e-3 and "psnr" not in rows["truth"]
     # its sound is the given one
     assert rows["A2V"]["mel_cepstral"]["value"] < rows["T2AV"]["mel_cepstral"]["value"]
-    assert {"frechet_frames", "frechet_sound"} <= set(rows["codecs"])
+    assert {"frechet_frames", "frechet_sound", "kernel_frames"} <= set(rows["codecs"])
+    assert "kernel_frames" not in rows["truth"]
+    # another take of the truth: other lengths, the same size of everything
+    assert rows["again"]["mel_cepstral"]["value"] > 0.1 and rows["again"]["length"]["value"] != 1
+    assert 0.5 < rows["again"]["opening_ratio"]["value"] < 2
+    assert rows["truth"]["opening_ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0, "clips": 4}
+    # yes or no: four of four clips are not "100% to 100%"
+    assert rows["truth"]["length_within_15"]["low"] < 0.6
+    assert list(values["minus_first"]) == list(rows)[1:]
+    paired = values["minus_first"]["audio codec"]["phoneme_error"]["value"]
+    by_hand = (
+        rows["audio codec"]["phoneme_error"]["value"] - rows["truth"]["phoneme_error"]["value"]
+    )
+    assert paired == pytest.approx(by_hand)
     json.dumps(values, allow_nan=False)
 
 
@@ -145,13 +158,31 @@ def test_stored_tables_are_made_from_the_stored_numbers():
         values = json.loads(path.read_text())["values"]
         if "rows" in values and "table" in values and "split" in values:
             assert values["table"] == table(values["rows"]), path.name
-            assert values["about"] == about_split(values["split"], values["clips"]), path.name
+            about = [values[name] for name in ("split", "clips")]
+            about += [values.get(name, 0) for name in ("neural", "first")]
+            assert values["about"] == about_split(*about), path.name
             checked += 1
     assert checked >= 8
 
 
 def test_every_split_says_what_is_new_in_it():
     assert set(SPLIT_NOTES) == {*SPLITS, "long"}
+
+
+def test_the_first_clip_has_a_number(tiny, tmp_path):
+    options = {"workers": 1, "metric_models": tiny}
+    values = evaluate_world(tiny, "test", 1, ["truth"], tmp_path, **options, first=module.FINAL)
+    assert values["first"] == module.FINAL and "no decision was made" in values["about"]
+    assert part_path(tmp_path, "truth", f"test-{module.FINAL:09d}").is_file()
+    assert "number" not in about_split("test", 5) and "number 7 on:" in about_split(
+        "test", 5, first=7
+    )
+
+
+def test_marks_depend_on_the_code_that_measures(tiny, monkeypatch):
+    before = mark_of("truth", tiny, tiny)
+    monkeypatch.setattr(module, "code_checksum", lambda: "another")
+    assert mark_of("truth", tiny, tiny) != before
 
 
 def test_marks_depend_on_the_settings_of_the_talker(tiny):
@@ -193,7 +224,7 @@ def test_what_has_no_weights_is_left_out_or_refused(tiny, tmp_path):
         str(part), "test", 1, None, tmp_path / "parts", workers=1, metric_models=tiny
     )
     assert (
-        list(values["rows"]) == ["truth", "audio codec"]
+        list(values["rows"]) == ["truth", "again", "audio codec"]
         and "motion codec" in values["missing"]["codecs"]
         and "talker" in values["missing"]["T2AV"]
     )

@@ -27,12 +27,16 @@ from talker_t2av.evaluation.speech import (
     speech_errors,
 )
 from talker_t2av.evaluation.statistics import (
+    difference_interval,
     floor_interval,
     frechet_distance,
     frechet_interval,
     gaussian_frechet,
+    kernel_interval,
+    kernel_table,
     moments,
     rate_interval,
+    share_interval,
 )
 from talker_t2av.evaluation.sync import (
     lip_lag,
@@ -55,6 +59,83 @@ def test_rate_is_a_sum_over_a_sum():
 def test_intervals_are_the_same_every_time():
     rows = np.random.default_rng(0).random(50)
     assert rate_interval(rows) == rate_interval(rows) != rate_interval(rows, seed=1)
+
+
+@pytest.mark.parametrize("successes, n", [(0, 20), (20, 20), (1, 10), (190, 200), (7, 9)])
+def test_share_interval_is_wilsons(successes, n):
+    """Against the definition: the shares for which the count is no surprise."""
+    found = share_interval(successes, n)
+    shares = np.arange(100_001) / 100_000
+    spread = np.sqrt(shares * (1 - shares) / n)
+    kept = shares[np.abs(successes / n - shares) <= 1.96 * spread]
+    assert found.value == successes / n and found.clips == n
+    assert (found.low, found.high) == pytest.approx((kept[0], kept[-1]), abs=2e-5)
+
+
+@pytest.mark.parametrize("successes, n", [(1, 0), (-1, 5), (6, 5)])
+def test_counts_that_cannot_be(successes, n):
+    with pytest.raises(ValueError, match="share_interval"):
+        share_interval(successes, n)
+
+
+def test_difference_of_two_systems_is_paired():
+    rng = np.random.default_rng(0)
+    hard = rng.random(60)
+    ones = np.ones(60)
+    ours, its = hard + 0.1 + 0.01 * rng.standard_normal(60), hard
+    found = difference_interval((ours, ones), (its, ones))
+    assert found.value == pytest.approx((ours - its).mean()) and found.low > 0.09
+    assert found.high - found.low < 0.01  # the hardness has fallen out
+    holes = ours.copy()
+    holes[:50] = np.nan
+    assert difference_interval((holes, ones), (its, ones)).clips == 10
+    assert difference_interval((ours * np.nan, ones), (its, ones)) is None
+    with pytest.raises(ValueError, match="one length"):
+        difference_interval((ours[:5], ones), (its, ones))
+
+
+def by_hand(ours, truth):
+    """Kernel distance, pair by pair."""
+    every = np.concatenate(truth)
+    ours, truth = (
+        [(clip - every.mean(0)) / every.std(0) for clip in clips] for clips in (ours, truth)
+    )
+
+    def mean(x, y):
+        return np.mean([(a @ b / len(a) + 1) ** 3 for a in x for b in y])
+
+    entries = []
+    for i in range(len(ours)):
+        for j in range(len(ours)):
+            if i != j:
+                within = mean(ours[i], ours[j]) + mean(truth[i], truth[j])
+                entries.append(within - mean(ours[i], truth[j]) - mean(truth[i], ours[j]))
+    return np.mean(entries)
+
+
+def test_kernel_distance_is_the_one_by_hand():
+    rng = np.random.default_rng(0)
+    sets = [[rng.standard_normal((int(rng.integers(1, 5)), 3)) for _ in range(6)] for _ in "ab"]
+    found = kernel_interval(kernel_table(*sets))
+    assert found.value == pytest.approx(by_hand(*sets)) and found.low <= found.value <= found.high
+
+
+def test_kernel_distance_leaves_out_what_says_the_same():
+    """Copies of vectors change nothing; a system that repeats the truth is at no distance."""
+    rng = np.random.default_rng(1)
+    ours, truth = [[rng.standard_normal((3, 8)) for _ in range(30)] for _ in "ab"]
+    plain = kernel_interval(kernel_table(ours, truth)).value
+    doubled = [np.repeat(clip, 2, axis=0) for clip in ours]
+    assert kernel_interval(kernel_table(doubled, truth)).value == pytest.approx(plain)
+    assert kernel_interval(kernel_table(truth, truth)).value == pytest.approx(0, abs=1e-9)
+    moved = [clip + 1 for clip in ours]
+    assert kernel_interval(kernel_table(moved, truth)).low > abs(plain)
+    still = [np.concatenate([clip, np.ones((3, 1))], axis=1) for clip in truth]
+    jumping = [np.concatenate([clip, rng.random((3, 1))], axis=1) for clip in ours]
+    assert kernel_interval(kernel_table(jumping, still)).value == pytest.approx(plain)
+    assert kernel_interval(kernel_table(ours[:3], truth[:3])) is None
+    with pytest.raises(ValueError, match="30 and 29"):
+        kernel_table(ours, truth[1:])
 
 
 def test_frechet_distance_of_known_gaussians():

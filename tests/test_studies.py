@@ -9,6 +9,7 @@ import torch
 
 from talker_t2av import cli
 from talker_t2av.common.media import SAMPLE_RATE, data_dir, file_sha256
+from talker_t2av.evaluation.sync import lateness, peak_between
 from talker_t2av.model.config import PRESETS
 from talker_t2av.model.flow import Sampling, draw_flow, interpolate, logit_normal_timesteps
 from talker_t2av.model.head import HeadTargets, SeparateHeads
@@ -18,10 +19,7 @@ from talker_t2av.studies.heads import CoupledHeads, GivenDrawer, JointHead, draw
 from talker_t2av.studies.measures import (
     closure_times,
     correlation,
-    kernel_distance,
-    lateness,
     lip_times,
-    peak_between,
     ridge,
 )
 from talker_t2av.studies.study_world import (
@@ -226,26 +224,6 @@ def test_lateness_of_a_track_that_leads():
 def test_lips_that_never_close_have_no_time():
     assert np.isnan(lip_times(np.ones(20), np.array([0.2, 0.4]))).all()
     assert len(lip_times(np.zeros(5), np.zeros(0))) == 0
-
-
-def test_kernel_distance_grows_with_the_difference():
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, 300, 8, generator=generator)
-    clips = torch.arange(300)
-    near, far = (kernel_distance(a, b + shift, clips, clips) for shift in (0.1, 1.0))
-    assert far > 10 * abs(near)
-    assert far == pytest.approx(kernel_distance(b + 1.0, a, clips, clips), rel=1e-3)
-
-
-def test_kernel_distance_leaves_out_pairs_of_one_clip():
-    """Copies within a clip, and generated clips that equal the true ones, change nothing."""
-    generator = torch.Generator().manual_seed(1)
-    a, b = torch.randn(2, 200, 8, generator=generator)
-    clips = torch.arange(200)
-    plain = kernel_distance(a, b, clips, clips)
-    doubled = kernel_distance(a.repeat_interleave(2, 0), b, clips.repeat_interleave(2), clips)
-    assert doubled == pytest.approx(plain, abs=1e-4)
-    assert abs(kernel_distance(a, a, clips, clips)) < 1e-4
 
 
 def test_ridge_is_least_squares_when_there_is_plenty():

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BANDS', 'CEPSTRA', 'AUDIBLE', 'GROSS', 'decibel_spectrogram', 'cepstrum', 'dtw_totals', 'dtw_path',
-           'spectral_distances', 'pitch_distances', 'duration_distance', 'speaker_similarity', 'sound_distances']
+           'spectral_distances', 'pitch_range', 'pitch_distances', 'duration_distance', 'speaker_similarity',
+           'sound_distances']
 
 # %% ../../nbs/6_evaluation/03_audio.ipynb #c487dd9f
 import math
@@ -104,6 +105,14 @@ def spectral_distances(
         "mel_cepstral": float(orthonormal * math.sqrt(2 / BANDS)),
         "log_spectral": float(np.sqrt(np.square(bands).mean(1)).mean()),
     }
+
+
+def pitch_range(wav: Tensor) -> float:  # (T,) at 24 kHz -> semitones; NaN: no pitch
+    "How lively the melody is: the standard deviation of the pitch over voiced moments."
+    hz, voiced = track_pitch(wav)
+    if voiced.sum() < 2:
+        return float("nan")
+    return float((12 * torch.log2(hz[voiced])).std())
 
 
 def pitch_distances(

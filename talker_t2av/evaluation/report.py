@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['TALKER_PARTS', 'SYSTEMS', 'COMPARISONS', 'PIECE', 'GALLERY_TEXT', 'QUIET', 'TAIL', 'LONG_SECONDS', 'WINDOW_SECONDS',
-           'CHARACTERS_PER_SECOND', 'METRICS', 'FRECHET_METRICS', 'SPECTRUM', 'ALL_METRICS', 'HEADLINES',
-           'WINDOW_METRICS', 'MetricModels', 'Item', 'item_of', 'world_item', 'Produced', 'System', 'missing_part',
-           'audio_codec_of', 'motion_codec_of', 'pipeline_of', 'through_audio_codec', 'through_motion_codec', 'produce',
-           'voice_gallery', 'quiet_end', 'clip_checks', 'Measured', 'word_counts', 'measure_sound', 'measure_film',
-           'measure', 'folder_rows', 'matched', 'read_produced', 'folder_item', 'long_item', 'measure_windows',
-           'Metric', 'share', 'FrechetMetric', 'given_to', 'is_given', 'column', 'feature_moments', 'spectrum_interval',
-           'frechet_row', 'summarise', 'title_of', 'written', 'table', 'markdown', 'by_time']
+           'CHARACTERS_PER_SECOND', 'METRICS', 'KERNEL_METRICS', 'FRECHET_METRICS', 'SPECTRUM', 'ALL_METRICS', 'SPARED',
+           'HEADLINES', 'WINDOW_METRICS', 'MetricModels', 'Item', 'item_of', 'world_item', 'Produced', 'System',
+           'missing_part', 'audio_codec_of', 'motion_codec_of', 'pipeline_of', 'through_audio_codec',
+           'through_motion_codec', 'said_again', 'produce', 'voice_gallery', 'quiet_end', 'clip_checks', 'Measured',
+           'word_counts', 'measure_sound', 'measure_film', 'measure', 'folder_rows', 'matched', 'read_produced',
+           'folder_item', 'long_item', 'measure_windows', 'Metric', 'share', 'check', 'ratio', 'SetMetric', 'given_to',
+           'is_given', 'column', 'feature_moments', 'spectrum_interval', 'frechet_row', 'kernel_row', 'columns',
+           'metric_row', 'summarise', 'differences', 'title_of', 'written', 'table', 'markdown', 'by_time']
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #3eb99953
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from ..codecs.motion.codec import MotionCodec
 from ..codecs.speaker.encoder import SHORTEST, SpeakerEncoder, SpeakerModel
 from ..common.hub import find_pretrained
 from ..common.media import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME, video_rate
-from .audio import sound_distances, speaker_similarity
+from .audio import pitch_range, sound_distances, speaker_similarity
 from talker_t2av.evaluation.speech import (
     Script,
     SpeechErrors,
@@ -42,11 +43,15 @@ from talker_t2av.evaluation.speech import (
 from talker_t2av.evaluation.statistics import (
     Interval,
     Moments,
+    difference_interval,
     floor_interval,
     frechet_interval,
+    kernel_interval,
+    kernel_table,
     moments,
     rate_interval,
     resampled_counts,
+    share_interval,
 )
 from talker_t2av.evaluation.sync import (
     REACH,
@@ -54,6 +59,7 @@ from talker_t2av.evaluation.sync import (
     SyncMetrics,
     heard_closures,
     heard_phonemes,
+    lateness,
     lip_lag,
     lips_shut,
     listen,
@@ -74,6 +80,7 @@ from talker_t2av.world.corpus import (
     clip_rng,
     compose_clip,
     draw_face,
+    draw_rate_and_pitch,
     draw_speaker,
     make_clip,
 )
@@ -83,6 +90,7 @@ from talker_t2av.world.voice.voices import (
     NEURAL_VOICES,
     Phoneme,
     PronunciationError,
+    get_voice,
     neural_voice_names,
     speak,
     voice_names,
@@ -164,6 +172,7 @@ class System(NamedTuple):
 TALKER_PARTS = ("talker", "audio_codec", "motion_codec", "speaker")
 SYSTEMS = {
     "truth": System("the truth"),
+    "again": System("the world says it again, with another seed"),
     "audio codec": System("audio codec alone", ("audio_codec",)),
     "codecs": System("both codecs, no talker", ("audio_codec", "motion_codec")),
     "T2AV": System("talker, text to sound and video", TALKER_PARTS),
@@ -237,6 +246,15 @@ def through_motion_codec(frames: np.ndarray, model: str) -> np.ndarray:  # (N, H
     return codec.render(frames[0], codec.encode(frames[None])[0]).numpy()
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #d193f235
+def said_again(item: Item) -> Produced:  # of the world
+    "The same text, voice and face; rate, pitch, pauses and idle movement are drawn anew."
+    rng = clip_rng(item.seed, f"again {item.sample_id}")
+    rate, pitch = draw_rate_and_pitch(rng, get_voice(item.voice))
+    seed, size = int(rng.integers(2**31)), item.frames.shape[1]
+    clip = compose_clip(item.text, item.voice, item.face, seed, rate=rate, pitch=pitch, size=size)
+    return Produced(torch.from_numpy(clip.wav), clip.frames)
+
+
 @torch.no_grad()
 def produce(
     name: str,  # of SYSTEMS
@@ -248,6 +266,8 @@ def produce(
     wav = torch.from_numpy(item.wav)
     if name == "truth":
         return Produced(wav, item.frames)
+    if name == "again":
+        return said_again(item)
     if name == "audio codec":
         return Produced(through_audio_codec(wav, model), None)
     if name == "codecs":
@@ -316,7 +336,7 @@ def clip_checks(
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #78d7fdfb
 class Measured(NamedTuple):
-    "A clip's numbers (NaN: could not be measured), and its feature vectors for Fréchet distances."
+    "A clip's numbers (NaN: could not be measured), and its feature vectors for distances of sets."
 
     numbers: dict[str, float]
     features: dict[str, np.ndarray]
@@ -339,6 +359,7 @@ def measure_sound(
     found = speech_errors(heard_phonemes(heard, models.judge.symbols), item.script)
     numbers = word_counts(found) | clip_checks(produced.wav, found, item, models.speaker)
     numbers["seconds"] = len(produced.wav) / SAMPLE_RATE
+    numbers["pitch_range"] = pitch_range(produced.wav)
     if item.wav is not None:
         truth = torch.from_numpy(item.wav)
         numbers |= sound_distances(produced.wav, truth, item.phonemes, models.speaker)
@@ -354,6 +375,8 @@ def measure_film(produced: Produced, heard: Heard, item: Item, models: MetricMod
         "minutes": len(produced.frames) / FRAME_RATE / 60,
         "closures": len(closures),
         "shut": 0.0,
+        "opening_mean": watched.opening.mean(),
+        "opening_p95": np.quantile(watched.opening, 0.95),
     }
     numbers |= head_motion(watched.readings)
     if len(closures):
@@ -361,7 +384,10 @@ def measure_film(produced: Produced, heard: Heard, item: Item, models: MetricMod
     if len(produced.frames) > REACH:
         scores = sync_scores(offset_distances(watched.mouth, watched.sound))
         lag, _, correlation = lip_lag(watched.implied, watched.opening)
+        late_ms, _, _ = lateness(watched.implied, watched.opening)
         numbers |= {
+            "late_ms": late_ms,
+            "unsteady_ms": abs(late_ms),
             "sync_offset": abs(scores.offset),
             "sync_within_1": abs(scores.offset) <= 1,
             "sync_confidence": scores.confidence,
@@ -516,14 +542,25 @@ class Metric(NamedTuple):
     bottom: str | None = None  # None: a mean over clips
     scale: float = 1.0
     digits: int = 2
-    of: str = (
-        "both"  # "sound", "video" or "length": says nothing about a system to which it is given
-    )
+    # "sound", "video" or "length": says nothing about a system to which it is given
+    of: str = "both"
+    yes_or_no: bool = False  # of each clip: the interval is Wilson's
+    beside_truth: bool = False  # the sum below is that of the truth's clips
 
 
 def share(title: str, name: str, of: str = "both", digits: int = 0) -> Metric:
     "A mean over clips in percent."
     return Metric(title, name, None, 100, digits, of)
+
+
+def check(title: str, name: str, of: str = "both") -> Metric:
+    "The share of clips for which something holds, in percent."
+    return Metric(title, name, None, 100, 0, of, yes_or_no=True)
+
+
+def ratio(title: str, name: str, of: str) -> Metric:
+    "Sum of a number over clips, over the same sum of the truth's clips."
+    return Metric(title, name, name, 1.0, 2, of, beside_truth=True)
 
 
 METRICS = {
@@ -537,12 +574,15 @@ METRICS = {
     "voicing": share("voicing errors, %", "voicing", "sound", 1),
     "duration_distance": Metric("duration distance", "duration_distance", of="sound"),
     "length": Metric("length / truth", "length", of="length"),
-    "no_word_lost": share("no word lost or inserted, % of clips", "no_word_lost", "sound"),
-    "length_within_15": share("length within 15%, % of clips", "length_within_15", "length"),
-    "stop_accuracy": share("stop accuracy, % of clips", "stop_accuracy", "sound"),
-    "voice_accuracy": share("voice identification, % of clips", "voice_accuracy", "sound"),
-    "sync_within_1": share("SyncNet offset within one frame, % of clips", "sync_within_1"),
-    "lip_lag_within_1": share("lip lag within one frame, % of clips", "lip_lag_within_1"),
+    "pitch_range_ratio": ratio("pitch range / truth", "pitch_range", "sound"),
+    "no_word_lost": check("no word lost or inserted, % of clips", "no_word_lost", "sound"),
+    "length_within_15": check("length within 15%, % of clips", "length_within_15", "length"),
+    "stop_accuracy": check("stop accuracy, % of clips", "stop_accuracy", "sound"),
+    "voice_accuracy": check("voice identification, % of clips", "voice_accuracy", "sound"),
+    "sync_within_1": check("SyncNet offset within one frame, % of clips", "sync_within_1"),
+    "lip_lag_within_1": check("lip lag within one frame, % of clips", "lip_lag_within_1"),
+    "late_ms": Metric("lips late by, ms", "late_ms", digits=0),
+    "unsteady_ms": Metric("lips early or late by, ms", "unsteady_ms", digits=0),
     "sync_offset": Metric("SyncNet offset, frames", "sync_offset", digits=1),
     "sync_confidence": Metric("SyncNet confidence C", "sync_confidence"),
     "sync_distance": Metric("SyncNet distance D", "sync_distance"),
@@ -554,11 +594,15 @@ METRICS = {
     "blinks": Metric("blinks a minute", "blinks", "minutes", digits=0, of="video"),
     "sway": Metric("head sway, degrees", "sway", digits=1, of="video"),
     "head_speed": Metric("head speed, degrees / s", "head_speed", digits=1, of="video"),
+    "opening_ratio": ratio("mouth opening / truth, mean", "opening_mean", "video"),
+    "wide_opening_ratio": ratio("mouth opening / truth, 95th percentile", "opening_p95", "video"),
+    "blinks_ratio": ratio("blinks / truth", "blinks", "video"),
+    "sway_ratio": ratio("head sway / truth", "sway", "video"),
 }
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #763564e3
-class FrechetMetric(NamedTuple):
-    "A squared Fréchet distance to the truth's clips."
+class SetMetric(NamedTuple):
+    "A distance of all clips of a system to all of the truth's."
 
     title: str
     features: str  # which feature vectors
@@ -567,13 +611,18 @@ class FrechetMetric(NamedTuple):
     scale: float = 1.0
 
 
+KERNEL_METRICS = {
+    "kernel_frames": SetMetric("kernel distance of frames", "frames", "video"),
+    "kernel_seconds": SetMetric("kernel distance of movement", "seconds", "video"),
+    "kernel_sound": SetMetric("kernel distance of sound", "sound", "sound"),
+}
 FRECHET_METRICS = {
-    "frechet_frames": FrechetMetric("Fréchet distance of frames", "frames", "video"),
-    "frechet_seconds": FrechetMetric("Fréchet distance of movement", "seconds", "video"),
-    "frechet_sound": FrechetMetric("Fréchet distance of sound", "sound", "sound"),
+    "frechet_frames": SetMetric("Fréchet distance of frames", "frames", "video"),
+    "frechet_seconds": SetMetric("Fréchet distance of movement", "seconds", "video"),
+    "frechet_sound": SetMetric("Fréchet distance of sound", "sound", "sound"),
 }
 SPECTRUM = Metric("velocity spectrum error, dB", "spectrum", digits=1, of="video")
-ALL_METRICS = METRICS | FRECHET_METRICS | {"spectrum": SPECTRUM}
+ALL_METRICS = METRICS | KERNEL_METRICS | FRECHET_METRICS | {"spectrum": SPECTRUM}
 
 
 def given_to(name: str) -> str:  # of a row, also of an older record
@@ -643,6 +692,45 @@ def frechet_row(
     return frechet_interval(ours, its, paired=mine == theirs)
 
 
+SPARED = 4  # of so many vectors of a clip, one enters the kernel distance: neighbours are alike
+
+
+def kernel_row(
+    clips: Sequence[Measured], truth: Sequence[Measured], features: str
+) -> Interval | None:  # None: too few clips with vectors
+    "Kernel distance of clips to the truth; clip i says the same as clip i of the truth."
+    pairs = [
+        (ours.features[features][::SPARED], its.features[features][::SPARED])
+        for ours, its in zip(clips, truth, strict=True)
+        if features in ours.features and features in its.features
+    ]
+    pairs = [pair for pair in pairs if min(map(len, pair))]
+    if len(pairs) < 4:
+        return None
+    return kernel_interval(kernel_table(*zip(*pairs)))
+
+
+def columns(
+    clips: Sequence[Measured], metric: Metric, truth: Sequence[Measured] | None
+) -> tuple[list[float], list[float]]:
+    "Numerators and denominators of a metric."
+    top = column(clips, metric.top)
+    if metric.bottom is None:
+        return top, [1.0] * len(top)
+    return top, column(truth if metric.beside_truth else clips, metric.bottom)
+
+
+def metric_row(
+    clips: Sequence[Measured], metric: Metric, truth: Sequence[Measured] | None
+) -> Interval | None:  # None: it could not be measured
+    "A metric of a system, with the interval that suits its kind."
+    top, bottom = columns(clips, metric, truth)
+    if not metric.yes_or_no:
+        return rate_interval(top, bottom)
+    known = [value for value in top if np.isfinite(value)]
+    return share_interval(int(sum(known)), len(known)) if known else None
+
+
 def summarise(
     clips: Sequence[Measured],
     truth: Sequence[Measured] | None = None,  # clip i says the same as clip i of `clips`
@@ -650,17 +738,33 @@ def summarise(
     """Every metric of a system as {value, low, high, clips}; metrics that could not be measured
     are left out.
 
-    Fréchet distances are to the truth; when `clips` are the truth themselves, they are the floor.
+    Distances of sets are to the truth; when `clips` are the truth themselves, Fréchet's are the
+    floor, and there are no others.
     """
     found = {}
     for name, metric in METRICS.items():
-        bottom = None if metric.bottom is None else column(clips, metric.bottom)
-        found[name] = rate_interval(column(clips, metric.top), bottom)
+        if truth is not None or not metric.beside_truth:
+            found[name] = metric_row(clips, metric, truth)
     if truth is not None:
         for name, metric in FRECHET_METRICS.items():
             found[name] = frechet_row(clips, truth, metric.features)
-        if clips is not truth:
-            found["spectrum"] = spectrum_interval(clips, truth)
+    if truth is not None and clips is not truth:
+        for name, metric in KERNEL_METRICS.items():
+            found[name] = kernel_row(clips, truth, metric.features)
+        found["spectrum"] = spectrum_interval(clips, truth)
+    return {name: interval._asdict() for name, interval in found.items() if interval is not None}
+
+
+def differences(
+    clips: Sequence[Measured],
+    others: Sequence[Measured],  # of another system; clip i says the same as clip i of `clips`
+) -> dict[str, dict]:
+    "How much more of each metric `clips` have, clip by clip: {value, low, high, clips}."
+    found = {}
+    for name, metric in METRICS.items():
+        if not metric.beside_truth:
+            ours, its = (columns(some, metric, None) for some in (clips, others))
+            found[name] = difference_interval(ours, its)
     return {name: interval._asdict() for name, interval in found.items() if interval is not None}
 
 # %% ../../nbs/6_evaluation/06_report.ipynb #d3faf675
@@ -702,11 +806,18 @@ HEADLINES = (
     "sync_confidence",
     "sync_distance",
     "lip_correlation",
+    "late_ms",
+    "unsteady_ms",
     "shut",
+    "opening_ratio",
+    "wide_opening_ratio",
     "blinks",
     "sway",
     "head_speed",
     "psnr",
+    "kernel_frames",
+    "kernel_seconds",
+    "kernel_sound",
     "frechet_frames",
     "frechet_seconds",
     "frechet_sound",

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['REGRESSED', 'REGRESSION_REACH', 'SHUT', 'SYNC_PRESETS', 'REACH', 'MARGIN', 'SHIFTS', 'JITTERS', 'SYNC_RECIPES',
            'Heard', 'listen', 'heard_phonemes', 'closure_steps', 'heard_closures', 'around_frames', 'window_means',
-           'MouthRegression', 'heard_clip', 'main_axes', 'fit_mouth_regression', 'lip_lag', 'lips_shut', 'SyncConfig',
-           'SyncNet', 'sync_loss', 'offset_distances', 'SyncScores', 'sync_scores', 'second_statistics', 'SyncMetrics',
-           'SyncClip', 'sync_clip', 'sync_bank', 'sync_batch', 'sync_batches', 'augment_frames', 'sync_metrics_loss',
-           'delayed', 'found_shifts', 'fit_axes', 'Watched', 'watch', 'watched_clip', 'jittered', 'offsets_found',
-           'shift_counts', 'jitter_scores', 'calibrate_sync', 'column_correlations', 'reading_correlations',
-           'regression_correlations', 'SyncRecipe', 'recipe_judge', 'train_sync', 'evaluate_sync', 'finish_sync',
-           'run_syncnet', 'syncnet_command']
+           'MouthRegression', 'heard_clip', 'main_axes', 'fit_mouth_regression', 'lip_lag', 'lips_shut', 'peak_between',
+           'lateness', 'SyncConfig', 'SyncNet', 'sync_loss', 'offset_distances', 'SyncScores', 'sync_scores',
+           'second_statistics', 'SyncMetrics', 'SyncClip', 'sync_clip', 'sync_bank', 'sync_batch', 'sync_batches',
+           'augment_frames', 'sync_metrics_loss', 'delayed', 'found_shifts', 'fit_axes', 'Watched', 'watch',
+           'watched_clip', 'jittered', 'offsets_found', 'shift_counts', 'jitter_scores', 'calibrate_sync',
+           'column_correlations', 'reading_correlations', 'regression_correlations', 'SyncRecipe', 'recipe_judge',
+           'train_sync', 'evaluate_sync', 'finish_sync', 'run_syncnet', 'syncnet_command']
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #c0f35dcf
 import argparse
@@ -236,6 +236,29 @@ def lips_shut(
     padded = np.pad(opening, tolerance, mode="edge")
     near = np.lib.stride_tricks.sliding_window_view(padded, 2 * tolerance + 1)  # (N, 2 tol. + 1)
     return float((near[closures].min(1) < SHUT).mean())
+
+# %% ../../nbs/6_evaluation/05_sync.ipynb #6a500002
+def peak_between(curve: np.ndarray) -> tuple[float, float]:  # place, height
+    "Place and height of the peak of a parabola through the largest value and its neighbours."
+    best = int(np.clip(curve.argmax(), 1, len(curve) - 2))
+    left, middle, right = curve[best - 1 : best + 2]
+    bend = left - 2 * middle + right
+    if bend >= 0:  # no peak inside
+        return float(curve.argmax()), float(curve.max())
+    shift = float(np.clip(0.5 * (left - right) / bend, -0.5, 0.5))
+    return best + shift, float(middle - 0.25 * (left - right) * shift)
+
+
+def lateness(
+    implied: np.ndarray,  # (N,) opening that the sound implies
+    opening: np.ndarray,  # (N,) opening of the lips
+    reach: int = 5,  # frames
+) -> tuple[float, float, float]:
+    "By how many milliseconds the lips come late, the correlation there, and with no shift."
+    curve = lag_correlation(implied, opening, min(reach, len(opening) - 1))
+    place, height = peak_between(curve)
+    middle = len(curve) // 2
+    return 1000 * (place - middle) / FRAME_RATE, height, float(curve[middle])
 
 # %% ../../nbs/6_evaluation/05_sync.ipynb #a2ce86f3
 @dataclass(frozen=True)

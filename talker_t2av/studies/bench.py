@@ -31,7 +31,7 @@ from talker_t2av.common.media import (
     file_sha256,
     write_result,
 )
-from ..evaluation.statistics import Interval
+from ..evaluation.statistics import Interval, kernel_interval, kernel_table
 from ..inference.generate import Settings
 from ..model.arrangements import ArrangedConfig, ArrangedTalker
 from ..model.config import TalkerConfig
@@ -43,7 +43,6 @@ from talker_t2av.studies.measures import (
     StudyMetrics,
     agreement_of_draws,
     fit_sound_probe,
-    kernel_distance,
     measure_rows,
     operations,
 )
@@ -378,7 +377,7 @@ def run_way(
     "Measures of every test sentence, spoken in one way."
     mode, _ = parse_way(way)
     test, settings = bench.test, variant.settings(way)
-    rows, patches, sources = [], [], []
+    rows, patches = [], []
     for first in range(0, len(test), size):
         numbers = range(first, min(first + size, len(test)))
         samples = [test[i] for i in numbers]
@@ -389,25 +388,20 @@ def run_way(
             row["true_frames"] = bench.truth[i]["frames"]
             rows.append(row)
             patches.append(joint_patches(made))
-            sources.append(torch.full((len(patches[-1]),), i))
     real = [joint_patches(test[i].latents) for i in range(len(test))]
-    real_sources = [torch.full((len(part),), i) for i, part in enumerate(real)]
-    real, made = torch.cat(real), torch.cat(patches)
-    mean, std = real.mean(0), real.std(0)
-    moving = std > 1e-3  # a channel that never moves says nothing
-    real, made = (((x - mean) / std)[:, moving] for x in (real, made))
+    distance = kernel_interval(kernel_table(patches, real), resamples=2)
     return {
         "clips": rows,
-        "kernel_distance": kernel_distance(made, real, torch.cat(sources), torch.cat(real_sources)),
+        "kernel_distance": distance.value,
         "closures": closure_summary(rows),
     }
 
 
-def joint_patches(rows: dict[str, torch.Tensor]) -> torch.Tensor:  # (N, d) each -> (L, 4 sum d)
+def joint_patches(rows: dict[str, torch.Tensor]) -> np.ndarray:  # (N, d) each -> (L, 4 sum d)
     "Sound and motion of four frames as one vector."
     n = min(len(row) for row in rows.values()) // COMPARED * COMPARED
     both = torch.cat([row[:n].float() for row in rows.values()], dim=1)  # (n, sum of d)
-    return frames_to_patches(both[None], COMPARED)[0].flatten(1)
+    return frames_to_patches(both[None], COMPARED)[0].flatten(1).numpy()
 
 
 def measure_truth(test: LatentSet, metrics: StudyMetrics) -> list[dict]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..codecs.audio.codec import AudioCodec
 from ..codecs.audio.judge import Judge
 from ..codecs.motion.training import correlation
-from ..common.measuring import lag_correlation, r_squared
+from ..common.measuring import r_squared
 from ..common.media import FRAME_RATE
 from ..evaluation.report import audio_codec_of
 from ..evaluation.speech import script_of, speech_errors
@@ -28,6 +28,7 @@ from talker_t2av.evaluation.sync import (
     SyncMetrics,
     closure_steps,
     heard_phonemes,
+    lateness,
     listen,
 )
 from ..model.flow import Sampling, sample_flow
@@ -40,32 +41,8 @@ from ..world.face.portrait import ARTICULATION, lip_gap
 from ..world.voice.voices import Phoneme, Word
 
 # %% auto #0
-__all__ = ['peak_between', 'lateness', 'closure_times', 'lip_times', 'StudyMetrics', 'measure_rows', 'SoundProbe', 'with_one',
-           'ridge', 'fit_sound_probe', 'states_and_targets', 'implied_and_true', 'agreement_of_draws', 'what_heads_see',
-           'kernel_distance', 'operations']
-
-# %% ../../nbs/7_studies/04_measures.ipynb #4431ba3a
-def peak_between(curve: np.ndarray) -> tuple[float, float]:  # place, height
-    "Place and height of the peak of a parabola through the largest value and its neighbours."
-    best = int(np.clip(curve.argmax(), 1, len(curve) - 2))
-    left, middle, right = curve[best - 1 : best + 2]
-    bend = left - 2 * middle + right
-    if bend >= 0:  # no peak inside
-        return float(curve.argmax()), float(curve.max())
-    shift = float(np.clip(0.5 * (left - right) / bend, -0.5, 0.5))
-    return best + shift, float(middle - 0.25 * (left - right) * shift)
-
-
-def lateness(
-    implied: np.ndarray,  # (N,) opening that the sound implies
-    opening: np.ndarray,  # (N,) opening of the lips
-    reach: int = 5,  # frames
-) -> tuple[float, float, float]:
-    "By how many milliseconds the lips come late, the correlation there, and with no shift."
-    curve = lag_correlation(implied, opening, min(reach, len(opening) - 1))
-    place, height = peak_between(curve)
-    middle = len(curve) // 2
-    return 1000 * (place - middle) / FRAME_RATE, height, float(curve[middle])
+__all__ = ['closure_times', 'lip_times', 'StudyMetrics', 'measure_rows', 'SoundProbe', 'with_one', 'ridge', 'fit_sound_probe',
+           'states_and_targets', 'implied_and_true', 'agreement_of_draws', 'what_heads_see', 'operations']
 
 # %% ../../nbs/7_studies/04_measures.ipynb #011e05f0
 def closure_times(heard: Heard, symbols: Sequence[str]) -> np.ndarray:  # (K,) seconds
@@ -301,26 +278,6 @@ def what_heads_see(
     "Everything that a head is given besides noise and time, as one row for each patch."
     rows = [states, *(p.flatten(1) for p in previous.values()), *conditions.values()]
     return with_one(torch.cat(rows, dim=1))
-
-# %% ../../nbs/7_studies/04_measures.ipynb #174af999
-def kernel_distance(
-    a: Tensor,  # (M, n)
-    b: Tensor,  # (N, n)
-    clips_a: Tensor,  # (M,) the clip that each vector comes from
-    clips_b: Tensor,  # (N,) clips of one number say the same text
-) -> float:
-    """Squared maximum mean discrepancy with the kernel (x y / n + 1)^3 (arXiv 1801.01401), over
-    pairs of vectors from different clips.
-    """
-    n = a.shape[1]
-
-    def mean_of_pairs(x: Tensor, y: Tensor, clips_x: Tensor, clips_y: Tensor) -> Tensor:
-        kernel = (x @ y.T / n + 1) ** 3
-        apart = clips_x[:, None] != clips_y  # (M, N)
-        return kernel[apart].mean()
-
-    within = mean_of_pairs(a, a, clips_a, clips_a) + mean_of_pairs(b, b, clips_b, clips_b)
-    return float(within - 2 * mean_of_pairs(a, b, clips_a, clips_b))
 
 # %% ../../nbs/7_studies/04_measures.ipynb #91ddccd7
 def operations(run: Callable[[], object]) -> int:
