@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from talker_t2av.codecs.motion.codec import MotionCodec
 from talker_t2av.codecs.motion.pictures import Square, cut_square, obedience_error
+from talker_t2av.common.hub import weight_checksums
 from talker_t2av.common.media import data_dir, write_result
 from talker_t2av.inference.pipeline import rest_picture
 from talker_t2av.world.corpus import compose_clip
@@ -109,7 +110,9 @@ def main() -> None:
         ]
     values = {"errors": errors, "outside": ["photographs", "patterns and noise"]}
     command = f"python benchmarks/drawn_faces.py --faces {args.faces}"
-    print(write_result(data_dir() / "results" / "drawn_faces.json", values, command))
+    parents = weight_checksums("small", ["motion_codec"])
+    out = data_dir() / "results" / "drawn_faces.json"
+    print(write_result(out, values, command, parents=parents))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ import matplotlib
 import numpy as np
 import torch
 from first_page import defined
-from outside_judges import plain_words
 from tqdm import tqdm
 
 from talker_t2av.common.media import data_dir, write_result
+from talker_t2av.evaluation.outside import plain_words
 from talker_t2av.evaluation.statistics import rate_interval
 
 DIGITS = 3  # in a sentence

@@ -20,8 +20,16 @@ import torch
 
 from talker_t2av import TalkerPipeline
 from talker_t2av.codecs.audio.judge import Judge
+from talker_t2av.common.hub import weight_checksums
 from talker_t2av.common.media import data_dir, write_result
-from talker_t2av.evaluation.report import MetricModels, Produced, measure_film, produce, world_item
+from talker_t2av.evaluation.report import (
+    TALKER_PARTS,
+    MetricModels,
+    Produced,
+    measure_film,
+    produce,
+    world_item,
+)
 from talker_t2av.evaluation.speech import script_of, speech_errors
 from talker_t2av.evaluation.statistics import rate_interval
 from talker_t2av.evaluation.sync import heard_phonemes, listen
@@ -145,6 +153,7 @@ def main() -> None:
         args.out,
         values,
         f"python benchmarks/knobs.py --clips {args.clips} --films {args.films}{only}",
+        parents=weight_checksums("small", (*TALKER_PARTS, "judge")),
     )
 
 

@@ -17,6 +17,7 @@ import argparse
 from talker_t2av.codecs.motion.codec import MotionCodec
 from talker_t2av.codecs.motion.reader import spoken_clips
 from talker_t2av.codecs.motion.training import codec_speed, evaluate_motion
+from talker_t2av.common.hub import weight_checksums
 from talker_t2av.common.media import data_dir, write_result
 from talker_t2av.evaluation.statistics import rate_interval
 
@@ -35,11 +36,12 @@ def main() -> None:
     )
     args = parser.parse_args()
     out = args.out or data_dir() / "results" / f"motion_{'speed' if args.speed else 'quality'}.json"
+    parents = weight_checksums(args.model, ["motion_codec"])
     if args.speed:
         speed = codec_speed(
             MotionCodec.from_pretrained(args.model), spoken_clips(1, 128)[0], repeats=20
         )
-        write_result(out, speed, "python benchmarks/motion_quality.py --speed")
+        write_result(out, speed, "python benchmarks/motion_quality.py --speed", parents=parents)
         print(
             f"encode {speed['encode']:.0f}, render {speed['render']:.0f} frames/s on "
             f"{speed['threads']} threads"
@@ -51,7 +53,8 @@ def main() -> None:
         name: rate_interval([clip[name] for clip in values["self"]["clips"]])._asdict()
         for name in ("psnr", "mouth_psnr", "ssim")
     }
-    write_result(out, values, f"python benchmarks/motion_quality.py --clips {args.clips}")
+    command = f"python benchmarks/motion_quality.py --clips {args.clips}"
+    write_result(out, values, command, parents=parents)
     own = values["self"]
     print(
         f"unseen people {own['psnr']:.2f} dB, mouth {own['mouth_psnr']:.2f} dB, "

@@ -19,7 +19,9 @@ from pathlib import Path
 import torch
 
 from talker_t2av import TalkerPipeline
+from talker_t2av.common.hub import weight_checksums
 from talker_t2av.common.media import FRAME_RATE, data_dir, write_result
+from talker_t2av.evaluation.report import TALKER_PARTS
 
 TEXT = "The visitors asked whether the old garden would be open before noon on Friday."
 
@@ -91,7 +93,9 @@ def main() -> None:
         name: seconds / values[name]["median"] for name in ("latents", "film")
     }
     values["first_chunk_share"] = values["first_chunk"]["median"] / values["film"]["median"]
-    write_result(args.out, values, f"python benchmarks/say.py --repeats {args.repeats}")
+    command_line = f"python benchmarks/say.py --repeats {args.repeats}"
+    parents = weight_checksums("small", TALKER_PARTS)
+    write_result(args.out, values, command_line, parents=parents)
     print(json.dumps(values, indent=1))
 
 

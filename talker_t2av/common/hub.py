@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CONFIG', 'WEIGHTS', 'WEIGHTS_INDEX', 'SHIPPED', 'Module', 'NO_NETWORK', 'MOST_BLOCKS', 'ROW_SCALE', 'save_pretrained',
-           'hub_errors', 'local_folder', 'converted_folder', 'find_pretrained', 'weight_files', 'shapes_only',
-           'printable', 'check_settings', 'check_tensors', 'check_tables', 'load_weights', 'read_tensors',
-           'load_pretrained', 'axis_size', 'count_blocks', 'read_weights_index', 'names_in', 'tensor_files',
-           'load_from_files']
+           'hub_errors', 'local_folder', 'converted_folder', 'find_pretrained', 'weight_files', 'weight_checksums',
+           'shapes_only', 'printable', 'check_settings', 'check_tensors', 'check_tables', 'load_weights',
+           'read_tensors', 'load_pretrained', 'axis_size', 'count_blocks', 'read_weights_index', 'names_in',
+           'tensor_files', 'load_from_files']
 
 # %% ../../nbs/workshop/03_hub.ipynb #f0f8264d
 import json
@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .media import atomic_path, data_dir
+from .media import atomic_path, data_dir, file_sha256
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -163,6 +163,15 @@ def weight_files(sources: dict[str, str | None]) -> dict[str, Path]:
     """
     named = {kind: source for kind, source in sources.items() if source}
     return {kind: find_pretrained(source, kind) / WEIGHTS for kind, source in named.items()}
+
+
+def weight_checksums(source: str | Path, kinds: Iterable[str]) -> dict[str, str]:
+    """Kind of network -> checksum of its weights, for the record of what was measured with them.
+
+    Raises what `find_pretrained` raises.
+    """
+    files = weight_files(dict.fromkeys(kinds, str(source)))
+    return {kind: file_sha256(path) for kind, path in files.items()}
 
 # %% ../../nbs/workshop/03_hub.ipynb #3ee6b08d
 class _NoInit(TorchFunctionMode):

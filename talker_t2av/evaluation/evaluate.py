@@ -23,7 +23,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ..common.hub import CONFIG, WEIGHTS, find_pretrained
+from ..common.hub import CONFIG, WEIGHTS, find_pretrained, weight_checksums
 from ..common.media import atomic_path, write_result
 from .outside import VOICE_KINDS, run_outside
 from talker_t2av.evaluation.report import (
@@ -415,7 +415,11 @@ def run_evaluate(args: argparse.Namespace) -> int:
             neural=args.neural,
             first=args.first,
         )
-    write_result(out, values, shlex.join(words))
+    parents = weight_checksums("small", METRIC_KINDS)
+    measured = [SYSTEMS[name] for name in values.get("marks", {})]
+    kinds = dict.fromkeys(kind for system in measured for kind in system.needs)
+    parents |= weight_checksums(args.model, kinds)
+    write_result(out, values, shlex.join(words), parents=parents)
     if "table" in values:
         print(markdown(values["table"]))
     print(f"{out}: {values['about']}")

@@ -19,12 +19,11 @@ import jiwer
 import numpy as np
 import torch
 
-from ..common.hub import WEIGHTS, find_pretrained, hub_errors
+from ..common.hub import hub_errors, weight_checksums
 from talker_t2av.common.media import (
     SAMPLE_RATE,
     atomic_path,
     data_dir,
-    file_sha256,
     load_torchaudio,
     write_result,
 )
@@ -195,8 +194,7 @@ class OutsideJob:
         parts = [OUTSIDE_VERSION, Path(self.whisper).name]
         if system == "talker":
             parts.append(asdict(self.settings))
-        for kind in HEARD_SYSTEMS[system]:
-            parts.append(file_sha256(find_pretrained(self.model, kind) / WEIGHTS))
+        parts.append(weight_checksums(self.model, HEARD_SYSTEMS[system]))
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -332,8 +330,7 @@ def run_outside(args: argparse.Namespace) -> int:  # exit code
     words = ["talker-t2av", "evaluate", "--outside", "--model", model, "--n", str(args.n)]
     words += ["--texts", path.name, "--voices", ",".join(kinds), "--systems", ",".join(systems)]
     needed = dict.fromkeys(kind for system in systems for kind in HEARD_SYSTEMS[system])
-    parents = {kind: file_sha256(find_pretrained(args.model, kind) / WEIGHTS) for kind in needed}
-    write_result(out, values, shlex.join(words), parents=parents)
+    write_result(out, values, shlex.join(words), parents=weight_checksums(args.model, needed))
     print(markdown(outside_table(values)))
     print(f"{out}: {len(texts)} texts of {path.name}; intervals: bootstrap over texts")
     return 0

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ..common.hub import WEIGHTS, find_pretrained, shapes_only
+from ..common.hub import WEIGHTS, shapes_only, weight_checksums
 from talker_t2av.common.media import (
     FRAME_RATE,
     atomic_path,
@@ -60,11 +60,11 @@ from ..training.talker import TalkerRecipe, change_recipe, has_field, parse_sett
 from ..world.build import only_builder
 
 # %% auto #0
-__all__ = ['RATES', 'OF_THE_SOUND', 'HEADS', 'MODES', 'SPEAKING', 'DESIGNS', 'NOT_HERE', 'TALKERS_OWN', 'COMPARED', 'STUDENT',
-           'rates_of', 'HeadsKind', 'Design', 'Variant', 'train_talker_variant', 'parse_way', 'parse_variant',
-           'check_talker', 'StudyTable', 'read_study', 'parse_main', 'check_new', 'plain_name', 'rival_of', 'mean_of',
-           'closure_summary', 'run_way', 'joint_patches', 'measure_truth', 'job_name', 'settings_of', 'training_key',
-           'metric_checksums', 'operations_a_second', 'Bench', 'train_variant', 'write_json', 'mean_losses',
+__all__ = ['RATES', 'OF_THE_SOUND', 'HEADS', 'MODES', 'SPEAKING', 'DESIGNS', 'NOT_HERE', 'TALKERS_OWN', 'COMPARED', 'MEASURING',
+           'STUDENT', 'rates_of', 'HeadsKind', 'Design', 'Variant', 'train_talker_variant', 'parse_way',
+           'parse_variant', 'check_talker', 'StudyTable', 'read_study', 'parse_main', 'check_new', 'plain_name',
+           'rival_of', 'mean_of', 'closure_summary', 'run_way', 'joint_patches', 'measure_truth', 'job_name',
+           'settings_of', 'training_key', 'operations_a_second', 'Bench', 'train_variant', 'write_json', 'mean_losses',
            'agreement_of', 'run_job', 'data_checksum', 'finished_record', 'paired_interval', 'counted', 'table_of',
            'rate_of', 'rounded', 'summarise_study', 'run_study', 'study_path', 'run_study_command', 'study_command']
 
@@ -430,10 +430,7 @@ def training_key(variant: Variant, seed: int, data: str) -> str:
     return hashlib.sha256(json.dumps([settings, seed, data]).encode()).hexdigest()[:12]
 
 
-def metric_checksums(source: str) -> dict[str, str]:
-    "Of the weights that measure."
-    kinds = ("judge", "syncnet", "audio_codec")
-    return {kind: file_sha256(find_pretrained(source, kind) / WEIGHTS) for kind in kinds}
+MEASURING = ("judge", "syncnet", "audio_codec")  # networks that measure, or make sound of latents
 
 
 def operations_a_second(model: nn.Module, settings: Settings, test: LatentSet) -> float:
@@ -717,7 +714,7 @@ def run_study(
     out, shared = Path(out), Path(shared)
     out.mkdir(parents=True, exist_ok=True)
     shared.mkdir(parents=True, exist_ok=True)
-    metrics, measured_by = StudyMetrics.from_pretrained(source), metric_checksums(source)
+    metrics, measured_by = StudyMetrics.from_pretrained(source), weight_checksums(source, MEASURING)
     benches: dict[StudyData, Bench] = {}
     records: dict[str, list[dict]] = {variant.name: [] for variant in study.variants}
     with only_builder(out):
@@ -798,7 +795,7 @@ def run_study_command(args: argparse.Namespace) -> int:
     words = ["talker-t2av", "study", args.study, "--seeds", str(args.seeds)]
     if args.variants:
         words += ["--variants", *args.variants]
-    write_result(results, values, shlex.join(words), code)
+    write_result(results, values, shlex.join(words), code, values["measured_by"])
     measure, way = study.main
     for name, row in values["variants"].items():
         line = f"{name:24}"
