@@ -134,6 +134,7 @@ def test_kernel_distance_leaves_out_what_says_the_same():
     jumping = [np.concatenate([clip, rng.random((3, 1))], axis=1) for clip in ours]
     assert kernel_interval(kernel_table(jumping, still)).value == pytest.approx(plain)
     assert kernel_interval(kernel_table(ours[:3], truth[:3])) is None
+    assert np.isfinite(kernel_interval(kernel_table(ours[:4], truth[:4]))).all()
     with pytest.raises(ValueError, match="30 and 29"):
         kernel_table(ours, truth[1:])
 

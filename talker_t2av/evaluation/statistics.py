@@ -256,7 +256,8 @@ def kernel_interval(
     def distances(counts: np.ndarray) -> np.ndarray:  # (draws, n) -> (draws,)
         pairs = np.einsum("ri,ij,rj->r", counts, table, counts, optimize=True)
         pairs -= (counts**2) @ np.diag(table)  # a clip is not compared with itself
-        return pairs / (counts.sum(1) ** 2 - (counts**2).sum(1))
+        number = counts.sum(1) ** 2 - (counts**2).sum(1)  # of pairs; none if one clip was drawn
+        return pairs[number > 0] / number[number > 0]
 
     value = float(distances(np.ones((1, n)))[0])
     low, high = np.quantile(distances(resampled_counts(n, resamples, seed)), [0.025, 0.975])
