@@ -379,7 +379,7 @@ def test_bad_options_are_named(words, message, tmp_path):
         run(*words, "--out", str(tmp_path / "x.json"), "--parts", str(tmp_path))
 
 
-def test_training_the_instruments_writes_weights_and_results(tmp_path, monkeypatch):
+def test_training_the_metrics_writes_weights_and_results(tmp_path, monkeypatch):
     parser = argparse.ArgumentParser()
     syncnet_command(parser)
     args = parser.parse_args(["--preset", "tiny", "--out", str(tmp_path)])

@@ -348,7 +348,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 
 
 def test_a_record_of_something_else_does_not_count(tmp_path):
-    variant = bench.Variant("a")
+    variant = bench.StudyVariant("a")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     sha256 = file_sha256(tmp_path / "model.safetensors")
     record = {
@@ -377,7 +377,7 @@ def test_a_record_of_something_else_does_not_count(tmp_path):
 
 def test_another_setting_is_another_training():
     """Whatever decides the weights is in the key; how they are measured is not."""
-    variant = bench.Variant("a")
+    variant = bench.StudyVariant("a")
     key = bench.training_key(variant, 0, "x")
     same = [replace(variant, name="b"), replace(variant, measure=("a2v",))]
     same.append(replace(variant, speaking=replace(variant.speaking, guidance_scale=1.0)))
@@ -393,7 +393,7 @@ def test_variants_start_from_the_same_weights():
     """Of one seed: all but the heads, and coupled heads as separate ones; also what comes after."""
     made, after = {}, {}
     for heads in bench.HEADS:
-        variant = bench.Variant("a", heads=heads)
+        variant = bench.StudyVariant("a", heads=heads)
         torch.manual_seed(0)
         made[heads] = variant.make_talker(PRESETS["tiny"]).state_dict()
         after[heads] = torch.rand(3)
@@ -492,7 +492,7 @@ TINY = "hidden_size=32 num_hidden_layers=1 head_dim=8 intermediate_size=64 steps
 def trained(settings, latents, out=None, name="a"):
     "A variant of the smallest talker, after two steps."
     variant = bench.parse_variant(name, f"{TINY} {settings}".split())
-    return variant, *bench.train_variant(variant, 0, latents, out, progress=False)
+    return variant, *bench.train_job(variant, 0, latents, out, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -313,7 +313,10 @@ def outside_table(values: dict) -> list[dict[str, str]]:  # rows as `markdown` t
 
 # %% ../../nbs/6_evaluation/07_outside_judges.ipynb #3306ea62
 def run_outside(args: argparse.Namespace) -> int:  # exit code
-    "`evaluate --outside`: measure, write the result file, print its table."
+    """`evaluate --outside`: measure, write the result file, print its table.
+
+    Raises ValueError for a file without texts, or unknown names.
+    """
     check_judges()
     path = Path(args.texts or data_dir() / "texts" / "free.txt")
     texts = tuple(read_texts(path)[: args.n])

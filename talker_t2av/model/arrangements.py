@@ -120,6 +120,7 @@ class RoomyTokenizer:
         self.pad_id = tokenizer.pad_id
 
     def prompt(self, text: str, num_patches: int):
+        "As the tokenizer's own, with a placeholder for each position."
         return self.tokenizer.prompt(text, self.arrangement.num_positions(num_patches))
 
 

@@ -61,10 +61,10 @@ from ..world.build import only_builder
 
 # %% auto #0
 __all__ = ['RATES', 'OF_THE_SOUND', 'HEADS', 'MODES', 'SPEAKING', 'DESIGNS', 'NOT_HERE', 'TALKERS_OWN', 'COMPARED', 'MEASURING',
-           'STUDENT', 'rates_of', 'HeadsKind', 'Design', 'Variant', 'train_talker_variant', 'parse_way',
+           'STUDENT', 'rates_of', 'HeadsKind', 'Design', 'StudyVariant', 'train_talker_variant', 'parse_way',
            'parse_variant', 'check_talker', 'StudyTable', 'read_study', 'parse_main', 'check_new', 'plain_name',
            'rival_of', 'mean_of', 'closure_summary', 'run_way', 'joint_patches', 'measure_truth', 'job_name',
-           'settings_of', 'training_key', 'operations_a_second', 'Bench', 'train_variant', 'write_json', 'mean_losses',
+           'settings_of', 'training_key', 'operations_a_second', 'Bench', 'train_job', 'write_json', 'mean_losses',
            'agreement_of', 'run_job', 'data_checksum', 'finished_record', 'paired_interval', 'counted', 'table_of',
            'rate_of', 'rounded', 'summarise_study', 'run_study', 'study_path', 'run_study_command', 'study_command']
 
@@ -117,7 +117,7 @@ class Design(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Variant:
+class StudyVariant:
     "One line of a study: all that decides a training besides its seed, and how it is measured."
 
     name: str
@@ -181,7 +181,11 @@ class Variant:
 
 
 def train_talker_variant(
-    variant: Variant, recipe: TalkerRecipe, latents: LatentSet, out: Path | None, progress: bool
+    variant: StudyVariant,
+    recipe: TalkerRecipe,
+    latents: LatentSet,
+    out: Path | None,
+    progress: bool,
 ) -> tuple[StudyTalker, list[dict]]:  # with averaged weights; losses of every step
     "Train the talker that a variant describes."
     talker, tokenizer, history = train_study_talker(
@@ -210,7 +214,7 @@ NOT_HERE = (
 TALKERS_OWN = ("heads", "given_share", "arrangement")  # settings of a variant beside its recipe
 
 
-def parse_variant(name: str, settings: Sequence[str]) -> Variant:
+def parse_variant(name: str, settings: Sequence[str]) -> StudyVariant:
     """A variant from settings like 'heads=coupled' and 'world.timing=0'.
 
     Raises ValueError, also for sizes of which no talker can be made.
@@ -241,14 +245,14 @@ def parse_variant(name: str, settings: Sequence[str]) -> Variant:
             raise ValueError(f"{key}: is nothing that a variant can decide")
         else:
             recipe = DESIGNS[design].change(recipe, {key: value})
-    own["speaking"] = replace(Variant(name).speaking, **speaking)
-    variant = Variant(name, recipe=recipe, data=data, **own)
+    own["speaking"] = replace(StudyVariant(name).speaking, **speaking)
+    variant = StudyVariant(name, recipe=recipe, data=data, **own)
     if design == "talker":
         check_talker(variant)
     return variant
 
 
-def check_talker(variant: Variant) -> None:
+def check_talker(variant: StudyVariant) -> None:
     "Raise ValueError for settings of which no talker can be made."
     try:
         with shapes_only():
@@ -261,7 +265,7 @@ def check_talker(variant: Variant) -> None:
 class StudyTable(NamedTuple):
     "What a file of a study says."
 
-    variants: list[Variant]
+    variants: list[StudyVariant]
     main: tuple[str, str]  # the measure and the way that answer its question
 
 
@@ -272,7 +276,7 @@ def read_study(path: str | Path) -> StudyTable:
     Raises FileNotFoundError, or ValueError that names the line.
     """
     shared: list[str] = []
-    found: dict[str, Variant] = {}
+    found: dict[str, StudyVariant] = {}
     main = ("sync", "t2av")
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -318,7 +322,7 @@ def parse_main(words: Sequence[str]) -> tuple[str, str]:
     return words[0], words[1]
 
 
-def check_new(name: str, found: dict[str, Variant]) -> None:
+def check_new(name: str, found: dict[str, StudyVariant]) -> None:
     "Raise ValueError for a name whose jobs would share a folder with another's."
     for other in found.values():
         if plain_name(other.name) == plain_name(name):
@@ -330,7 +334,7 @@ def plain_name(name: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower())[:60]
 
 
-def rival_of(variant: Variant, variants: list[Variant]) -> Variant:
+def rival_of(variant: StudyVariant, variants: list[StudyVariant]) -> StudyVariant:
     "The first variant that differs from this one in its heads only; else the first of all."
     for other in variants:
         alike = replace(
@@ -369,7 +373,7 @@ COMPARED = 4  # frames that are compared as one, whatever a design's own patch i
 
 def run_way(
     way: str,
-    variant: Variant,
+    variant: StudyVariant,
     model: nn.Module,  # trained as the variant says
     bench: Bench,
     size: int = 25,  # sentences spoken together
@@ -412,17 +416,17 @@ def measure_truth(test: LatentSet, metrics: StudyMetrics) -> list[dict]:
     return rows
 
 # %% ../../nbs/7_studies/05_bench.ipynb #3e2e5995
-def job_name(variant: Variant, seed: int) -> str:
+def job_name(variant: StudyVariant, seed: int) -> str:
     "Name of a job's folder: 'coupled--free-seed-2'."
     return f"{plain_name(variant.name)}-seed-{seed}"
 
 
-def settings_of(variant: Variant) -> dict:
+def settings_of(variant: StudyVariant) -> dict:
     "Everything that a variant decides, as JSON holds it."
     return json.loads(json.dumps(asdict(variant)))
 
 
-def training_key(variant: Variant, seed: int, data: str) -> str:
+def training_key(variant: StudyVariant, seed: int, data: str) -> str:
     "Checksum of all that decides a training; how it is measured is not among it."
     settings = settings_of(variant)
     for name in ("name", "measure", "speaking"):
@@ -455,8 +459,8 @@ class Bench(NamedTuple):
     measured_by: dict[str, str]  # checksums of the weights that measure
 
 
-def train_variant(
-    variant: Variant,
+def train_job(
+    variant: StudyVariant,
     seed: int,
     latents: LatentSet,
     folder: Path,  # of this training, which several variants may share
@@ -493,7 +497,7 @@ def mean_losses(history: list[dict], steps: int = 100) -> dict[str, float]:
     return {name: round(mean_of([step[name] for step in history[-steps:]]), 4) for name in names}
 
 
-def agreement_of(variant: Variant, model: nn.Module, bench: Bench, seed: int) -> dict | None:
+def agreement_of(variant: StudyVariant, model: nn.Module, bench: Bench, seed: int) -> dict | None:
     "`agreement_of_draws` of a talker whose streams share each hidden state; None for others."
     if variant.design != "talker" or variant.arrangement != "sum":
         return None
@@ -512,7 +516,7 @@ def agreement_of(variant: Variant, model: nn.Module, bench: Bench, seed: int) ->
 
 
 def run_job(
-    variant: Variant,
+    variant: StudyVariant,
     seed: int,
     bench: Bench,
     out: Path,  # folder of the job
@@ -521,7 +525,7 @@ def run_job(
 ) -> dict:  # the record, which also stands in `record.json` in the folder `out`
     "Train and measure a variant from one seed, or go on with it."
     key = training_key(variant, seed, bench.data)
-    model, history, sittings = train_variant(variant, seed, bench.train, trainings / key, progress)
+    model, history, sittings = train_job(variant, seed, bench.train, trainings / key, progress)
     weights = {name: value.half() for name, value in model.state_dict().items()}
     out.mkdir(parents=True, exist_ok=True)
     with atomic_path(out / WEIGHTS) as temporary:
@@ -562,7 +566,7 @@ def data_checksum(train: LatentSet, test: LatentSet) -> str:
 
 
 def finished_record(
-    variant: Variant,
+    variant: StudyVariant,
     seed: int,
     out: Path,  # folder of the job
     data: str,
@@ -654,7 +658,7 @@ def rounded(value: float, digits: int = 5) -> float | None:
     return round(value, digits) if np.isfinite(value) else None
 
 
-def summarise_study(variants: list[Variant], records: dict[str, list[dict]]) -> dict:
+def summarise_study(variants: list[StudyVariant], records: dict[str, list[dict]]) -> dict:
     """For every variant: sizes, costs, each measure of every seed; and paired differences from its
     rival (see `rival_of`) in the ways in which both were measured.
     """
