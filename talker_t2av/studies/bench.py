@@ -37,6 +37,7 @@ from ..model.arrangements import ArrangedConfig, ArrangedTalker
 from ..model.config import TalkerConfig
 from ..model.head import SeparateHeads
 from ..model.patches import frames_to_patches
+from ..model.sequence import TalkerSample
 from ..model.talker import PatchDrawer, Talker
 from .heads import CoupledHeads, ForgetfulHeads, GivenDrawer, JointHead
 from talker_t2av.studies.measures import (
@@ -61,12 +62,12 @@ from ..world.build import only_builder
 
 # %% auto #0
 __all__ = ['RATES', 'OF_THE_SOUND', 'HEADS', 'MODES', 'SPEAKING', 'DESIGNS', 'NOT_HERE', 'TALKERS_OWN', 'COMPARED', 'MEASURING',
-           'STUDENT', 'rates_of', 'HeadsKind', 'Design', 'StudyVariant', 'train_talker_variant', 'parse_way',
-           'parse_variant', 'check_talker', 'StudyTable', 'read_study', 'parse_main', 'check_new', 'plain_name',
-           'rival_of', 'mean_of', 'closure_summary', 'run_way', 'joint_patches', 'measure_truth', 'job_name',
-           'settings_of', 'training_key', 'operations_a_second', 'Bench', 'train_job', 'write_json', 'mean_losses',
-           'agreement_of', 'run_job', 'data_checksum', 'finished_record', 'paired_interval', 'counted', 'table_of',
-           'rate_of', 'rounded', 'summarise_study', 'run_study', 'study_path', 'run_study_command', 'study_command']
+           'STUDENT', 'rates_of', 'HeadsKind', 'Design', 'StudyVariant', 'train_talker_variant', 'talker_cost',
+           'parse_way', 'parse_variant', 'check_talker', 'StudyTable', 'read_study', 'parse_main', 'check_new',
+           'plain_name', 'rival_of', 'mean_of', 'closure_summary', 'run_way', 'joint_patches', 'measure_truth',
+           'job_name', 'settings_of', 'training_key', 'Bench', 'train_job', 'write_json', 'mean_losses', 'agreement_of',
+           'run_job', 'data_checksum', 'finished_record', 'paired_interval', 'counted', 'table_of', 'rate_of',
+           'rounded', 'summarise_study', 'run_study', 'study_path', 'run_study_command', 'study_command']
 
 # %% ../../nbs/7_studies/05_bench.ipynb #7c1e5a02
 # name -> (numerator, denominator) of a clip; summed over clips, then divided
@@ -114,6 +115,7 @@ class Design(NamedTuple):
     recipe: Any
     change: Callable[[Any, dict], Any]  # recipe, {name: value} -> recipe
     train: Callable[..., tuple[nn.Module, list[dict]]]  # variant, recipe, latents, out, progress
+    cost: Callable[..., float]  # model, settings, sample -> operations for a second of both streams
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,31 @@ def train_talker_variant(
     return StudyTalker(talker, tokenizer, HEADS[variant.heads].drawer), history
 
 
-DESIGNS = {"talker": Design(STUDY_RECIPE, change_recipe, train_talker_variant)}
+def talker_cost(model: StudyTalker, settings: Settings, sample: TalkerSample) -> float:
+    """Operations for a second of both streams, when the sample's text is spoken at the length of
+    the sample: reading the text and the first patch, and so many further patches.
+    """
+    talker, frames = model.talker, len(sample.latents["audio"])
+    prompt = torch.tensor([model.tokenizer.prompt(sample.text).prefix])
+    conditions = {name: condition[None] for name, condition in sample.conditions.items()}
+
+    def patches(count: int) -> Callable[[], object]:
+        run = talker.generate(
+            prompt,
+            conditions,
+            max_patches=count,
+            generator=torch.Generator().manual_seed(0),
+            sampling=settings.sampling,
+            drawer_class=model.drawer_class,
+        )
+        return lambda: list(run)
+
+    one, two = operations(patches(1)), operations(patches(2))
+    further = frames / talker.config.patch_size - 1
+    return (one + further * (two - one)) * FRAME_RATE / frames
+
+
+DESIGNS = {"talker": Design(STUDY_RECIPE, change_recipe, train_talker_variant, talker_cost)}
 
 
 def parse_way(way: str) -> tuple[str, int]:  # 't2av/4' -> mode, steps
@@ -437,17 +463,6 @@ def training_key(variant: StudyVariant, seed: int, data: str) -> str:
 MEASURING = ("judge", "syncnet", "audio_codec")  # networks that measure, or make sound of latents
 
 
-def operations_a_second(model: nn.Module, settings: Settings, test: LatentSet) -> float:
-    "Of the first test sentence, from its text to both streams, for each second that comes out."
-    made = []
-
-    def run():
-        made.extend(model.speak([test[0]], [0], settings))
-
-    total = operations(run)
-    return total * FRAME_RATE / len(made[0]["audio"])
-
-
 class Bench(NamedTuple):
     "What the jobs of one data set share."
 
@@ -546,7 +561,7 @@ def run_job(
         "core_seconds": None if None in spent else sum(spent),
         "loss": mean_losses(history),
         "operations_a_second": round(
-            operations_a_second(model, variant.settings("t2av"), bench.test)
+            DESIGNS[variant.design].cost(model, variant.settings("t2av"), bench.test[0])
         ),
         "agreement": agreement_of(variant, model, bench, seed),
         "ways": {way: run_way(way, variant, model, bench) for way in variant.measure},
