@@ -352,11 +352,10 @@ def test_what_cannot_be_trained_or_spoken(cascades, latents):
 
 def test_hearing_further_ahead_costs_only_attention(cascades, latents):
     """The second half reads as many patches a second; each looks back on a few more."""
-    for cascade in cascades.values():
-        found = cascade_operations(cascade, latents[0])
-        assert set(found) == {"first", "second"} and min(found.values()) > 0
-        further = Cascade(cascade.config, cascade.tokenizer, cascade.first.drawn)
-        config = replace(cascade.config, lead_patches=5)
-        further.second = SecondHalf(config, cascade.second.drawn).eval()
-        ratio = cascade_operations(further, latents[0])["second"] / found["second"]
-        assert 1 <= ratio < 1.02
+    cascade = cascades["audio"]
+    found = cascade_operations(cascade, latents[0])
+    assert set(found) == {"first", "second"} and min(found.values()) > 0
+    further = Cascade(cascade.config, cascade.tokenizer, "audio")
+    further.second = SecondHalf(replace(cascade.config, lead_patches=5), "motion").eval()
+    ratio = cascade_operations(further, latents[0])["second"] / found["second"]
+    assert 1 <= ratio < 1.02
