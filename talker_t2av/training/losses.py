@@ -251,10 +251,12 @@ class TalkerTrainer(nn.Module):
         options: LossOptions,
         num_phonemes: int,
         make_talker: Callable[[TalkerConfig], Talker] = Talker,
+        heard: str = "audio",  # the stream from whose states the phonemes are asked
     ):
         super().__init__()
         self.config = config
         self.options = options
+        self.heard = heard
         self.talker = make_talker(config)
         self.phoneme_head = nn.Linear(config.hidden_size, config.patch_size * max(1, num_phonemes))
 
@@ -291,7 +293,7 @@ class TalkerTrainer(nn.Module):
             heard = keep_targets(heard, count, generator, same)
         output = self.talker(heard, generator)
         states = self.talker.patch_states(output.hidden, clips)  # (B, L, D)
-        phonemes = self.phoneme_loss(states, clips.streams["audio"].is_target, labels)
+        phonemes = self.phoneme_loss(states, clips.streams[self.heard].is_target, labels)
         loss = output.loss + self.options.phoneme_weight * phonemes["phoneme"]
         return {"loss": loss} | output.losses | phonemes
 

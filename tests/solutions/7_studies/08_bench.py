@@ -1,4 +1,4 @@
-"""Solutions of 7.5."""
+"""Solutions of 7.8."""
 
 import numpy as np
 
