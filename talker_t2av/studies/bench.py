@@ -24,7 +24,6 @@ from torch import nn
 
 from ..common.hub import WEIGHTS, shapes_only, weight_checksums
 from talker_t2av.common.media import (
-    FRAME_RATE,
     atomic_path,
     code_facts,
     data_dir,
@@ -52,7 +51,7 @@ from talker_t2av.studies.measures import (
     agreement_of_draws,
     fit_sound_probe,
     measure_rows,
-    operations,
+    talker_operations,
 )
 from talker_t2av.studies.study_world import (
     STUDY_RECIPE,
@@ -205,24 +204,9 @@ def train_talker_variant(
 
 
 def talker_cost(model: StudyTalker, settings: Settings, sample: TalkerSample) -> float:
-    "Operations for a second of both streams: patches drawn and read. The text does not count."
-    talker = model.talker
-    prompt = torch.tensor([model.tokenizer.prompt(sample.text).prefix])
-    conditions = {name: condition[None] for name, condition in sample.conditions.items()}
-
-    def patches(count: int) -> Callable[[], object]:
-        run = talker.generate(
-            prompt,
-            conditions,
-            max_patches=count,
-            generator=torch.Generator().manual_seed(0),
-            sampling=settings.sampling,
-            drawer_class=model.drawer_class,
-        )
-        return lambda: list(run)
-
-    one, two = operations(patches(1)), operations(patches(2))
-    return (two - one) * FRAME_RATE / talker.config.patch_size
+    "As `talker_operations`."
+    sampling, drawer = settings.sampling, model.drawer_class
+    return talker_operations(model.talker, model.tokenizer, sample, sampling, drawer)
 
 
 def plainly(train: Callable) -> Callable:

@@ -34,15 +34,16 @@ from talker_t2av.evaluation.sync import (
 from ..model.flow import Sampling, sample_flow
 from ..model.head import stack_streams, unstack_streams
 from ..model.patches import frames_to_patches
-from ..model.sequence import make_batch, predicting_states
-from ..model.talker import Talker, head_targets
+from ..model.sequence import TalkerSample, make_batch, predicting_states
+from ..model.talker import PatchDrawer, Talker, head_targets
 from ..training.latents import LatentSet, TrackCodec, stand_ins
 from ..world.face.portrait import ARTICULATION, lip_gap
 from ..world.voice.voices import Phoneme, Word
 
 # %% auto #0
 __all__ = ['closure_times', 'lip_times', 'StudyMetrics', 'measure_rows', 'SoundProbe', 'with_one', 'ridge', 'fit_sound_probe',
-           'states_and_targets', 'implied_and_true', 'agreement_of_draws', 'what_heads_see', 'operations']
+           'states_and_targets', 'implied_and_true', 'agreement_of_draws', 'what_heads_see', 'operations',
+           'talker_operations']
 
 # %% ../../nbs/7_studies/04_measures.ipynb #011e05f0
 def closure_times(heard: Heard, symbols: Sequence[str]) -> np.ndarray:  # (K,) seconds
@@ -289,3 +290,31 @@ def operations(run: Callable[[], object]) -> int:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
+
+
+def talker_operations(
+    talker: Talker,
+    tokenizer,
+    sample: TalkerSample,  # a text and conditions
+    sampling: Sampling = Sampling(),
+    drawer_class: type = PatchDrawer,
+) -> float:
+    """For a second of both streams: patches drawn, and read. The text, which is read once, does not
+    count.
+    """
+    prompt = torch.tensor([tokenizer.prompt(sample.text).prefix])
+    conditions = {name: condition[None] for name, condition in sample.conditions.items()}
+
+    def patches(count: int) -> Callable[[], object]:
+        run = talker.generate(
+            prompt,
+            conditions,
+            max_patches=count,
+            generator=torch.Generator().manual_seed(0),
+            sampling=sampling,
+            drawer_class=drawer_class,
+        )
+        return lambda: list(run)
+
+    one, two = operations(patches(1)), operations(patches(2))
+    return (two - one) * talker.config.frame_rate / talker.config.patch_size
