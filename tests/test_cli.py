@@ -168,9 +168,9 @@ def test_ctrl_c_at_the_start_of_a_process(tmp_path):
     code = (
         "import builtins, os, signal, sys\nfrom talker_t2av import cli\n"
         "load = builtins.__import__\n"
-        "def counted(name, *rest):\n"
+        "def counted(name, *rest, **named):\n"
         "    if name == 'torch.nn': os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return load(name, *rest)\n"
+        "    return load(name, *rest, **named)\n"
         "builtins.__import__ = counted; sys.exit(cli.main(['say', 'Hi.', '-o', 'x.mp4']))"
     )
     done = subprocess.run(
